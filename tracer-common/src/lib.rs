@@ -1,0 +1,2 @@
+//! The ABI between faultline's eBPF programs and its user space.
+#![no_std]
