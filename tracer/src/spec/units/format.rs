@@ -1,0 +1,155 @@
+//! Durations and sizes for people to read: three figures at most, in the unit that suits.
+//!
+//! Both honour the width and alignment of the format string, so that tables line up.
+
+use std::fmt::{self, Display};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A duration, as in `512ns`, `5.12µs`, `1.20ms`, `3.4s`, `2m 3s`, `5h 10m`, `1d 2h`.
+///
+/// Rounded to the nearest of what is shown.
+pub fn duration_text(ns: u64) -> impl Display {
+    let text = duration(ns);
+    fmt::from_fn(move |f| f.pad(&text))
+}
+
+/// A size, as in `512B`, `4.0KiB`, `16.0MiB`.
+///
+/// Rounded to the nearest of what is shown.
+pub fn size_text(bytes: u64) -> impl Display {
+    let text = size(bytes);
+    fmt::from_fn(move |f| f.pad(&text))
+}
+
+fn duration(ns: u64) -> String {
+    if ns < 1_000 {
+        return format!("{ns}ns");
+    }
+    for (unit_ns, name) in [(1_000, "µs"), (1_000_000, "ms")] {
+        // 999.5 and above would round to 1000: that is one of the next unit.
+        if round(ns, unit_ns) < 1_000 {
+            return format!("{}{name}", three_figures(ns, unit_ns));
+        }
+    }
+    let tenths = round(ns, SECOND_NS / 10);
+    if tenths < 600 {
+        return format!("{}.{}s", tenths / 10, tenths % 10);
+    }
+    let seconds = round(ns, SECOND_NS);
+    if seconds < 3_600 {
+        return format!("{}m {}s", seconds / 60, seconds % 60);
+    }
+    let minutes = round(ns, 60 * SECOND_NS);
+    if minutes < 24 * 60 {
+        return format!("{}h {}m", minutes / 60, minutes % 60);
+    }
+    let hours = round(ns, 3_600 * SECOND_NS);
+    format!("{}d {}h", hours / 24, hours % 24)
+}
+
+fn size(bytes: u64) -> String {
+    if bytes < 1_024 {
+        return format!("{bytes}B");
+    }
+    let mut last = String::new();
+    for (power, name) in (1..).zip(["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]) {
+        let unit_bytes = 1_u128 << (10 * power);
+        let tenths = (u128::from(bytes) * 10 + unit_bytes / 2) / unit_bytes;
+        last = format!("{}.{}{name}", tenths / 10, tenths % 10);
+        if tenths < 10_240 {
+            break;
+        }
+    }
+    last
+}
+
+/// `value` in units of `unit`, rounded half up.
+fn round(value: u64, unit: u64) -> u64 {
+    value / unit + u64::from(value % unit >= unit.div_ceil(2))
+}
+
+/// `value` in units of `unit`, with as many decimals as make three figures. At least one unit, less
+/// than a thousand.
+fn three_figures(value: u64, unit: u64) -> String {
+    let hundredths = round(value, unit / 100);
+    let tenths = round(value, unit / 10);
+    if hundredths < 1_000 {
+        format!("{}.{:02}", hundredths / 100, hundredths % 100)
+    } else if tenths < 1_000 {
+        format!("{}.{}", tenths / 10, tenths % 10)
+    } else {
+        round(value, unit).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that each magnitude has its unit and its figures.
+    #[test]
+    fn durations() {
+        for (ns, text) in [
+            (0, "0ns"),
+            (512, "512ns"),
+            (999, "999ns"),
+            (1_000, "1.00µs"),
+            (5_120, "5.12µs"),
+            (51_240, "51.2µs"),
+            (512_400, "512µs"),
+            (1_200_000, "1.20ms"),
+            (3_400_000_000, "3.4s"),
+            (59_900_000_000, "59.9s"),
+            (123_000_000_000, "2m 3s"),
+            (18_600_000_000_000, "5h 10m"),
+            (93_600_000_000_000, "1d 2h"),
+            (u64::MAX, "213504d 0h"),
+        ] {
+            assert_eq!(duration_text(ns).to_string(), text);
+        }
+    }
+
+    /// Check that rounding up to the next unit is written in that unit.
+    #[test]
+    fn rounding_carries_into_the_next_unit() {
+        for (ns, text) in [
+            (9_994, "9.99µs"),
+            (9_995, "10.0µs"),
+            (99_950, "100µs"),
+            (999_499, "999µs"),
+            (999_500, "1.00ms"),
+            (999_500_000, "1.0s"),
+            (59_950_000_000, "1m 0s"),
+            (119_500_000_000, "2m 0s"),
+            (3_599_500_000_000, "1h 0m"),
+            (86_399_000_000_000, "1d 0h"),
+        ] {
+            assert_eq!(duration_text(ns).to_string(), text);
+        }
+        assert_eq!(size_text((1 << 20) - 1).to_string(), "1.0MiB");
+    }
+
+    /// Check that sizes have one decimal, and bytes none.
+    #[test]
+    fn sizes() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1_023, "1023B"),
+            (1_024, "1.0KiB"),
+            (1_536, "1.5KiB"),
+            (16 << 20, "16.0MiB"),
+            (5 << 40, "5.0TiB"),
+            (u64::MAX, "16.0EiB"),
+        ] {
+            assert_eq!(size_text(bytes).to_string(), text);
+        }
+    }
+
+    /// Check that both line up in a table.
+    #[test]
+    fn widths_are_honoured() {
+        assert_eq!(format!("[{:>8}]", duration_text(5_120)), "[  5.12µs]");
+        assert_eq!(format!("[{:<8}]", size_text(512)), "[512B    ]");
+    }
+}
