@@ -1,2 +1,45 @@
 //! The ABI between faultline's eBPF programs and its user space.
+//!
+//! Everything here is `repr(C)` with fixed-width fields and explicit padding; its sizes are
+//! asserted at compile time, and golden tests pin its bytes. The two sides always come from the
+//! same build, so the ABI has no version.
+//!
+//! - [`program`]: what a probe reads, as data: user space writes it, the eBPF program interprets it.
+//! - [`record`]: what the eBPF program writes into the ring buffer.
+//! - [`counter`]: where each outcome is counted, per CPU and probe.
+//! - [`task`]: what the kernel side remembers of a task: open calls, page faults in progress.
+
 #![no_std]
+
+pub mod counter;
+pub mod program;
+pub mod record;
+pub mod task;
+
+/// Marks a type as plain bytes for aya's maps (user space only).
+#[cfg(feature = "user")]
+macro_rules! pod {
+    ($($t:ty),+ $(,)?) => {
+        $(
+            // SAFETY: the type is `repr(C)`, `Copy`, has no implicit padding and every bit
+            // pattern is valid for each of its fields.
+            unsafe impl aya::Pod for $t {}
+        )+
+    };
+}
+#[cfg(feature = "user")]
+pod!(program::ReadOp, program::ProbeProgram, task::CallStack, task::FaultInProgress, Control);
+
+/// What user space tells the running eBPF programs; index 0 of the map `CONTROL`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Control {
+    /// 0: hits are ignored and not counted. Set once every probe is attached and cleared before
+    /// the first is detached, so that all probes of a run begin and end at one moment.
+    pub enabled: u64,
+    /// Always 0. What begins as this number is one that the kernel's verifier cannot know, so it
+    /// checks a loop once for all values instead of once for each.
+    pub zero: u64,
+}
+
+const _: () = assert!(size_of::<Control>() == 16);

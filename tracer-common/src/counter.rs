@@ -1,0 +1,80 @@
+//! Where each outcome is counted.
+//!
+//! The map `COUNTERS` is one array of `u64`; a counter of a probe on a CPU stands at
+//! `(cpu * columns + column) * probes + probe`. It is mapped into user space, so that reading ten
+//! thousand probes costs no system call. `columns` is [`COLUMNS`] where anything but hits can be
+//! counted, and 1 where only hits are.
+
+/// What is counted, in the order of the columns.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// The breakpoint was hit, at entry or return, in a process that is traced.
+    Hits = 0,
+    /// Not wanted by the user's condition.
+    Filtered = 1,
+    /// Left out by sampling.
+    SampledOut = 2,
+    /// Left out by the rate limit.
+    Throttled = 3,
+    /// Lost: no room in the ring buffer.
+    RingFull = 4,
+    /// Lost: a return whose entry was not seen (a forked child that returns from its parent's
+    /// call, or no memory for the call at its entry).
+    NoEntry = 5,
+    /// A read of memory that was there.
+    ReadResident = 6,
+    /// A read that needed a page to be faulted in first.
+    ReadFaulted = 7,
+    /// A read that was cut at its limit.
+    ReadTruncated = 8,
+    /// A read that failed with EFAULT.
+    ReadEfault = 9,
+    /// A read that failed with EINVAL.
+    ReadEinval = 10,
+    /// A read that failed with EAGAIN.
+    ReadEagain = 11,
+    /// Pages faulted in.
+    Faults = 12,
+    /// Nanoseconds spent in those faults.
+    FaultWaitNs = 13,
+    /// Calls whose return is awaited.
+    CallsOpened = 14,
+    /// Calls that returned.
+    CallsReturned = 15,
+    /// Calls that will not return: jumped over, their thread gone, or nested deeper than the
+    /// kernel follows.
+    CallsLost = 16,
+}
+
+/// Number of counters.
+pub const COLUMNS: u32 = 17;
+
+/// Every counter, in the order of the columns.
+pub const ALL: [Counter; COLUMNS as usize] = [
+    Counter::Hits,
+    Counter::Filtered,
+    Counter::SampledOut,
+    Counter::Throttled,
+    Counter::RingFull,
+    Counter::NoEntry,
+    Counter::ReadResident,
+    Counter::ReadFaulted,
+    Counter::ReadTruncated,
+    Counter::ReadEfault,
+    Counter::ReadEinval,
+    Counter::ReadEagain,
+    Counter::Faults,
+    Counter::FaultWaitNs,
+    Counter::CallsOpened,
+    Counter::CallsReturned,
+    Counter::CallsLost,
+];
+
+const _: () = {
+    let mut column = 0;
+    while column < ALL.len() {
+        assert!(ALL[column] as usize == column);
+        column += 1;
+    }
+};

@@ -1,0 +1,101 @@
+//! What a probe reads: a small argument program, one a probe, in the map `PROGRAMS`.
+//!
+//! One verified eBPF program serves thousands of different probes because what they read is data.
+
+/// Most values that one probe reads.
+pub const MAX_VALUES: usize = 16;
+
+/// Registers that are copied before an operation picks one: x86-64 passes six arguments in
+/// registers, aarch64 eight; a power of two, so that an index can be masked.
+pub const REGISTERS: usize = 8;
+
+/// What one operation does with its slot.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadKind {
+    /// Put the value itself into the slot.
+    Value = 0,
+    /// The value is a pointer: read the NUL-terminated string behind it.
+    Str = 1,
+    /// The value is a pointer: read the `max_bytes` behind it.
+    Bytes = 2,
+    /// The value is a pointer: read as many bytes as the slot `length_slot` says.
+    BytesOf = 3,
+}
+
+impl ReadKind {
+    /// The kind with this discriminant.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Value),
+            1 => Some(Self::Str),
+            2 => Some(Self::Bytes),
+            3 => Some(Self::BytesOf),
+            _ => None,
+        }
+    }
+}
+
+/// `register` of an operation: the value was passed on the stack, at `stack_offset`.
+pub const ON_STACK: u8 = 0xff;
+
+/// One read.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadOp {
+    /// A [`ReadKind`].
+    pub kind: u8,
+    /// The slot of the record that this fills: the position among the probe's named arguments.
+    pub slot: u8,
+    /// Index of the register with the value, or [`ON_STACK`].
+    pub register: u8,
+    /// [`ReadKind::BytesOf`]: the slot that holds the length. Operations are ordered so that it is
+    /// filled before.
+    pub length_slot: u8,
+    /// [`ReadKind::BytesOf`]: width of the length in bits, 8 to 64.
+    pub length_bits: u8,
+    /// [`ReadKind::BytesOf`]: 1 if the length is signed; a negative one fails with EINVAL.
+    pub length_signed: u8,
+    /// Bytes from the stack pointer at the function's entry, for what is passed on the stack.
+    pub stack_offset: u16,
+    /// Most bytes that are kept of a string or range; what is longer is truncated, and said so.
+    pub max_bytes: u32,
+    /// Explicit padding.
+    pub padding: u32,
+}
+
+/// Flag: the probe's return is traced too, so the entry program opens a call.
+pub const FLAG_TRACK_RETURN: u8 = 1;
+/// Flag: nothing but registers is read, so the record has a fixed small size and cannot fault.
+pub const FLAG_REGISTERS_ONLY: u8 = 2;
+
+/// What one probe reads at entry and at return.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProbeProgram {
+    /// Operations of the entry in `entry`.
+    pub entry_len: u8,
+    /// Slots of the entry's record: its named arguments.
+    pub entry_slots: u8,
+    /// `FLAG_…` bits for the entry.
+    pub flags: u8,
+    /// `FLAG_REGISTERS_ONLY` for the return.
+    pub return_flags: u8,
+    /// Operations of the return: 0 or 1.
+    pub return_len: u8,
+    /// Index of the first size class to try for a record with strings or ranges.
+    pub entry_class: u8,
+    /// As `entry_class`, for the return.
+    pub return_class: u8,
+    /// Explicit padding.
+    pub padding: u8,
+    /// Bytes to add to the stack pointer at the breakpoint to get the one at the function's entry.
+    pub stack_bias: u64,
+    /// The read of the return value, into slot 0.
+    pub on_return: ReadOp,
+    /// The reads of the entry.
+    pub entry: [ReadOp; MAX_VALUES],
+}
+
+const _: () = assert!(size_of::<ReadOp>() == 16);
+const _: () = assert!(size_of::<ProbeProgram>() == 16 + 16 + 16 * MAX_VALUES);

@@ -1,0 +1,48 @@
+//! What the kernel side remembers of a task.
+
+/// Most calls of one task that are open at once. The kernel follows 64 nested return probes a
+/// task (`MAX_URETPROBE_DEPTH`); two probes on one function share one of those.
+pub const MAX_OPEN_CALLS: usize = 64;
+
+/// A call that was entered and has not returned.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenCall {
+    /// The stack pointer at the function's entry: with the task, the identity of the call.
+    pub stack_pointer: u64,
+    /// `CLOCK_MONOTONIC` at entry.
+    pub entered_ns: u64,
+    /// Index of the probe in the plan.
+    pub probe: u32,
+    /// 1 once the call has returned and only waits to be popped.
+    pub returned: u32,
+}
+
+/// The open calls of a task, outermost first: a mirror of the kernel's own list of return
+/// instances. Only the task itself writes it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallStack {
+    /// Calls in `calls`.
+    pub depth: u64,
+    /// The calls.
+    pub calls: [OpenCall; MAX_OPEN_CALLS],
+}
+
+/// A page fault that a task waits for on our behalf.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FaultInProgress {
+    /// The user address that is faulted in.
+    pub address: u64,
+    /// `CLOCK_MONOTONIC` when the fault began.
+    pub since_ns: u64,
+    /// Index of the probe in the plan.
+    pub probe: u32,
+    /// Explicit padding.
+    pub padding: u32,
+}
+
+const _: () = assert!(size_of::<OpenCall>() == 24);
+const _: () = assert!(size_of::<CallStack>() == 8 + 24 * MAX_OPEN_CALLS);
+const _: () = assert!(size_of::<FaultInProgress>() == 24);

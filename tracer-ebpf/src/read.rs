@@ -1,0 +1,395 @@
+//! The interpreter of argument programs that read memory.
+//!
+//! Reads are optimistic: room is reserved, everything is read with helpers that do not fault, and
+//! the record is submitted. Only where memory is not resident, the reservation is given back, one
+//! page is faulted in with nothing held, and the whole is tried again. Holding a reservation
+//! across a fault would keep every later record of every CPU from its reader until the page comes.
+
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::generated::{
+        bpf_loop, bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_discard,
+        bpf_ringbuf_reserve, bpf_ringbuf_submit,
+    },
+};
+use tracer_common::{
+    counter::Counter,
+    program::{MAX_VALUES, ON_STACK, REGISTERS, ReadKind, ReadOp},
+    record::{
+        BlobRef, CLASSES, HEADER_BYTES, ReadStatus, SLOT_BYTES, SizeClass,
+    },
+};
+
+use crate::{
+    emit::{Header, write_header},
+    fault,
+    maps::{self, RECORDS},
+    stats::{self, Site},
+};
+
+/// Attempts of one hit. The largest object spans 9 pages; what exceeds this is memory that goes
+/// as fast as it comes.
+const MAX_ATTEMPTS: u32 = 256;
+/// From this attempt on nothing is faulted in any more, so that the rest suffices to finish.
+const LAST_FAULTING_ATTEMPT: u64 = 200;
+const PAGE_BYTES: u64 = 4096;
+
+/// All that the attempts of one hit share. It lives on the stack of the program, so it survives
+/// a sleep and no other hit can touch it.
+#[repr(C)]
+struct Hit {
+    registers: [u64; REGISTERS],
+    stack_pointer: u64,
+    header: Header,
+    /// [`ReadStatus`] of each slot, four bits each.
+    statuses: u64,
+    ops: *const ReadOp,
+    ops_len: u64,
+    /// Index of the size class that the next attempt reserves.
+    class: u64,
+    /// A bit a slot: a page was faulted in for it.
+    faulted: u64,
+    /// [`ReadStatus`] of the slots that are not to be read again, four bits each.
+    given_up: u64,
+    /// One more than the slot whose pages are being faulted in, and the next address to fault.
+    fault_slot: u64,
+    fault_next: u64,
+    zero: u64,
+    site: Site,
+}
+
+/// One attempt: the record that is being filled.
+#[repr(C)]
+struct Attempt {
+    hit: *mut Hit,
+    /// What follows the header.
+    data: *mut u8,
+    /// Where the next string or range begins, from the end of the header.
+    end: u64,
+    /// Why the attempt ended early.
+    stop: u64,
+    /// With [`NOT_RESIDENT`]: for which slot `bytes` at `address` are wanted.
+    slot: u64,
+    address: u64,
+    bytes: u64,
+}
+
+/// All slots are final.
+const WHOLE: u64 = 0;
+/// The next larger class is needed.
+const TOO_SMALL: u64 = 1;
+/// Memory is not resident.
+const NOT_RESIDENT: u64 = 2;
+/// The ring buffer has no room.
+const RING_FULL: u64 = 3;
+
+/// The operations of one hit.
+pub(crate) struct Reads {
+    pub(crate) ops: *const ReadOp,
+    pub(crate) len: u8,
+    /// The first size class to try. It comes out of the map although the planner always says the
+    /// same: what the verifier cannot know it checks once for all values, and else once for each.
+    pub(crate) class: u8,
+}
+
+/// Reads what `reads` says and writes the record.
+#[inline(always)]
+pub(crate) fn emit_objects(
+    site: &Site,
+    header: Header,
+    registers: [u64; REGISTERS],
+    stack_pointer: u64,
+    reads: Reads,
+) {
+    let Some(zero) = maps::zero() else { return };
+    // SAFETY: the pointer is to a live map element.
+    let zero = || unsafe { zero.read_volatile() };
+    let mut hit = Hit {
+        registers,
+        stack_pointer,
+        header,
+        statuses: zero(),
+        ops: reads.ops,
+        ops_len: u64::from(reads.len),
+        class: u64::from(reads.class),
+        faulted: zero(),
+        given_up: zero(),
+        fault_slot: zero(),
+        fault_next: zero(),
+        zero: zero(),
+        site: Site { probe: site.probe, cpu: site.cpu, pid_tgid: site.pid_tgid },
+    };
+    // SAFETY: the callback has the signature that the helper documents, and `hit` outlives it.
+    unsafe {
+        bpf_loop(MAX_ATTEMPTS, attempt as *mut _, (&raw mut hit).cast(), 0);
+    }
+}
+
+/// One attempt; 1 ends the loop.
+unsafe extern "C" fn attempt(index: u64, hit: *mut Hit) -> i64 {
+    // SAFETY: the loop's context is the `Hit` of `emit_objects`.
+    let hit = unsafe { &mut *hit };
+    let mut attempt = Attempt {
+        hit: &raw mut *hit,
+        data: core::ptr::null_mut(),
+        end: hit.zero + u64::from(hit.header.slots) * SLOT_BYTES as u64,
+        stop: WHOLE,
+        slot: 0,
+        address: 0,
+        bytes: 0,
+    };
+    match hit.class {
+        0 => in_class::<0>(hit, &mut attempt),
+        1 => in_class::<1>(hit, &mut attempt),
+        2 => in_class::<2>(hit, &mut attempt),
+        3 => in_class::<3>(hit, &mut attempt),
+        _ => attempt.stop = RING_FULL,
+    }
+    match attempt.stop {
+        WHOLE => {
+            count_reads(hit);
+            1
+        }
+        TOO_SMALL => {
+            hit.class += 1;
+            0
+        }
+        NOT_RESIDENT => {
+            make_resident(hit, &attempt, index < LAST_FAULTING_ATTEMPT);
+            0
+        }
+        _ => {
+            stats::add(&hit.site, Counter::RingFull, 1);
+            1
+        }
+    }
+}
+
+/// Faults in the next page of what a slot reads, or gives the slot up.
+#[inline(always)]
+fn make_resident(hit: &mut Hit, attempt: &Attempt, may_fault: bool) {
+    let slot = attempt.slot & 0xf;
+    if hit.fault_slot != slot + 1 {
+        hit.fault_slot = slot + 1;
+        hit.fault_next = attempt.address;
+    }
+    let next = hit.fault_next;
+    let result = if may_fault && next < attempt.address.wrapping_add(attempt.bytes) {
+        fault::fault_in(&hit.site, next)
+    } else {
+        Err(ReadStatus::Eagain)
+    };
+    match result {
+        Ok(()) => {
+            hit.faulted |= 1 << slot;
+            hit.fault_next = (next & !(PAGE_BYTES - 1)) + PAGE_BYTES;
+        }
+        Err(status) => hit.given_up |= (status as u64) << (slot * 4),
+    }
+}
+
+/// An attempt in the size class `C`.
+#[inline(always)]
+fn in_class<const C: usize>(hit: &mut Hit, attempt: &mut Attempt) {
+    let size = const { (HEADER_BYTES + CLASSES[C].data_bytes) as u64 };
+    let ring = (&raw const RECORDS).cast_mut().cast();
+    // SAFETY: `RECORDS` is a ring buffer; the reservation is submitted or discarded below.
+    let record = unsafe { bpf_ringbuf_reserve(ring, size, 0) }.cast::<u8>();
+    if record.is_null() {
+        attempt.stop = RING_FULL;
+        return;
+    }
+    // SAFETY: the reservation begins with the header.
+    attempt.data = unsafe { record.add(HEADER_BYTES) };
+    hit.statuses = 0;
+    // SAFETY: the callback has the signature that the helper documents, and `attempt` outlives it.
+    unsafe {
+        bpf_loop(MAX_VALUES as u32, run_op::<C> as *mut _, (&raw mut *attempt).cast(), 0);
+    }
+    if attempt.stop == WHOLE {
+        // SAFETY: the reservation begins with the header and is eight-byte aligned.
+        unsafe { write_header(record.cast(), &hit.site, &hit.header, hit.statuses) };
+        // SAFETY: `record` is the live reservation.
+        unsafe { bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP)) };
+    } else {
+        // SAFETY: `record` is the live reservation.
+        unsafe { bpf_ringbuf_discard(record.cast(), u64::from(BPF_RB_NO_WAKEUP)) };
+    }
+}
+
+/// Runs one operation; 1 ends the loop.
+unsafe extern "C" fn run_op<const C: usize>(index: u64, attempt: *mut Attempt) -> i64 {
+    // SAFETY: the loop's context is the `Attempt` of `in_class`.
+    let attempt = unsafe { &mut *attempt };
+    // SAFETY: the `Hit` outlives the attempt.
+    let hit = unsafe { &mut *attempt.hit };
+    if index >= hit.ops_len || index >= MAX_VALUES as u64 {
+        return 1;
+    }
+    // SAFETY: the operations are `MAX_VALUES` elements of a map value (a return has one, and
+    // `ops_len` says so).
+    let op = unsafe { &*hit.ops.add(index as usize) };
+    let class = const { CLASSES[C] };
+    let slot = u64::from(op.slot & 0xf);
+    let given_up = (hit.given_up >> (slot * 4)) & 0xf;
+    let read = if given_up != 0 {
+        Read::Failed(given_up)
+    } else {
+        read_one(hit, op, attempt.data, attempt.end, &class)
+    };
+    let (value, status) = match read {
+        Read::Value(value) => (value, ReadStatus::Whole as u64),
+        Read::Blob { length, truncated } => {
+            let offset = attempt.end as u32;
+            attempt.end += u64::from(length);
+            (BlobRef { offset, length }.to_slot(), u64::from(truncated))
+        }
+        Read::Failed(status) => (0, status),
+        Read::TooSmall => {
+            attempt.stop = TOO_SMALL;
+            return 1;
+        }
+        Read::NotResident { address, bytes } => {
+            attempt.stop = NOT_RESIDENT;
+            attempt.slot = slot;
+            attempt.address = address;
+            attempt.bytes = bytes;
+            return 1;
+        }
+    };
+    hit.statuses |= status << (slot * 4);
+    // SAFETY: every class has room for all slots, and `slot` is below 16.
+    unsafe { attempt.data.cast::<u64>().add(slot as usize).write(value) };
+    0
+}
+
+/// What came of one operation.
+enum Read {
+    Value(u64),
+    Blob { length: u32, truncated: bool },
+    Failed(u64),
+    TooSmall,
+    NotResident { address: u64, bytes: u64 },
+}
+
+/// One operation; strings and ranges go to `data + end`.
+#[inline(always)]
+fn read_one(hit: &Hit, op: &ReadOp, data: *mut u8, end: u64, class: &SizeClass) -> Read {
+    let mut value = hit.registers[op.register as usize & (REGISTERS - 1)];
+    if op.register == ON_STACK {
+        let address = hit.stack_pointer.wrapping_add(u64::from(op.stack_offset));
+        // SAFETY: the destination is eight bytes of our stack; the helper checks the address.
+        let result =
+            unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const _) };
+        if result != 0 {
+            return Read::NotResident { address, bytes: 8 };
+        }
+    }
+    if op.kind == ReadKind::Value as u8 {
+        return Read::Value(value);
+    }
+    if end > class.max_offset() as u64 {
+        return Read::TooSmall;
+    }
+    // SAFETY: `end` is at most the largest offset of an object, so the object fits.
+    let place = unsafe { data.add(end as usize) };
+    if op.kind == ReadKind::Str as u8 {
+        return read_str(value, op.max_bytes, place, class);
+    }
+    let mut length = u64::from(op.max_bytes);
+    if op.kind == ReadKind::BytesOf as u8 {
+        let status = (hit.statuses >> (u64::from(op.length_slot & 0xf) * 4)) & 0xf;
+        if status != ReadStatus::Whole as u64 {
+            return Read::Failed(status);
+        }
+        // SAFETY: every class has room for all slots; this one was filled before.
+        let raw = unsafe { data.cast::<u64>().add((op.length_slot & 0xf) as usize).read() };
+        let unused_bits = 64u32.wrapping_sub(u32::from(op.length_bits)) & 63;
+        length = (raw << unused_bits) >> unused_bits;
+        if op.length_signed != 0 && ((raw << unused_bits) as i64) < 0 {
+            return Read::Failed(ReadStatus::Einval as u64);
+        }
+    }
+    read_bytes(value, length, op.max_bytes, place, class)
+}
+
+#[inline(always)]
+fn read_str(address: u64, max_bytes: u32, place: *mut u8, class: &SizeClass) -> Read {
+    // The terminator, and one byte more: only then an exact fit differs from a cut string.
+    let wanted = max_bytes.saturating_add(2);
+    let limit = class.max_object as u32;
+    let size = if wanted < limit { wanted } else { limit };
+    // SAFETY: `place` has room for the class's largest object; the helper checks the address.
+    let result = unsafe { bpf_probe_read_user_str(place.cast(), size, address as *const _) };
+    if result <= 0 {
+        return Read::NotResident { address, bytes: u64::from(size) };
+    }
+    let length = result as u32;
+    if length < size {
+        Read::Blob { length: length - 1, truncated: false }
+    } else if size < wanted {
+        Read::TooSmall
+    } else {
+        Read::Blob { length: max_bytes, truncated: true }
+    }
+}
+
+#[inline(always)]
+fn read_bytes(
+    address: u64,
+    length: u64,
+    max_bytes: u32,
+    place: *mut u8,
+    class: &SizeClass,
+) -> Read {
+    let truncated = length > u64::from(max_bytes);
+    let size = if truncated { u64::from(max_bytes) } else { length };
+    if size > class.max_object as u64 {
+        return Read::TooSmall;
+    }
+    if size != 0 {
+        // SAFETY: `place` has room for the class's largest object; the helper checks the address.
+        let result =
+            unsafe { bpf_probe_read_user(place.cast(), size as u32, address as *const _) };
+        if result != 0 {
+            return Read::NotResident { address, bytes: size };
+        }
+    }
+    Read::Blob { length: size as u32, truncated }
+}
+
+/// Counts how each read of memory ended.
+#[inline(always)]
+fn count_reads(hit: &mut Hit) {
+    // SAFETY: the callback has the signature that the helper documents, and `hit` outlives it.
+    unsafe { bpf_loop(MAX_VALUES as u32, count_read as *mut _, (&raw mut *hit).cast(), 0) };
+}
+
+/// Counts one read; 1 ends the loop.
+unsafe extern "C" fn count_read(index: u64, hit: *mut Hit) -> i64 {
+    // SAFETY: the loop's context is the `Hit`.
+    let hit = unsafe { &*hit };
+    if index >= hit.ops_len || index >= MAX_VALUES as u64 {
+        return 1;
+    }
+    // SAFETY: as in `run_op`.
+    let op = unsafe { &*hit.ops.add(index as usize) };
+    if op.kind == ReadKind::Value as u8 && op.register != ON_STACK {
+        return 0;
+    }
+    let slot = u64::from(op.slot & 0xf);
+    let status = (hit.statuses >> (slot * 4)) & 0xf;
+    let counter = if status == ReadStatus::Whole as u64 {
+        if hit.faulted & (1 << slot) != 0 { Counter::ReadFaulted } else { Counter::ReadResident }
+    } else if status == ReadStatus::Truncated as u64 {
+        Counter::ReadTruncated
+    } else if status == ReadStatus::Efault as u64 {
+        Counter::ReadEfault
+    } else if status == ReadStatus::Einval as u64 {
+        Counter::ReadEinval
+    } else {
+        Counter::ReadEagain
+    };
+    stats::add(&hit.site, counter, 1);
+    0
+}

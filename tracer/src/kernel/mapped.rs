@@ -1,0 +1,86 @@
+//! Array maps that are mapped into our memory, so that reading or writing ten thousand elements
+//! costs no system call.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd, AsRawFd as _},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::Pod;
+
+/// An array map of `T`, created with `BPF_F_MMAPABLE`.
+#[derive(Debug)]
+pub(super) struct MappedArray<T> {
+    base: NonNull<u8>,
+    bytes: usize,
+    len: usize,
+    _element: PhantomData<T>,
+}
+
+// SAFETY: the mapping is shared memory that belongs to nobody's thread; all access goes through
+// volatile writes or atomics.
+unsafe impl<T> Send for MappedArray<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for MappedArray<T> {}
+
+impl<T: Pod> MappedArray<T> {
+    /// Maps the `len` elements of `map`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `mmap(2)` says: EINVAL for a map that was not created mappable, ENOMEM.
+    pub(super) fn new(map: impl AsFd, len: usize) -> io::Result<Self> {
+        const { assert!(size_of::<T>().is_multiple_of(8), "the kernel pads elements to 8 bytes") };
+        let bytes = len * size_of::<T>();
+        // SAFETY: a fresh shared mapping of a file descriptor that we own.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { base, bytes, len, _element: PhantomData })
+    }
+
+    /// Writes an element; the eBPF programs may read it at any time.
+    pub(super) fn write(&self, index: usize, value: T) {
+        assert!(index < self.len, "element {index} of {}", self.len);
+        // SAFETY: in bounds (checked), aligned (page-aligned base, size a multiple of 8).
+        unsafe {
+            #[expect(clippy::cast_ptr_alignment, reason = "the base is page-aligned")]
+            let element = self.base.as_ptr().cast::<T>().add(index);
+            element.write_volatile(value);
+        }
+    }
+}
+
+impl MappedArray<u64> {
+    /// Reads an element that the eBPF programs add to.
+    pub(super) fn load(&self, index: usize) -> u64 {
+        assert!(index < self.len, "element {index} of {}", self.len);
+        // SAFETY: in bounds (checked) and aligned; the memory lives as long as `self`.
+        let element = unsafe {
+            #[expect(clippy::cast_ptr_alignment, reason = "the base is page-aligned")]
+            AtomicU64::from_ptr(self.base.as_ptr().cast::<u64>().add(index))
+        };
+        element.load(Ordering::Relaxed)
+    }
+}
+
+impl<T> Drop for MappedArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing borrows from it.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}

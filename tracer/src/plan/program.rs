@@ -1,0 +1,1 @@
+//! From the arguments that the user named to the operations that the eBPF program runs.
