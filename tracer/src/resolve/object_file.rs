@@ -1,0 +1,304 @@
+//! One program or library, parsed.
+//!
+//! Takes an open file; gives its identity, its code and its symbols. The file stays open: the
+//! probes go on the file that was parsed, whatever its path names later, and code is read from it.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use object::elf;
+use object::read::ReadCache;
+
+use super::address::{ElfAddr, FileOffset};
+use super::debugfile;
+use super::demangle::DemangledNames;
+use super::elf::{Arch, FormatError, Frame, Segment};
+use super::error::ResolveError;
+use super::symbols::Symbols;
+use super::view::{Root, descriptor_path};
+
+/// What makes two names the same file, and unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl FileId {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.size(),
+            modified_s: metadata.mtime(),
+            modified_ns: metadata.mtime_nsec(),
+        }
+    }
+
+    /// The inode number on its filesystem.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+}
+
+/// Where symbols came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SymbolSource {
+    /// `.symtab`: every symbol.
+    Symtab,
+    /// `.dynsym`: what the file exports and imports.
+    Dynsym,
+    /// A separate debug file.
+    DebugFile(PathBuf),
+    /// `.gnu_debugdata`: function names only.
+    MiniDebugInfo,
+}
+
+/// A file whose functions can be probed.
+#[derive(Debug)]
+pub struct ObjectFile {
+    id: FileId,
+    file: File,
+    path: PathBuf,
+    shown: PathBuf,
+    arch: Arch,
+    entry: ElfAddr,
+    build_id: Option<Vec<u8>>,
+    soname: Option<String>,
+    needed: Vec<String>,
+    segments: Vec<Segment>,
+    sources: Vec<SymbolSource>,
+    debug_files_looked_for: Vec<PathBuf>,
+    pub(super) symbols: Symbols,
+    demangled: OnceLock<DemangledNames>,
+}
+
+/// An open file and its names.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    /// As the view names it.
+    pub(super) shown: PathBuf,
+    /// As this program can open it.
+    pub(super) path: PathBuf,
+}
+
+impl ObjectFile {
+    pub(super) fn load(root: &Root, opened: Opened, id: FileId) -> Result<Self, ResolveError> {
+        let fail = |error| named(error, &opened);
+        let cache = ReadCache::new(&opened.file);
+        let frame = Frame::read(&cache).map_err(fail)?;
+        frame.check_code().map_err(fail)?;
+
+        let mut symbols = Symbols::default();
+        let mut sources = Vec::new();
+        let has_symtab = symbols.add(&frame, elf::SHT_SYMTAB).map_err(fail)?;
+        sources.extend(has_symtab.then_some(SymbolSource::Symtab));
+        let has_dynsym = symbols.add(&frame, elf::SHT_DYNSYM).map_err(fail)?;
+        sources.extend(has_dynsym.then_some(SymbolSource::Dynsym));
+        let mut debug_files_looked_for = Vec::new();
+        if !has_symtab {
+            let directories = directories(root, &opened);
+            let search = debugfile::add_debug_file(&mut symbols, root, &frame, &directories);
+            debug_files_looked_for = search.looked_for;
+            match search.found {
+                Some(path) => sources.push(SymbolSource::DebugFile(path)),
+                None if debugfile::add_mini_debug_info(&mut symbols, &frame) => {
+                    sources.push(SymbolSource::MiniDebugInfo);
+                }
+                None => {}
+            }
+        }
+        let build_id = frame.build_id().map(<[u8]>::to_vec);
+        let soname = frame.dynamic_strings(elf::DT_SONAME).into_iter().next();
+        let needed = frame.dynamic_strings(elf::DT_NEEDED);
+        let (arch, entry, segments) = (frame.arch, frame.entry, frame.segments);
+        drop(cache);
+        let Opened { file, shown, path } = opened;
+        Ok(Self {
+            id,
+            file,
+            path,
+            shown,
+            arch,
+            entry,
+            build_id,
+            soname,
+            needed,
+            segments,
+            sources,
+            debug_files_looked_for,
+            symbols,
+            demangled: OnceLock::new(),
+        })
+    }
+
+    /// Which file it is, by any name.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Its path as the view names it: for people.
+    #[must_use]
+    pub fn shown_path(&self) -> &Path {
+        &self.shown
+    }
+
+    /// Its path as this program can open it: below `/proc/PID` in a process's view.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path to attach by, which leads to exactly the file that was parsed, even if it was
+    /// replaced or deleted since: the kernel follows it to this program's open file. It works as
+    /// long as this value lives.
+    #[must_use]
+    pub fn attach_path(&self) -> PathBuf {
+        descriptor_path(&self.file)
+    }
+
+    /// The machine it is for: always this one.
+    #[must_use]
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Where a program starts.
+    #[must_use]
+    pub fn entry(&self) -> ElfAddr {
+        self.entry
+    }
+
+    /// The linker's hash of its contents.
+    #[must_use]
+    pub fn build_id(&self) -> Option<&[u8]> {
+        self.build_id.as_deref()
+    }
+
+    /// A library's own name (`DT_SONAME`).
+    #[must_use]
+    pub fn soname(&self) -> Option<&str> {
+        self.soname.as_deref()
+    }
+
+    /// The libraries that it asks for (`DT_NEEDED`).
+    #[must_use]
+    pub fn needed(&self) -> &[String] {
+        &self.needed
+    }
+
+    /// What the loader maps, in the file's order.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Where its symbols came from.
+    #[must_use]
+    pub fn symbol_sources(&self) -> &[SymbolSource] {
+        &self.sources
+    }
+
+    /// The debug files that were looked for because the file itself is stripped.
+    #[must_use]
+    pub fn debug_files_looked_for(&self) -> &[PathBuf] {
+        &self.debug_files_looked_for
+    }
+
+    /// Whether functions that the file does not export have names.
+    #[must_use]
+    pub fn has_local_symbols(&self) -> bool {
+        self.sources.iter().any(|source| *source != SymbolSource::Dynsym)
+    }
+
+    /// Where in the file the code at an address is; `None` if there is none.
+    #[must_use]
+    pub fn code_offset(&self, address: ElfAddr) -> Option<FileOffset> {
+        let executable = self.segments.iter().filter(|segment| segment.executable);
+        executable.filter_map(|segment| segment.offset_of(address)).next()
+    }
+
+    /// Up to `count` bytes of code from an offset on; fewer where the code ends.
+    ///
+    /// # Errors
+    /// As the system gives them; `UnexpectedEof` if the file was cut since it was parsed.
+    pub fn read_code(&self, offset: FileOffset, count: usize) -> io::Result<Vec<u8>> {
+        let left = |segment: &Segment| {
+            let distance = offset.0.checked_sub(segment.offset.0)?;
+            segment.file_bytes.checked_sub(distance).filter(|&left| left > 0)
+        };
+        let executable = self.segments.iter().filter(|segment| segment.executable);
+        let left = executable.filter_map(left).max().unwrap_or(0);
+        let mut bytes = vec![0; count.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        self.file.read_exact_at(&mut bytes, offset.0)?;
+        Ok(bytes)
+    }
+
+    /// Every mangled name, demangled; at the first call.
+    pub(super) fn demangled(&self) -> &DemangledNames {
+        self.demangled.get_or_init(|| DemangledNames::of(&self.symbols))
+    }
+}
+
+/// The directories that the file is in, by its name and by its real name.
+fn directories(root: &Root, opened: &Opened) -> Vec<PathBuf> {
+    let real = root.path_of(&opened.file).ok();
+    let mut directories: Vec<PathBuf> = real
+        .iter()
+        .chain([&opened.shown])
+        .filter_map(|path| path.parent().map(Path::to_owned))
+        .collect();
+    directories.dedup();
+    directories
+}
+
+fn named(error: FormatError, opened: &Opened) -> ResolveError {
+    let path = opened.shown.clone();
+    match error {
+        FormatError::WrongKind(reason) => ResolveError::WrongKind { path, reason },
+        FormatError::Corrupt(reason) => ResolveError::Corrupt { path, reason },
+        FormatError::NotElf => match read_start(&opened.file) {
+            Err(source) => ResolveError::Unreadable { path, source },
+            Ok(start) => match interpreter(&start) {
+                Some(interpreter) => ResolveError::Script { path, interpreter },
+                None => ResolveError::NotElf { path },
+            },
+        },
+    }
+}
+
+fn read_start(file: &File) -> io::Result<Vec<u8>> {
+    // The kernel looks at no more of a script either.
+    const START_BYTES: u64 = 256;
+    let mut start = Vec::new();
+    io::Seek::rewind(&mut &*file)?;
+    file.take(START_BYTES).read_to_end(&mut start)?;
+    Ok(start)
+}
+
+fn interpreter(start: &[u8]) -> Option<String> {
+    let line = start.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
+    Some(String::from_utf8_lossy(line).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that a script's interpreter is taken from its first line.
+    #[test]
+    fn interpreters() {
+        assert_eq!(interpreter(b"#! /bin/sh -e\nls\n").as_deref(), Some("/bin/sh -e"));
+        assert_eq!(interpreter(b"#!/bin/sh").as_deref(), Some("/bin/sh"));
+        assert_eq!(interpreter(b"ls"), None);
+    }
+}

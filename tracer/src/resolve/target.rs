@@ -1,0 +1,447 @@
+//! From a target's text to an open file.
+//!
+//! Takes a path, a library name or a command and a view's [`Root`]; gives the file and the name
+//! that reports use for it. Knows nothing of the file's contents, but that a library found by its
+//! name must be one for this machine.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use object::read::ReadCache;
+
+use super::elf::{Arch, Frame};
+use super::error::ResolveError;
+use super::ldcache::{self, CachedLibrary};
+use super::object_file::{FileId, Opened};
+use super::process::{self, Mapping, MappingSource};
+use super::suggest;
+use super::view::{ProcessRoot, Root, process_error};
+
+/// Where the loader looks when its cache has no answer.
+const LIBRARY_DIRECTORIES: [&str; 6] =
+    ["/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib64", "/usr/local/lib"];
+
+/// Where a shell looks when it is told nothing.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A target's file.
+#[derive(Debug)]
+pub(super) struct Located {
+    pub(super) opened: Opened,
+    pub(super) id: FileId,
+    /// The base name in labels; `None` where the library's own name is the one to use.
+    pub(super) base: Option<String>,
+}
+
+/// The names of a view, read once each.
+#[derive(Debug, Default)]
+pub(super) struct Targets {
+    libraries: Option<Vec<CachedLibrary>>,
+    mapped: Option<Vec<Mapping>>,
+    commands: Option<Vec<PathBuf>>,
+}
+
+impl Targets {
+    pub(super) fn locate(&mut self, root: &Root, target: &str) -> Result<Located, ResolveError> {
+        if target.contains('/') {
+            return locate_path(root, target);
+        }
+        if let Root::Process(process) = root
+            && let Some(located) = self.locate_mapped(root, process, target)?
+        {
+            return Ok(located);
+        }
+        let found = if is_library_name(target) {
+            match self.locate_library(root, target) {
+                Some(located) => Some(located),
+                None => self.locate_command(root, target)?,
+            }
+        } else {
+            self.locate_command(root, target)?
+        };
+        match found {
+            Some(located) => Ok(located),
+            None => Err(self.no_such_name(root, target)),
+        }
+    }
+
+    /// A file that the process has mapped as code, the program itself among them.
+    fn locate_mapped(
+        &mut self,
+        root: &Root,
+        process: &ProcessRoot,
+        target: &str,
+    ) -> Result<Option<Located>, ResolveError> {
+        let mapped = self.mapped(process)?;
+        let named = |test: &dyn Fn(&str) -> bool| {
+            let fits = |mapping: &&Mapping| base_name(mapping).is_some_and(|name| test(&name));
+            mapped
+                .iter()
+                .filter(fits)
+                .max_by_key(|mapping| version_key(&base_name(mapping).unwrap_or_default()))
+        };
+        let exact = named(&|name| name == target);
+        let mapping = exact.or_else(|| named(&|name| is_version_of(name, target)));
+        // musl's loader is its libc.
+        let mapping = mapping.or_else(|| {
+            let is_libc = target == "libc" || target.starts_with("libc.so");
+            if is_libc { named(&|name| name.starts_with("ld-musl-")) } else { None }
+        });
+        let Some(mapping) = mapping else { return Ok(None) };
+        let opened = open_mapped(root, process, mapping)?;
+        let base = if is_library_name(target) { None } else { Some(target.to_owned()) };
+        located(opened, base).map(Some)
+    }
+
+    fn mapped(&mut self, process: &ProcessRoot) -> Result<&[Mapping], ResolveError> {
+        if self.mapped.is_none() {
+            let maps = process::maps(process.pid)
+                .map_err(|source| process_error(process.pid, "maps", source))?;
+            process.check_alive()?;
+            let mut seen = HashSet::new();
+            let code = maps.into_iter().filter(|mapping| {
+                mapping.permissions.execute
+                    && matches!(mapping.source, MappingSource::File { .. })
+                    && seen.insert((mapping.device, mapping.inode))
+            });
+            self.mapped = Some(code.collect());
+        }
+        Ok(self.mapped.as_deref().unwrap_or_default())
+    }
+
+    /// By the loader's cache, and by its directories where that has no answer.
+    fn locate_library(&mut self, root: &Root, target: &str) -> Option<Located> {
+        let cached = best_version(self.libraries(root), target, |library| &library.name);
+        if let Some(library) = cached
+            && let Ok(opened) = open_regular(root, &library.path)
+        {
+            return located(opened, Some(library.name.clone())).ok();
+        }
+        library_directories()
+            .iter()
+            .find_map(|directory| locate_library_in(root, directory, target))
+    }
+
+    fn libraries(&mut self, root: &Root) -> &[CachedLibrary] {
+        self.libraries.get_or_insert_with(|| {
+            root.read(Path::new("/etc/ld.so.cache"))
+                .map_or_else(|_| Vec::new(), |bytes| ldcache::parse(&bytes))
+        })
+    }
+
+    fn locate_command(
+        &mut self,
+        root: &Root,
+        target: &str,
+    ) -> Result<Option<Located>, ResolveError> {
+        let mut denied = None;
+        for directory in self.command_directories(root)? {
+            let opened = match open_regular(root, &directory.join(target)) {
+                Ok(opened) => opened,
+                Err(ResolveError::Unreadable { source, .. }) if is_missing(&source) => continue,
+                Err(error @ ResolveError::Unreadable { .. }) => {
+                    denied.get_or_insert(error);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            let is_executable = |metadata: Metadata| metadata.permissions().mode() & 0o111 != 0;
+            if opened.file.metadata().is_ok_and(is_executable) {
+                return located(opened, Some(target.to_owned())).map(Some);
+            }
+        }
+        denied.map_or(Ok(None), Err)
+    }
+
+    fn command_directories(&mut self, root: &Root) -> Result<&[PathBuf], ResolveError> {
+        if self.commands.is_none() {
+            let path = match root {
+                Root::Host => std::env::var_os("PATH"),
+                Root::Process(process) => process_path(process)?,
+            };
+            let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
+            // A relative entry depends on where a shell was; nobody means that for a probe.
+            let absolute = std::env::split_paths(&path).filter(|directory| directory.is_absolute());
+            self.commands = Some(absolute.collect());
+        }
+        Ok(self.commands.as_deref().unwrap_or_default())
+    }
+
+    fn no_such_name(&mut self, root: &Root, target: &str) -> ResolveError {
+        let kind = if is_library_name(target) { "library" } else { "command" };
+        let mut names: Vec<String> = Vec::new();
+        if let Root::Process(process) = root
+            && let Ok(mapped) = self.mapped(process)
+        {
+            names.extend(mapped.iter().filter_map(base_name));
+        }
+        names.extend(self.libraries(root).iter().map(|library| library.name.clone()));
+        if kind == "command" {
+            for directory in self.command_directories(root).unwrap_or_default() {
+                let entries = root.names_in(directory);
+                names.extend(entries.into_iter().filter_map(|name| name.into_string().ok()));
+            }
+        }
+        // `libsll` is as near to `libssl` as `libsll.so.3` is to `libssl.so.3`.
+        let whole = target.contains(".so");
+        let stem = |name: &str| name.find(".so").unwrap_or(name.len());
+        let candidates = names.iter().map(|name| if whole { name } else { &name[..stem(name)] });
+        let hint = match suggest::nearest(target, candidates) {
+            Some(near) => Some(format!("; did you mean `{near}`?")),
+            None if matches!(root, Root::Host) && Path::new(target).is_file() => {
+                Some(format!("for the file in this directory write `./{target}`"))
+            }
+            None => looked_in(root, kind),
+        };
+        ResolveError::NoSuchTarget { target: target.to_owned(), kind, hint }
+    }
+}
+
+fn looked_in(root: &Root, kind: &str) -> Option<String> {
+    match root {
+        Root::Process(process) => Some(format!(
+            "it was looked for among the files that process {} maps, and below its root",
+            process.pid
+        )),
+        Root::Host if kind == "library" => {
+            Some("it was looked for in /etc/ld.so.cache and the library directories".to_owned())
+        }
+        Root::Host => Some("it was looked for on PATH".to_owned()),
+    }
+}
+
+fn is_library_name(target: &str) -> bool {
+    target.starts_with("lib") || target.contains(".so")
+}
+
+/// Whether a file's name is the library that `target` names, with or without a version:
+/// `libssl.so.3` for `libssl`, `libssl.so` and `libssl.so.3`; `libc-2.31.so` for `libc`.
+fn is_version_of(name: &str, target: &str) -> bool {
+    if name == target {
+        return true;
+    }
+    let Some(rest) = name.strip_prefix(target) else { return false };
+    if target.contains(".so") {
+        return rest.starts_with('.');
+    }
+    let is_so = |rest: &str| rest == ".so" || rest.starts_with(".so.");
+    let versioned = rest.strip_prefix('-').map(|rest| {
+        rest.trim_start_matches(|character: char| character.is_ascii_digit() || character == '.')
+    });
+    is_so(rest) || versioned == Some("so") || rest.starts_with(".musl-")
+}
+
+/// The numbers of a library's version, for comparison.
+fn version_key(name: &str) -> Vec<u64> {
+    let version = name.find(".so").map_or("", |at| &name[at..]);
+    version.split('.').filter_map(|part| part.parse().ok()).collect()
+}
+
+/// The newest version among candidates; of equal ones the first, as the loader does.
+fn best_version<'c, T>(
+    candidates: &'c [T],
+    target: &str,
+    name: impl Fn(&T) -> &str,
+) -> Option<&'c T> {
+    if target.contains(".so.")
+        && let Some(exact) = candidates.iter().find(|candidate| name(candidate) == target)
+    {
+        return Some(exact);
+    }
+    let mut best: Option<&T> = None;
+    for candidate in candidates.iter().filter(|candidate| is_version_of(name(candidate), target)) {
+        let is_newer =
+            best.is_none_or(|best| version_key(name(best)) < version_key(name(candidate)));
+        if is_newer {
+            best = Some(candidate);
+        }
+    }
+    best
+}
+
+fn library_directories() -> Vec<PathBuf> {
+    let triplet = match Arch::HOST {
+        Arch::X86_64 => "x86_64-linux-gnu",
+        Arch::Aarch64 => "aarch64-linux-gnu",
+    };
+    let plain = LIBRARY_DIRECTORIES.map(PathBuf::from);
+    let below = ["/lib", "/usr/lib", "/usr/local/lib"].map(|above| Path::new(above).join(triplet));
+    below.into_iter().chain(plain).collect()
+}
+
+/// The newest file of that name that is a library for this machine: the directories also hold
+/// 32-bit ones, and linker scripts.
+fn locate_library_in(root: &Root, directory: &Path, target: &str) -> Option<Located> {
+    let entries = root.names_in(directory).into_iter();
+    let mut names: Vec<_> = entries
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| is_version_of(name, target))
+        .collect();
+    names.sort_by_key(|name| (name == target && target.contains(".so."), version_key(name)));
+    names.into_iter().rev().find_map(|name| {
+        let opened = open_regular(root, &directory.join(&name)).ok()?;
+        Frame::read(&ReadCache::new(&opened.file)).ok()?;
+        located(opened, Some(name)).ok()
+    })
+}
+
+fn locate_path(root: &Root, target: &str) -> Result<Located, ResolveError> {
+    let base = Path::new(target).file_name().map(|name| name.to_string_lossy().into_owned());
+    let path = match root {
+        Root::Host => PathBuf::from(target),
+        Root::Process(process) => {
+            let pid = process.pid;
+            let directory = fs::read_link(pid.path("cwd"))
+                .map_err(|source| process_error(pid, "cwd", source))?;
+            root.inside(directory).join(target)
+        }
+    };
+    let opened = open_regular(root, &path).map_err(|error| match error {
+        ResolveError::Unreadable { source, .. } if is_missing(&source) => {
+            ResolveError::NoSuchTarget {
+                target: target.to_owned(),
+                kind: "file",
+                hint: near_file(root, &path),
+            }
+        }
+        other => other,
+    })?;
+    located(opened, base)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR))
+}
+
+fn near_file(root: &Root, path: &Path) -> Option<String> {
+    let (directory, wanted) = (path.parent()?, path.file_name()?.to_str()?);
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let names: Vec<_> =
+        root.names_in(directory).into_iter().filter_map(|name| name.into_string().ok()).collect();
+    let near = suggest::nearest(wanted, names.iter().map(String::as_str))?;
+    Some(format!("; did you mean `{}`?", path.with_file_name(near).display()))
+}
+
+fn located(opened: Opened, base: Option<String>) -> Result<Located, ResolveError> {
+    let metadata = metadata(&opened)?;
+    Ok(Located { id: FileId::of(&metadata), opened, base })
+}
+
+fn metadata(opened: &Opened) -> Result<Metadata, ResolveError> {
+    let fail = |source| ResolveError::Unreadable { path: opened.shown.clone(), source };
+    opened.file.metadata().map_err(fail)
+}
+
+/// Opens a file that is one: no directory, no device.
+fn open_regular(root: &Root, path: &Path) -> Result<Opened, ResolveError> {
+    let shown = path.to_owned();
+    let file = match root.open(path) {
+        Ok(file) => file,
+        Err(source) => return Err(ResolveError::Unreadable { path: shown, source }),
+    };
+    let outside = root.outside(path);
+    let path = std::path::absolute(&outside).unwrap_or(outside);
+    let opened = Opened { file, shown, path };
+    let kind = metadata(&opened)?.file_type();
+    if kind.is_file() {
+        return Ok(opened);
+    }
+    let kind = match kind {
+        kind if kind.is_dir() => "directory",
+        kind if kind.is_fifo() => "pipe",
+        kind if kind.is_socket() => "socket",
+        _ => "device",
+    };
+    Err(ResolveError::NotAFile { path: opened.shown, kind })
+}
+
+/// Opens the very file that is mapped: by its path if that still leads to it, else by the mapping.
+fn open_mapped(
+    root: &Root,
+    process: &ProcessRoot,
+    mapping: &Mapping,
+) -> Result<Opened, ResolveError> {
+    let MappingSource::File { path, deleted } = &mapping.source else {
+        return Err(ResolveError::NotAFile { path: PathBuf::new(), kind: "device" });
+    };
+    let shown = root.inside(path.clone());
+    let by_path = open_regular(root, &shown);
+    if let Ok(opened) = &by_path
+        && metadata(opened)?.ino() == mapping.inode
+    {
+        return by_path;
+    }
+    let link = format!("map_files/{:x}-{:x}", mapping.start.0, mapping.end.0);
+    let path = process.pid.path(&link);
+    match File::open(&path) {
+        Ok(file) => Ok(Opened { file, shown, path }),
+        // Some filesystems show one inode here and another there; the path is still in use.
+        Err(_) if !deleted && by_path.is_ok() => by_path,
+        Err(source) => Err(ResolveError::Unreadable { path, source }),
+    }
+}
+
+fn base_name(mapping: &Mapping) -> Option<String> {
+    match &mapping.source {
+        MappingSource::File { path, .. } => {
+            path.file_name().map(|name| name.to_string_lossy().into_owned())
+        }
+        MappingSource::Special(_) | MappingSource::Anonymous => None,
+    }
+}
+
+/// `PATH` as the process was started with it.
+fn process_path(process: &ProcessRoot) -> Result<Option<OsString>, ResolveError> {
+    let environment = fs::read(process.pid.path("environ"))
+        .map_err(|source| process_error(process.pid, "environ", source))?;
+    let path = environment
+        .split(|&byte| byte == 0)
+        .find_map(|variable| variable.strip_prefix(b"PATH="))
+        .map(|path| OsString::from_vec(OsStr::from_bytes(path).as_bytes().to_vec()));
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check which file names a library's name stands for.
+    #[test]
+    fn library_names() {
+        for (name, target) in [
+            ("libssl.so.3", "libssl"),
+            ("libssl.so.3", "libssl.so"),
+            ("libssl.so.3", "libssl.so.3"),
+            ("libstdc++.so.6.0.30", "libstdc++.so.6"),
+            ("libc-2.31.so", "libc"),
+            ("libc.musl-x86_64.so.1", "libc"),
+        ] {
+            assert!(is_version_of(name, target), "{name} {target}");
+        }
+        for (name, target) in [
+            ("libssl3.so", "libssl"),
+            ("libssl.so.30", "libssl.so.3"),
+            ("libcrypto.so.3", "libc"),
+            ("libc-client.so.2", "libc"),
+            ("libssl.sofa", "libssl"),
+        ] {
+            assert!(!is_version_of(name, target), "{name} {target}");
+        }
+    }
+
+    /// Check that the newest version is taken, by number and not by letter.
+    #[test]
+    fn newest_version() {
+        let names = ["libx.so", "libx.so.9", "libx.so.10", "libx.so.1.1"];
+        let best = |target| best_version(&names, target, |name| name).copied();
+        assert_eq!(best("libx"), Some("libx.so.10"));
+        assert_eq!(best("libx.so.9"), Some("libx.so.9"));
+        assert_eq!(best("libx.so.1"), Some("libx.so.1.1"));
+        assert_eq!(best("liby"), None);
+    }
+}
