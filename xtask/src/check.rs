@@ -73,7 +73,7 @@ fn dependencies() -> Result<()> {
             .args(["run", versions::STABLE])
             .arg(cargo_deny)
             .args(["--workspace", "--all-features", "--locked"])
-            .args(["check", "bans", "licenses", "sources"])
+            .args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
             .current_dir(workspace::root()),
     )
 }

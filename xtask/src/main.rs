@@ -4,10 +4,13 @@
 //! install the pinned one ([`versions`]), which then runs everything else.
 
 mod apt;
+mod apt_sources;
 mod build;
 mod check;
 mod command;
+mod debian;
 mod ebpf;
+mod peers;
 mod run;
 mod setup;
 mod test;
@@ -33,6 +36,7 @@ const TASKS: &[Task] = &[
     task("check", "format, lints, dependencies, layers", check::run),
     task("setup", "install what this machine lacks to build", setup::run),
     task("ebpf", "compile the eBPF programs for every architecture", ebpf::run),
+    task("peers", "get the tools that faultline is compared with", peers::run),
 ];
 
 const fn task(name: &'static str, about: &'static str, run: fn(&[OsString]) -> Result<()>) -> Task {

@@ -8,12 +8,17 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::{cargo, is_root, on_path};
-use crate::{setup, versions};
+use crate::command::{cargo, is_root, note, on_path};
+use crate::{peers, setup, versions};
 
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     setup::for_test()?;
     let mut command = cargo(versions::STABLE);
+    match peers::ensure() {
+        Ok(folder) => drop(command.env("FAULTLINE_PEERS", folder)),
+        // Those tests then fail and say why; all others can still be run.
+        Err(error) => note("test", &format!("no peers to compare with: {error:#}")),
+    }
     command.args(["test", "--locked", "--no-fail-fast"]);
     let picks_packages =
         args.iter().any(|arg| arg == "-p" || arg == "--package" || arg == "--workspace");

@@ -17,13 +17,23 @@ struct Tool {
     name: &'static str,
     version: &'static str,
     why: &'static str,
+    /// Cargo's profile: optimising takes minutes, which a program that runs rarely does not earn.
+    profile: &'static str,
 }
 
-const BPF_LINKER: Tool =
-    Tool { name: "bpf-linker", version: versions::BPF_LINKER, why: "links the eBPF programs" };
+const BPF_LINKER: Tool = Tool {
+    name: "bpf-linker",
+    version: versions::BPF_LINKER,
+    why: "links the eBPF programs",
+    profile: "release",
+};
 
-const CARGO_DENY: Tool =
-    Tool { name: "cargo-deny", version: versions::CARGO_DENY, why: "checks the dependencies" };
+const CARGO_DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: versions::CARGO_DENY,
+    why: "checks the dependencies",
+    profile: "dev",
+};
 
 /// The bpf-linker to link with; one on `PATH` is taken only if it is the pinned version.
 pub(crate) fn bpf_linker() -> PathBuf {
@@ -72,11 +82,10 @@ impl Tool {
         let what = format!("installing {} {}", self.name, self.version);
         note("setup", &format!("{what} into {} ({}; takes minutes)", folder.display(), self.why));
         retried(&what, || {
-            // The default profile's optimisation is not worth its minutes for programs that run
-            // for a second.
             quiet(
                 cargo(versions::STABLE)
-                    .args(["install", self.name, "--version", self.version, "--locked", "--root"])
+                    .args(["install", self.name, "--version", self.version, "--locked"])
+                    .args(["--profile", self.profile, "--root"])
                     .arg(&folder)
                     .env("CARGO_TARGET_DIR", workspace::target().join("tools")),
             )
