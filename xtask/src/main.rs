@@ -1,1 +1,92 @@
-fn main() {}
+//! The project's tasks: `cargo xtask TASK`. One file a task; this one only picks it.
+//!
+//! Compiled by the machine's default toolchain, whichever that is: its first work is often to
+//! install the pinned one ([`versions`]), which then runs everything else.
+
+mod apt;
+mod apt_sources;
+mod build;
+mod check;
+mod command;
+mod debian;
+mod ebpf;
+mod layers;
+mod peers;
+mod run;
+mod rust_paths;
+mod setup;
+mod test;
+mod tools;
+mod versions;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+struct Task {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&[OsString]) -> Result<()>,
+}
+
+const TASKS: &[Task] = &[
+    task("run", "set up, build, run `faultline ARGS…` as root", run::run),
+    task("test", "set up, run every test; ARGS go to cargo test", test::run),
+    task("build", "set up, leave target/release/faultline", build::run),
+    task("check", "format, lints, dependencies, layers", check::run),
+    task("setup", "install what this machine lacks to build", setup::run),
+    task("ebpf", "compile the eBPF programs for every architecture", ebpf::run),
+    task("peers", "get the tools that faultline is compared with", peers::run),
+];
+
+const fn task(name: &'static str, about: &'static str, run: fn(&[OsString]) -> Result<()>) -> Task {
+    Task { name, about, run }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let result = match args.split_first() {
+        Some((name, rest)) if !is_help(name) => find(name).and_then(|task| (task.run)(rest)),
+        _ => {
+            print_help();
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_help(name: &OsString) -> bool {
+    ["help", "--help", "-h"].iter().any(|help| name == help)
+}
+
+fn find(name: &OsString) -> Result<&'static Task> {
+    match TASKS.iter().find(|task| name == task.name) {
+        Some(task) => Ok(task),
+        None => bail!("no task `{}` (`cargo xtask --help` lists them)", name.to_string_lossy()),
+    }
+}
+
+fn print_help() {
+    println!("usage: cargo xtask TASK [ARGS…]\n");
+    for task in TASKS {
+        println!("  {:<8} {}", task.name, task.about);
+    }
+}
+
+/// For tasks that take no arguments.
+fn no_args(task: &str, args: &[OsString]) -> Result<()> {
+    match args.first() {
+        None => Ok(()),
+        Some(arg) => {
+            bail!("`cargo xtask {task}` takes no arguments, got `{}`", arg.to_string_lossy())
+        }
+    }
+}
