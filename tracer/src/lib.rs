@@ -10,5 +10,6 @@
 //! - [`spec`]: probe syntax to [`spec::ProbeSpec`]; pure, knows no file and no Linux.
 //! - [`resolve`]: targets, ELF symbols, processes, debug files: a spec to the functions it names.
 
+pub mod plan;
 pub mod resolve;
 pub mod spec;

@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use tracer_common::program::ProbeProgram;
 
-pub use self::build::plan;
+
 use crate::{
     resolve::{FileOffset, Skipped},
     spec::ValueType,
