@@ -99,3 +99,11 @@ pub struct ProbeProgram {
 
 const _: () = assert!(size_of::<ReadOp>() == 16);
 const _: () = assert!(size_of::<ProbeProgram>() == 16 + 16 + 16 * MAX_VALUES);
+
+impl ProbeProgram {
+    /// Whether anything but registers is read.
+    pub const fn reads_memory(&self) -> bool {
+        (self.entry_len != 0 && self.flags & FLAG_REGISTERS_ONLY == 0)
+            || (self.return_len != 0 && self.return_flags & FLAG_REGISTERS_ONLY == 0)
+    }
+}

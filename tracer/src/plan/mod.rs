@@ -2,17 +2,19 @@
 //! reads. Pure: what it must know of the machine is handed to it.
 
 mod build;
+mod obstacle;
 mod program;
 
 use std::{path::PathBuf, sync::Arc};
 
 use tracer_common::program::ProbeProgram;
 
-
-use crate::{
-    resolve::{FileOffset, Skipped},
-    spec::ValueType,
+pub use self::{
+    build::{ReadCode, plan},
+    obstacle::{NotPlanned, Obstacle},
+    program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
 };
+use crate::{resolve::FileOffset, spec::ValueType};
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,7 +28,7 @@ pub struct AttachPlan {
     /// The files that they are in: one link a file, and one more for its returns.
     pub files: Vec<PlannedFile>,
     /// Functions that cannot be probed, with the reason.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<NotPlanned>,
 }
 
 /// A file with probes.
@@ -34,6 +36,8 @@ pub struct AttachPlan {
 pub struct PlannedFile {
     /// The path to open.
     pub path: PathBuf,
+    /// The path as the user knows it.
+    pub shown_path: PathBuf,
     /// Its probes.
     pub probes: Vec<ProbeId>,
 }

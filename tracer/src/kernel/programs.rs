@@ -1,0 +1,289 @@
+//! Loads the eBPF object with maps of the plan's size.
+
+use std::{fs, io, num::NonZeroUsize};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, RingBuf},
+    programs::{Program, ProgramError, RawTracePoint, UProbe},
+};
+use tracer_common::{Control, counter::COLUMNS, program::ProbeProgram, task::CallStack};
+
+use super::{
+    Calls, Counters, Diagnostics, Faults, KernelError, Records, mapped::MappedArray,
+};
+use crate::{plan::AttachPlan, resolve::Pid};
+
+/// Tasks that may be inside traced calls at once; one entry takes 1.5 KiB, when it is used.
+const MAX_TASKS_IN_CALLS: u32 = 65_536;
+
+/// How the programs are loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Bytes of the ring buffer: a power of two, at least 128 KiB, so that the largest record fits.
+    pub buffer_bytes: u32,
+    /// Only these processes are traced; all if empty.
+    pub pids: Vec<Pid>,
+    /// Whether the programs' own diagnostics are wanted.
+    pub diagnostics: bool,
+}
+
+/// The plan's programs, loaded.
+#[derive(Debug)]
+pub struct Programs {
+    ebpf: Ebpf,
+    control: MappedArray<Control>,
+    tracks_returns: bool,
+    reads_memory: bool,
+}
+
+impl Programs {
+    /// Creates the maps, writes what each probe reads, and has the programs verified.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Maps`] and [`KernelError::Load`] without privileges or on a kernel that
+    /// lacks what is needed; [`KernelError::Map`] for want of memory.
+    pub fn load(plan: &AttachPlan, options: &LoadOptions) -> Result<Self, KernelError> {
+        let probes = plan.probes.len().max(1) as u32;
+        let tracks_returns = plan.probes.iter().any(|probe| probe.ret.is_some());
+        let reads_memory = plan.probes.iter().any(|probe| probe.program.reads_memory());
+        let counters = cpus()? as u32 * COLUMNS * probes;
+        let filter_pids = u8::from(!options.pids.is_empty());
+        // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
+        let log_level: u8 = if options.diagnostics { 5 } else { 0 };
+        let mut loader = EbpfLoader::new();
+        let ebpf = loader
+            .override_global("PROBES", &probes, true)
+            .override_global("FILTER_PIDS", &filter_pids, true)
+            .override_global("READS_MEMORY", &u8::from(reads_memory), true)
+            .override_global("TRACKS_RETURNS", &u8::from(tracks_returns), true)
+            .override_global("AYA_LOG_LEVEL", &log_level, false)
+            .map_max_entries("RECORDS", options.buffer_bytes)
+            .map_max_entries("PROGRAMS", probes)
+            .map_max_entries("COUNTERS", counters)
+            .map_max_entries("PIDS", options.pids.len().max(1) as u32)
+            .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
+            .load(object())
+            .map_err(|source| KernelError::Maps(Box::new(source)))?;
+        let mut programs = Self {
+            control: mapped(&ebpf, "CONTROL", 1)?,
+            ebpf,
+            tracks_returns,
+            reads_memory,
+        };
+        programs.write_plan(plan, options)?;
+        programs.verify()?;
+        Ok(programs)
+    }
+
+    fn write_plan(&mut self, plan: &AttachPlan, options: &LoadOptions) -> Result<(), KernelError> {
+        let slots: MappedArray<ProbeProgram> =
+            mapped(&self.ebpf, "PROGRAMS", plan.probes.len().max(1))?;
+        for (index, probe) in plan.probes.iter().enumerate() {
+            slots.write(index, probe.program);
+        }
+        let mut pids: HashMap<_, u32, u8> = typed(self.ebpf.map_mut("PIDS"), "PIDS")?;
+        for pid in &options.pids {
+            pids.insert(&pid.get(), &1, 0).map_err(map_error("write", "PIDS"))?;
+        }
+        Ok(())
+    }
+
+    fn verify(&mut self) -> Result<(), KernelError> {
+        self.uprobe("entry_multi")?.load().map_err(load_error("entry_multi"))?;
+        if self.tracks_returns {
+            self.uprobe("return_multi")?.load().map_err(load_error("return_multi"))?;
+            // Attached first, so that no call is opened whose task's end goes unseen.
+            for (program, tracepoint) in
+                [("task_exit", "sched_process_exit"), ("task_exec", "sched_process_exec")]
+            {
+                let task_end: &mut RawTracePoint = self
+                    .program(program)?
+                    .try_into()
+                    .map_err(|_| KernelError::Missing { kind: "raw tracepoint", name: program })?;
+                task_end.load().map_err(load_error(program))?;
+                task_end.attach(tracepoint).map_err(load_error(program))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut Program, KernelError> {
+        self.ebpf.program_mut(name).ok_or(KernelError::Missing { kind: "program", name })
+    }
+
+    /// The program for entries (`entry_multi`) or returns (`return_multi`).
+    pub(super) fn uprobe(&mut self, name: &'static str) -> Result<&mut UProbe, KernelError> {
+        self.program(name)?
+            .try_into()
+            .map_err(|_| KernelError::Missing { kind: "uprobe program", name })
+    }
+
+    /// Lets hits count, or makes every program return at once.
+    ///
+    /// All probes of a run begin and end at one moment because of it, however long attaching and
+    /// detaching takes.
+    pub fn enable(&self, enabled: bool) {
+        self.control.write(0, Control { enabled: u64::from(enabled), zero: 0 });
+    }
+
+    /// Whether any probe reads memory, so that a page fault is possible.
+    pub fn reads_memory(&self) -> bool {
+        self.reads_memory
+    }
+
+    /// The records, to be drained by one owner.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if the buffer cannot be mapped; [`KernelError::Missing`] if the
+    /// records were taken before.
+    pub fn take_records(&mut self) -> Result<Records, KernelError> {
+        let map = self.take_map("RECORDS")?;
+        RingBuf::try_from(map).map(Records::new).map_err(map_error("map", "RECORDS"))
+    }
+
+    /// The counters.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if they cannot be mapped.
+    pub fn counters(&self, probes: usize) -> Result<Counters, KernelError> {
+        let cpus = cpus()?;
+        let probes = probes.max(1);
+        let slots = mapped(&self.ebpf, "COUNTERS", cpus * COLUMNS as usize * probes)?;
+        Ok(Counters::new(slots, cpus, probes))
+    }
+
+    /// The tasks inside a fault, to be watched by one owner.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if they were taken before.
+    pub fn take_faults(&mut self) -> Result<Faults, KernelError> {
+        let faults = self.take_map("FAULTS")?;
+        let no_fault = self.take_map("NO_FAULT")?;
+        Ok(Faults::new(
+            HashMap::try_from(faults).map_err(map_error("open", "FAULTS"))?,
+            HashMap::try_from(no_fault).map_err(map_error("open", "NO_FAULT"))?,
+        ))
+    }
+
+    /// The calls that have not returned.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if they were taken before.
+    pub fn take_calls(&mut self) -> Result<Calls, KernelError> {
+        let calls: HashMap<MapData, u64, CallStack> =
+            HashMap::try_from(self.take_map("CALLS")?).map_err(map_error("open", "CALLS"))?;
+        Ok(Calls::new(calls))
+    }
+
+    /// The programs' own diagnostics.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if their buffer cannot be opened.
+    pub fn diagnostics(&mut self) -> Result<Diagnostics, KernelError> {
+        Diagnostics::new(&mut self.ebpf)
+    }
+
+    fn take_map(&mut self, name: &'static str) -> Result<Map, KernelError> {
+        self.ebpf.take_map(name).ok_or(KernelError::Missing { kind: "map", name })
+    }
+}
+
+/// The eBPF object, aligned as the ELF parser wants it.
+pub(super) fn object() -> &'static [u8] {
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/faultline-ebpf"))
+}
+
+/// Number of CPUs that can ever come up: the programs index by the id of the one they run on.
+fn cpus() -> Result<usize, KernelError> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/possible")
+        .map_err(map_error("size", "COUNTERS"))?;
+    highest_cpu(&text)
+        .map(NonZeroUsize::get)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, text))
+        .map_err(map_error("size", "COUNTERS"))
+}
+
+/// One more than the highest id in a list such as `0-3,8-11`.
+fn highest_cpu(list: &str) -> Option<NonZeroUsize> {
+    let last = list.trim().rsplit([',', '-']).next()?;
+    NonZeroUsize::new(last.parse::<usize>().ok()? + 1)
+}
+
+fn mapped<T: aya::Pod>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    len: usize,
+) -> Result<MappedArray<T>, KernelError> {
+    let Some(Map::Array(map)) = ebpf.map(name) else {
+        return Err(KernelError::Missing { kind: "array map", name });
+    };
+    MappedArray::new(map.fd(), len).map_err(map_error("map", name))
+}
+
+fn typed<M, T>(map: Option<M>, name: &'static str) -> Result<T, KernelError>
+where
+    T: TryFrom<M, Error = aya::maps::MapError>,
+{
+    let map = map.ok_or(KernelError::Missing { kind: "map", name })?;
+    T::try_from(map).map_err(map_error("open", name))
+}
+
+pub(super) fn map_error<E>(
+    action: &'static str,
+    map: &'static str,
+) -> impl FnOnce(E) -> KernelError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| KernelError::Map { action, map, source: Box::new(source) }
+}
+
+pub(super) fn load_error(program: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
+    move |source| KernelError::Load {
+        program,
+        reason: short_reason(&source),
+        source: Box::new(source),
+    }
+}
+
+/// What a program was refused for, in a line: the last thing that the verifier said before its
+/// statistics.
+fn short_reason(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return error.to_string();
+    };
+    let log = verifier_log.to_string();
+    let said = log
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| {
+            !line.is_empty()
+                && !["processed ", "verification time", "stack depth", "max_states"]
+                    .iter()
+                    .any(|statistics| line.starts_with(statistics))
+        })
+        .unwrap_or("the verifier says nothing");
+    format!("{io_error}: {said}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that the number of CPUs is one more than the highest id, whatever the list's form.
+    #[test]
+    fn cpu_lists() {
+        for (list, cpus) in [("0\n", 1), ("0-3\n", 4), ("0-3,8-11", 12), ("0,2", 3)] {
+            assert_eq!(highest_cpu(list).map(NonZeroUsize::get), Some(cpus), "{list}");
+        }
+        assert_eq!(highest_cpu(""), None);
+    }
+}

@@ -1,0 +1,60 @@
+//! Why a function is not probed although the user named it.
+
+use thiserror::Error;
+
+use crate::resolve::SkipReason;
+
+/// A function that is left out of the plan, or refused by the kernel.
+#[derive(Debug, Clone)]
+pub struct NotPlanned {
+    /// `FILE:SYMBOL[+0xOFFSET]`.
+    pub label: std::sync::Arc<str>,
+    /// Why.
+    pub obstacle: Obstacle,
+}
+
+/// Why it is left out.
+#[derive(Debug, Clone, Error)]
+pub enum Obstacle {
+    /// It cannot be probed at all.
+    #[error("{0}")]
+    NotProbeable(SkipReason),
+    /// A return probe past the entry: the kernel would replace whatever then lies on top of the
+    /// stack, which is not the return address.
+    #[error(
+        "a return can only be traced from the function's first instruction, not with `+OFFSET`"
+    )]
+    ReturnInside,
+    /// The code around the offset could not be read from the file.
+    #[error("the code at this offset could not be read, so it is not known to be an instruction")]
+    CodeUnreadable,
+    /// The offset is not where an instruction begins.
+    #[error("no instruction begins at this offset; a breakpoint there would crash the program")]
+    InsideInstruction,
+    /// An argument that is passed on the stack, with a breakpoint past the entry.
+    #[error("arguments on the stack can only be read at the function's first instruction")]
+    StackInside,
+    /// The strings and ranges do not fit into a record together.
+    #[error(
+        "its strings and ranges come to {bytes} bytes a call; at most {most} fit (name smaller limits)"
+    )]
+    ReadsTooMuch {
+        /// What the probe asks for.
+        bytes: u64,
+        /// What fits.
+        most: u64,
+    },
+    /// The kernel refused the breakpoint.
+    #[error("the kernel refused the breakpoint: {0}")]
+    Refused(String),
+}
+
+impl Obstacle {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotProbeable(reason) => reason.hint(),
+            _ => None,
+        }
+    }
+}
