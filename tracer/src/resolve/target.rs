@@ -48,6 +48,9 @@ pub(super) struct Targets {
 
 impl Targets {
     pub(super) fn locate(&mut self, root: &Root, target: &str) -> Result<Located, ResolveError> {
+        if let Root::Process(process) = root {
+            process.check_alive()?;
+        }
         if target.contains('/') {
             return locate_path(root, target);
         }
