@@ -7,11 +7,11 @@
 //!
 //! - `view`: files and paths as the host or a process sees them.
 //! - [`process`]: what `/proc` says of a process: mappings, names, start time.
-//! - `target`, `ldcache`: from the target's text to a file.
+//! - `target`, `ldcache`, `library_name`: from the target's text to a file.
 //! - `elf`, `symbols`, `debugfile`: from a file to its symbols, wherever they are kept.
 //! - [`object_file`](ObjectFile): one parsed file.
 //! - `pattern`, `demangle`: which names a function part selects.
-//! - `select`: from symbols to probes, and to reasons where there is none.
+//! - `select`, `ifunc`: from symbols to probes, and to reasons where there is none.
 //! - `suggest`: the near name in an error.
 
 mod address;
@@ -19,7 +19,9 @@ mod debugfile;
 mod demangle;
 mod elf;
 mod error;
+mod ifunc;
 mod ldcache;
+mod library_name;
 mod object_file;
 mod pattern;
 pub mod process;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::address::{ElfAddr, FileOffset};
 use super::demangle::{self, Demangled};
 use super::error::SkipReason;
+use super::ifunc;
 use super::object_file::ObjectFile;
 use super::pattern::{Pattern, Version};
 use super::symbols::{SymbolId, SymbolKind, Symbols};
@@ -136,10 +137,10 @@ fn regex_takes_version(regex: &regex::bytes::Regex, symbols: &Symbols, id: Symbo
 struct Sorted {
     /// Functions with code, by address; the matched names of each.
     functions: BTreeMap<ElfAddr, Vec<SymbolId>>,
-    /// Functions that cannot be probed.
-    unprobeable: Vec<(SymbolId, SkipReason)>,
+    /// Functions that cannot be probed, by address; the matched names of each.
+    unprobeable: BTreeMap<ElfAddr, Vec<SymbolId>>,
     /// What is not a function of this file at all.
-    others: Vec<(SymbolId, SkipReason)>,
+    others: BTreeMap<ElfAddr, Vec<SymbolId>>,
 }
 
 fn sort(file: &ObjectFile, matches: &[SymbolId], is_exact: bool) -> Sorted {
@@ -147,28 +148,22 @@ fn sort(file: &ObjectFile, matches: &[SymbolId], is_exact: bool) -> Sorted {
     let mut sorted = Sorted::default();
     let mut untyped: BTreeMap<ElfAddr, Vec<SymbolId>> = BTreeMap::new();
     for &id in matches {
-        let symbol = symbols.get(id);
-        let address = symbol.address;
+        let address = symbols.get(id).address;
         let has_code = file.code_offset(address).is_some();
-        match symbol.kind {
-            SymbolKind::Undefined => {
-                sorted.others.push((id, SkipReason::Imported { library: None }));
+        let group = match symbols.get(id).kind {
+            SymbolKind::Ifunc => &mut sorted.unprobeable,
+            SymbolKind::Untyped if has_code => &mut untyped,
+            // Without code and type it is a linker's mark, `_end`: nobody takes it for a function.
+            SymbolKind::Undefined | SymbolKind::Data | SymbolKind::Untyped => &mut sorted.others,
+            SymbolKind::Function if whole_function(symbols.name(id)).is_some() => {
+                &mut sorted.others
             }
-            SymbolKind::Data => sorted.others.push((id, SkipReason::Data)),
-            SymbolKind::Ifunc => sorted.unprobeable.push((id, ifunc(file, id))),
-            SymbolKind::Untyped if has_code => untyped.entry(address).or_default().push(id),
-            // Not a function that someone could expect to be code: a linker's mark.
-            SymbolKind::Untyped => sorted.others.push((id, SkipReason::NotExecutable { address })),
-            SymbolKind::Function => match whole_function(symbols.name(id)) {
-                Some(function) => sorted.others.push((id, SkipReason::Fragment { function })),
-                None if !has_code => {
-                    sorted.unprobeable.push((id, SkipReason::NotExecutable { address }));
-                }
-                // The code of a resolver is a function as well, to whoever asks for it by name.
-                None if !is_exact && is_ifunc(symbols, address) => {}
-                None => sorted.functions.entry(address).or_default().push(id),
-            },
-        }
+            SymbolKind::Function if !has_code => &mut sorted.unprobeable,
+            // The code of a resolver is a function as well, to whoever asks for it by name.
+            SymbolKind::Function if !is_exact && ifunc::is_resolver(symbols, address) => continue,
+            SymbolKind::Function => &mut sorted.functions,
+        };
+        group.entry(address).or_default().push(id);
     }
     if sorted.functions.is_empty() {
         sorted.functions = untyped;
@@ -176,8 +171,26 @@ fn sort(file: &ObjectFile, matches: &[SymbolId], is_exact: bool) -> Sorted {
     sorted
 }
 
-fn is_ifunc(symbols: &Symbols, address: ElfAddr) -> bool {
-    symbols.at(address).iter().any(|&id| symbols.get(id).kind == SymbolKind::Ifunc)
+/// Why the symbols at one address cannot be probed.
+fn reason(file: &ObjectFile, ids: &[SymbolId]) -> SkipReason {
+    let symbols = &file.symbols;
+    let kind = |wanted| ids.iter().find(|&&id| symbols.get(id).kind == wanted);
+    let fragment_of = |&id: &SymbolId| whole_function(symbols.name(id));
+    if kind(SymbolKind::Ifunc).is_some() {
+        SkipReason::IfuncResolver {
+            implementations: ifunc::implementations(symbols, ids),
+            has_local_symbols: file.has_local_symbols(),
+        }
+    } else if kind(SymbolKind::Undefined).is_some() {
+        SkipReason::Imported { library: None }
+    } else if kind(SymbolKind::Data).is_some() {
+        SkipReason::Data
+    } else if let Some(function) = ids.iter().find_map(fragment_of) {
+        SkipReason::Fragment { function }
+    } else {
+        let address = ids.first().map_or(ElfAddr(0), |&id| symbols.get(id).address);
+        SkipReason::NotExecutable { address }
+    }
 }
 
 /// `f.cold` and `f.cold.1` belong to `f`. A return probe there would overwrite a word of the stack
@@ -187,71 +200,6 @@ fn whole_function(name: &[u8]) -> Option<String> {
     let (function, number) = name.rsplit_once(".cold")?;
     let number = number.strip_prefix('.').unwrap_or(number);
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| function.to_owned())
-}
-
-/// The reason for a resolver, with the functions that it may pick, by the names that glibc and
-/// compilers give them.
-fn ifunc(file: &ObjectFile, resolver: SymbolId) -> SkipReason {
-    let symbols = &file.symbols;
-    let wanted = symbols.name(resolver);
-    let mut found = HashSet::new();
-    for id in symbols.ids().filter(|&id| symbols.get(id).kind == SymbolKind::Function) {
-        let name = symbols.name(id);
-        if is_implementation(name, wanted) && !is_ifunc(symbols, symbols.get(id).address) {
-            found.insert(String::from_utf8_lossy(name).into_owned());
-        }
-    }
-    let mut implementations: Vec<_> = found.into_iter().collect();
-    implementations.sort();
-    SkipReason::IfuncResolver { implementations, has_local_symbols: file.has_local_symbols() }
-}
-
-/// `__memcpy_avx_unaligned` is one of `memcpy`'s, and so is a compiler's clone `memcpy.avx2.0`.
-fn is_implementation(name: &[u8], function: &[u8]) -> bool {
-    const VARIANTS: [&str; 24] = [
-        "a64fx",
-        "asimd",
-        "avx",
-        "c",
-        "emag",
-        "erms",
-        "evex",
-        "falkor",
-        "fma",
-        "generic",
-        "kunpeng",
-        "mops",
-        "neon",
-        "oryon",
-        "popcnt",
-        "sse2",
-        "sse4",
-        "ssse3",
-        "sve",
-        "syscall",
-        "thunderx",
-        "unaligned",
-        "vsx",
-        "zva",
-    ];
-    let (Ok(name), Ok(function)) = (str::from_utf8(name), str::from_utf8(function)) else {
-        return false;
-    };
-    let bare = |name: &'_ str| -> usize { name.len() - name.trim_start_matches('_').len() };
-    let (name, function) = (&name[bare(name)..], &function[bare(function)..]);
-    let Some(rest) = name.strip_prefix(function) else { return false };
-    if let Some(variant) = rest.strip_prefix('.') {
-        return !["resolver", "cold", "part", "isra", "constprop", "lto_priv"]
-            .iter()
-            .any(|mark| variant.starts_with(mark));
-    }
-    let Some(variant) = rest.strip_prefix('_') else { return false };
-    let word = variant.split('_').next().unwrap_or(variant);
-    VARIANTS.iter().any(|known| match word.strip_prefix(known) {
-        // `avx512`, `sse42`, `thunderx2`
-        Some(tail) => tail.bytes().all(|byte| byte.is_ascii_digit()),
-        None => false,
-    })
 }
 
 /// Symbols to probes and reasons. `base` is the file's name in labels.
@@ -282,12 +230,9 @@ pub(super) fn resolve(
             Err(reason) => resolution.skipped.push(Skipped { label, reason }),
         }
     }
-    for (id, reason) in sorted.unprobeable {
-        let label = format!("{base}:{}{suffix}", Found::new(file, &[id]).label);
-        let skipped = Skipped { label, reason };
-        if !resolution.skipped.contains(&skipped) {
-            resolution.skipped.push(skipped);
-        }
+    for ids in sorted.unprobeable.values() {
+        let label = format!("{base}:{}{suffix}", Found::new(file, ids).label);
+        resolution.skipped.push(Skipped { label, reason: reason(file, ids) });
     }
     resolution
 }
@@ -320,13 +265,8 @@ fn place(
 pub(super) fn list(file: &Arc<ObjectFile>, matches: &[SymbolId]) -> Vec<ListedFunction> {
     let sorted = sort(file, matches, false);
     let probeable = sorted.functions.values().map(|ids| (Found::new(file, ids), None));
-    let mut resolvers: HashMap<ElfAddr, (Vec<SymbolId>, SkipReason)> = HashMap::new();
-    for (id, reason) in sorted.unprobeable {
-        let address = file.symbols.get(id).address;
-        resolvers.entry(address).or_insert_with(|| (Vec::new(), reason)).0.push(id);
-    }
     let unprobeable =
-        resolvers.into_values().map(|(ids, reason)| (Found::new(file, &ids), Some(reason)));
+        (sorted.unprobeable.values()).map(|ids| (Found::new(file, ids), Some(reason(file, ids))));
     let mut listed: Vec<_> = probeable
         .chain(unprobeable)
         .map(|(found, unprobeable)| ListedFunction {
@@ -447,24 +387,6 @@ fn label_overloads(found: &mut [Found]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Check which names count as implementations behind a resolver.
-    #[test]
-    fn implementations_are_known_by_name() {
-        let is =
-            |name: &str, function: &str| is_implementation(name.as_bytes(), function.as_bytes());
-        assert!(is("__memcpy_avx_unaligned", "memcpy"));
-        assert!(is("__memmove_avx512_no_vzeroupper", "memmove"));
-        assert!(is("__strlen_sse42", "strlen"));
-        assert!(is("__memcpy_thunderx2", "memcpy"));
-        assert!(is("sum.avx2.0", "sum"));
-        assert!(is("sum.default.1", "sum"));
-        assert!(!is("sum.resolver", "sum"));
-        assert!(!is("__memcpy_chk_avx_unaligned", "memcpy"));
-        assert!(is("__memcpy_chk_avx_unaligned", "__memcpy_chk"));
-        assert!(!is("memcpy", "memcpy"));
-        assert!(!is("__memcpyx", "memcpy"));
-    }
 
     /// Check that a cold part is told from a function that is only called so.
     #[test]

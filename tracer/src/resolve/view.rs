@@ -215,4 +215,18 @@ mod tests {
         let error = Root::open_view(View::Process(pid)).unwrap_err();
         assert_eq!(error.to_string(), "no process 2147483632");
     }
+
+    /// Check that a refusal is told from an absence.
+    #[test]
+    fn refusal_is_not_absence() {
+        let pid = Pid::new(7).unwrap();
+        let text =
+            |code| process_error(pid, "maps", io::Error::from_raw_os_error(code)).to_string();
+        assert_eq!(text(libc::ESRCH), "no process 7");
+        assert_eq!(
+            text(libc::EACCES),
+            "not allowed to look at process 7 (`/proc/7/maps` needs root, or the same user and CAP_SYS_PTRACE)"
+        );
+        assert_eq!(text(libc::EIO), "failed to read `/proc/7/maps` of process 7");
+    }
 }

@@ -1,23 +1,23 @@
 //! The stage as a whole, on files that the machine's compiler builds and on the machine's own.
 //!
-//! - names: exact, glob, regex, demangled, versions, aliases
-//! - what cannot be probed, and near names
-//! - symbols outside the file: debug files, MiniDebugInfo
-//! - targets: paths, libraries, commands, wrong files
-//! - processes: what they map, deleted files
-//! - damage, caching, speed
+//! - here: names (exact, glob, demangled, versions, aliases), and what cannot be probed
+//! - [`outside`]: debug files, MiniDebugInfo
+//! - [`targets`]: paths, libraries, commands, wrong files
+//! - [`processes`]: what they map, other roots, deleted files
+//! - [`damage`]: cut and changed files
+//! - [`timings`]: what a large program costs
+
+mod damage;
+mod outside;
+mod processes;
+mod targets;
+mod timings;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
-
-use proptest::prelude::*;
 
 use super::super::address::FileOffset;
-use super::super::process::{self, Pid};
-use super::super::testbed::{self, Testbed};
+use super::super::testbed::Testbed;
 use super::*;
 use crate::spec::ValueType;
 
@@ -292,172 +292,10 @@ fn near_function_names() {
     assert_eq!(error(&path, glob("zz*")), "no function matching `zz*` in app");
 }
 
-// Symbols outside the file.
-
-/// Check that a stripped file says so, and where its symbols would be.
+/// Check that a resolver may move to another thread and a file be shared between threads.
 #[test]
-fn stripped_file_says_so() {
-    let bed = Testbed::new("stripped");
-    let path = bed.c_program("app", C_SOURCE, &["-Wl,--build-id"]);
-    bed.run("strip", &["app"]);
-    let error = error(&path, name("hidden"));
-    assert!(error.contains("the file is stripped"), "{error}");
-    assert!(error.contains("/usr/lib/debug/.build-id/"), "{error}");
-}
-
-/// Check that a debug file beside the program is found by its link and taken by build-id.
-#[test]
-fn debug_link() {
-    for (flag, debug_file) in
-        [("-Wl,--build-id", "app.debug"), ("-Wl,--build-id=none", ".debug/app.debug")]
-    {
-        let bed = Testbed::new("debuglink");
-        let path = bed.c_program("app", C_SOURCE, &["-g", flag]);
-        fs::create_dir(bed.path(".debug")).unwrap();
-        bed.run("objcopy", &["--only-keep-debug", "app", debug_file]);
-        bed.run("strip", &["app"]);
-        bed.run("objcopy", &[&format!("--add-gnu-debuglink={debug_file}"), "app"]);
-        let resolution = resolve(&path, name("hidden"));
-        assert_eq!(labels(&resolution), ["app:hidden"], "{flag}");
-        let found = SymbolSource::DebugFile(bed.path(debug_file));
-        assert!(resolution.probes[0].file.symbol_sources().contains(&found));
-
-        // Another program's debug file, under the right name.
-        bed.c_program(
-            "other",
-            "int main(void) { return 3; } int hidden(void) { return 4; }",
-            &[flag],
-        );
-        bed.run("objcopy", &["--only-keep-debug", "other", debug_file]);
-        assert!(error(&path, name("hidden")).contains("stripped"), "{flag}");
-    }
-}
-
-/// Check that a debug file is no target itself, and that the error says whose turn it is.
-#[test]
-fn debug_file_as_target() {
-    let bed = Testbed::new("debugtarget");
-    bed.c_program("app", C_SOURCE, &["-g"]);
-    bed.run("objcopy", &["--only-keep-debug", "app", "app.debug"]);
-    let error = error(&bed.path("app.debug"), name("hidden"));
-    assert!(error.contains("it holds only debug information"), "{error}");
-}
-
-/// Check that MiniDebugInfo gives the names of functions.
-#[test]
-fn mini_debug_info() {
-    let bed = Testbed::new("mini");
-    let path = bed.c_program("app", C_SOURCE, &["-Wl,--build-id=none"]);
-    bed.run("objcopy", &["--only-keep-debug", "app", "mini"]);
-    fs::write(bed.path("mini.xz"), testbed::xz(&fs::read(bed.path("mini")).unwrap())).unwrap();
-    bed.run("strip", &["app"]);
-    bed.run("objcopy", &["--add-section", ".gnu_debugdata=mini.xz", "app"]);
-    let resolution = resolve(&path, name("hidden"));
-    assert_eq!(labels(&resolution), ["app:hidden"]);
-    let sources = resolution.probes[0].file.symbol_sources();
-    assert!(sources.contains(&SymbolSource::MiniDebugInfo), "{sources:?}");
-}
-
-// Targets.
-
-/// Check that a library is found by each of its names, and is one file.
-#[test]
-fn library_by_name() {
-    let mut resolver = host();
-    let named = ["libc", "libc.so.6", "libc.so"].map(|target| {
-        let resolution = resolver.resolve(&spec(target, name("getpid"))).unwrap();
-        assert_eq!(labels(&resolution), ["libc.so.6:getpid"], "{target}");
-        Arc::clone(&resolution.probes[0].file)
-    });
-    assert!(named.iter().all(|file| Arc::ptr_eq(file, &named[0])));
-    assert_eq!(resolver.files.len(), 1);
-}
-
-/// Check that a command is looked for on PATH, and shows under its own name.
-#[test]
-fn command_by_name() {
-    let file = host().target("bash").unwrap();
-    assert!(file.shown_path().is_absolute());
-    let resolution = host().resolve(&spec("bash", name("main")));
-    assert_eq!(labels(&resolution.unwrap()), ["bash:main"]);
-}
-
-/// Check that a symlink is the file it leads to, under the name that the user knows.
-#[test]
-fn symlinks_are_one_file() {
-    let bed = Testbed::new("symlink");
-    let path = bed.c_program("app-1.2", C_SOURCE, &[]);
-    symlink("app-1.2", bed.path("app")).unwrap();
-    let mut resolver = host();
-    let by_link = resolver.resolve(&spec(bed.path("app").to_str().unwrap(), name("add"))).unwrap();
-    let by_name = resolver.resolve(&spec(path.to_str().unwrap(), name("add"))).unwrap();
-    assert_eq!(labels(&by_link), ["app:add"]);
-    assert_eq!(labels(&by_name), ["app-1.2:add"]);
-    assert!(Arc::ptr_eq(&by_link.probes[0].file, &by_name.probes[0].file));
-}
-
-/// Check that a file that changed is parsed anew after a refresh, and one that did not is not.
-#[test]
-fn refresh_sees_changes() {
-    let bed = Testbed::new("refresh");
-    let path = bed.c_program("app", C_SOURCE, &[]);
-    let target = path.to_str().unwrap();
-    let mut resolver = host();
-    let first = resolver.target(target).unwrap();
-    resolver.refresh();
-    assert!(Arc::ptr_eq(&first, &resolver.target(target).unwrap()));
-    fs::remove_file(&path).unwrap();
-    bed.c_program("app", "int other(void) { return 1; } int main(void) { return 0; }", &[]);
-    resolver.refresh();
-    assert_eq!(labels(&resolver.resolve(&spec(target, name("other"))).unwrap()), ["app:other"]);
-}
-
-/// Check the error for each kind of target that is no program or library.
-#[test]
-fn wrong_targets() {
-    let bed = Testbed::new("wrong");
-    let error = |target: &str| host().target(target).unwrap_err().to_string();
-    let path = |file: &str| bed.path(file).to_str().unwrap().to_owned();
-    fs::write(bed.path("script"), "#! /bin/sh -e\nls\n").unwrap();
-    assert_eq!(
-        error(&path("script")),
-        format!(
-            "`{}` is a script, run by `/bin/sh -e` (probe the interpreter, with -p to trace one run)",
-            path("script")
-        )
-    );
-    fs::write(bed.path("text"), "hello").unwrap();
-    assert_eq!(error(&path("text")), format!("`{}` is not an ELF file", path("text")));
-    assert!(error(&path("")).ends_with("is a directory, not a program or library"));
-    bed.run("mkfifo", &["pipe"]);
-    assert!(error(&path("pipe")).ends_with("is a pipe, not a program or library"));
-    assert_eq!(
-        error(&path("txet")),
-        format!("no file `{}`; did you mean `{}`?", path("txet"), path("text"))
-    );
-    bed.c_program("object.o", "int f(void) { return 1; }", &["-c"]);
-    assert!(error(&path("object.o")).contains("it is a relocatable object"));
-    assert_eq!(
-        error("libcrypt0.so.3"),
-        "no library `libcrypt0.so.3`; did you mean `libcrypto.so.3`?"
-    );
-    assert_eq!(error("bahs"), "no command `bahs`; did you mean `bash`?");
-    let nowhere = error("no-such-command-at-all");
-    assert_eq!(nowhere, "no command `no-such-command-at-all` (it was looked for on PATH)");
-}
-
-/// Check that a listing has every function, with the reason for those that cannot be probed.
-#[test]
-fn listing() {
-    let bed = Testbed::new("listing");
-    let path = bed.c_program("app", C_SOURCE, &[]);
-    let listing = host().list(path.to_str().unwrap(), None).unwrap();
-    let find = |wanted: &str| listing.functions.iter().find(|function| &*function.symbol == wanted);
-    assert!(find("hidden").unwrap().unprobeable.is_none());
-    assert!(find("picked").unwrap().unprobeable.is_some());
-    assert!(find("strtol").is_none());
-    assert!(find("variable").is_none());
-    assert!(listing.functions.is_sorted_by_key(|function| function.address));
-    let some = host().list(path.to_str().unwrap(), Some(&glob("hid*"))).unwrap();
-    assert_eq!(some.functions.len(), 1);
+fn usable_across_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Resolver>();
+    shared::<Arc<ObjectFile>>();
 }
