@@ -10,7 +10,9 @@
 //! - [`spec`]: probe syntax to [`spec::ProbeSpec`]; pure, knows no file and no Linux.
 //! - [`resolve`]: targets, ELF symbols, processes, debug files: a spec to the functions it names.
 
+pub mod decode;
 pub mod kernel;
 pub mod plan;
 pub mod resolve;
+pub mod sink;
 pub mod spec;

@@ -20,7 +20,6 @@ pub use self::{
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,
-
     links::{AttachReport, Links, Scope},
     privileges::{MissingPrivilege, missing_privilege},
     programs::{LoadOptions, Programs},
