@@ -157,7 +157,7 @@ proptest! {
             bytes[54] = kind;
             bytes[55] = if kind == KIND_RETURN { 1 } else { [4, 1, 0][probe as usize] };
             if small_slots {
-                for slot in bytes[HEADER_BYTES..].chunks_exact_mut(SLOT_BYTES) {
+                for slot in bytes[HEADER_BYTES..].as_chunks_mut::<SLOT_BYTES>().0 {
                     slot[1..4].fill(0);
                     slot[5..].fill(0);
                 }
