@@ -31,7 +31,15 @@ pub(crate) fn ensure(needed: &[Needed]) -> Result<()> {
     }
     let packages: Vec<&str> = missing.iter().flat_map(|one| one.packages.iter().copied()).collect();
     note("setup", &format!("installing {} with apt-get for {list}", packages.join(" ")));
-    install(&packages)
+    install(&packages)?;
+    match missing.iter().find(|one| on_path(one.command).is_none()) {
+        None => Ok(()),
+        Some(one) => bail!(
+            "apt-get installed {}, but `{}` is still not on PATH",
+            one.packages.join(" "),
+            one.command
+        ),
+    }
 }
 
 fn install(packages: &[&str]) -> Result<()> {
