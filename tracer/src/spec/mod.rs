@@ -45,6 +45,7 @@ mod properties;
 
 pub use error::SpecError;
 pub use suggest::nearest;
+pub(crate) use text::is_hidden;
 pub use types::{
     ArgSpec, BytesLen, FunctionPattern, IntFormat, MAX_ARGS, MAX_READ_BYTES, ProbeSpec, ValueType,
 };

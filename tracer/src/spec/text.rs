@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthChar as _;
 
 /// Whether a terminal would obey the character, or hide it, instead of showing it: control
 /// characters, and the format characters that reorder a line or fill no space.
-pub(super) fn is_hidden(c: char) -> bool {
+pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}'

@@ -22,30 +22,47 @@ pub fn size_text(bytes: u64) -> impl Display {
     fmt::from_fn(move |f| f.pad(&text))
 }
 
-fn duration(ns: u64) -> String {
+/// Appends what [`duration_text`] shows, for those that write a duration an event.
+pub fn push_duration(ns: u64, out: &mut Vec<u8>) {
     if ns < 1_000 {
-        return format!("{ns}ns");
+        push_number(ns, "ns", out);
+        return;
     }
     for (unit_ns, name) in [(1_000, "µs"), (1_000_000, "ms")] {
         // 999.5 and above would round to 1000: that is one of the next unit.
         if round(ns, unit_ns) < 1_000 {
-            return format!("{}{name}", three_figures(ns, unit_ns));
+            push_three_figures(ns, unit_ns, name, out);
+            return;
         }
     }
     let tenths = round(ns, SECOND_NS / 10);
     if tenths < 600 {
-        return format!("{}.{}s", tenths / 10, tenths % 10);
+        push_number(tenths / 10, ".", out);
+        push_number(tenths % 10, "s", out);
+        return;
     }
     let seconds = round(ns, SECOND_NS);
     if seconds < 3_600 {
-        return format!("{}m {}s", seconds / 60, seconds % 60);
+        push_number(seconds / 60, "m ", out);
+        push_number(seconds % 60, "s", out);
+        return;
     }
     let minutes = round(ns, 60 * SECOND_NS);
     if minutes < 24 * 60 {
-        return format!("{}h {}m", minutes / 60, minutes % 60);
+        push_number(minutes / 60, "h ", out);
+        push_number(minutes % 60, "m", out);
+        return;
     }
     let hours = round(ns, 3_600 * SECOND_NS);
-    format!("{}d {}h", hours / 24, hours % 24)
+    push_number(hours / 24, "d ", out);
+    push_number(hours % 24, "h", out);
+}
+
+fn duration(ns: u64) -> String {
+    let mut text = Vec::with_capacity(16);
+    push_duration(ns, &mut text);
+    // Only digits and units are in it.
+    String::from_utf8(text).unwrap_or_default()
 }
 
 fn size(bytes: u64) -> String {
@@ -71,16 +88,24 @@ fn round(value: u64, unit: u64) -> u64 {
 
 /// `value` in units of `unit`, with as many decimals as make three figures. At least one unit, less
 /// than a thousand.
-fn three_figures(value: u64, unit: u64) -> String {
+fn push_three_figures(value: u64, unit: u64, name: &str, out: &mut Vec<u8>) {
     let hundredths = round(value, unit / 100);
     let tenths = round(value, unit / 10);
     if hundredths < 1_000 {
-        format!("{}.{:02}", hundredths / 100, hundredths % 100)
+        push_number(hundredths / 100, ".", out);
+        push_number(hundredths / 10 % 10, "", out);
+        push_number(hundredths % 10, name, out);
     } else if tenths < 1_000 {
-        format!("{}.{}", tenths / 10, tenths % 10)
+        push_number(tenths / 10, ".", out);
+        push_number(tenths % 10, name, out);
     } else {
-        round(value, unit).to_string()
+        push_number(round(value, unit), name, out);
     }
+}
+
+fn push_number(number: u64, then: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    out.extend_from_slice(then.as_bytes());
 }
 
 #[cfg(test)]

@@ -1,0 +1,33 @@
+//! The colours of text for people, all in one place.
+
+/// What stands before each kind of text, and after it. Empty without colours, so that a line is
+/// written in one way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Palette {
+    /// Times, and what is not looked at first.
+    pub(super) dim: &'static str,
+    /// Names of probes.
+    pub(super) probe: &'static str,
+    /// Strings and characters.
+    pub(super) string: &'static str,
+    /// What went wrong.
+    pub(super) error: &'static str,
+    /// Back to normal.
+    pub(super) reset: &'static str,
+}
+
+impl Palette {
+    pub(super) const fn new(colour: bool) -> Self {
+        if colour {
+            Self {
+                dim: "\x1b[2m",
+                probe: "\x1b[1m",
+                string: "\x1b[32m",
+                error: "\x1b[31m",
+                reset: "\x1b[0m",
+            }
+        } else {
+            Self { dim: "", probe: "", string: "", error: "", reset: "" }
+        }
+    }
+}

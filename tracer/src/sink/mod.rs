@@ -1,0 +1,34 @@
+//! Events to text.
+//!
+//! Takes an [`Event`] and appends its line to a buffer; gives nothing else. A sink does no I/O: the
+//! buffer and the file behind it belong to who drains the records. And it must be fast, because a
+//! reader that is slower than the probes loses events: what is the same in each line of a probe
+//! is put together once, and an event costs some copies and its digits.
+//!
+//! - [`JsonSink`]: one object a line, for programs; its fields are a contract.
+//! - [`TextSink`]: one line an event, for people.
+//! - [`Summary`]: what a run counted, and where everything that is missing went.
+//!
+//! Whatever a traced process puts into its strings or its name, neither gives a control character
+//! or an escape sequence to a terminal.
+
+mod colour;
+mod digits;
+mod escape;
+mod json;
+mod line;
+mod per_probe;
+
+mod text;
+mod time;
+
+pub use self::{json::JsonSink, line::json_line, text::TextSink};
+use crate::decode::Event;
+
+/// Formats events. A sink remembers each probe that it has seen by its
+/// [`ProbeId`](crate::plan::ProbeId), so it serves one plan: a new plan wants a new sink.
+pub trait Sink: Send {
+    /// Appends the event's line, newline included, to `out`.
+    fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>);
+}
+

@@ -1,0 +1,317 @@
+//! What a run counted: the last line of its output, and for people the last words.
+//!
+//! Takes figures that are final, counted after the last probe was detached; gives one line of JSON
+//! (through [`json_line`](super::json_line)) or some lines of text. It must not correct anything:
+//! where figures do not add up, [`Summary::is_conserved`] says so, and the text does too.
+
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::{ops::AddAssign, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+/// What a run counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename = "summary")]
+pub struct Summary {
+    /// In total.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// By probe: those with hits.
+    pub probes: Vec<ProbeSummary>,
+    /// By CPU: those with hits.
+    pub per_cpu: Vec<CpuSummary>,
+    /// How the probes came.
+    pub attach: Attach,
+    /// How they went.
+    pub detach: Detach,
+    /// Functions that were asked for and not probed.
+    pub skipped: Vec<SkippedProbe>,
+    /// How the traced command ended, if there was one and it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandEnd>,
+    /// Why the run ended: `Ctrl-C`, `--duration`, …
+    pub stopped_by: String,
+    /// How long the probes were counting.
+    pub duration_ms: Millis,
+}
+
+/// Where the hits went, and how their reads ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Entries and returns.
+    pub hits: u64,
+    /// Given to the user.
+    pub delivered: u64,
+    /// Not wanted by the user's condition.
+    pub filtered: u64,
+    /// Left out by sampling.
+    pub sampled_out: u64,
+    /// Left out by the rate limit.
+    pub throttled: u64,
+    /// Lost.
+    pub dropped: Dropped,
+    /// Reads of memory.
+    pub reads: Reads,
+    /// Pages that were not there when a probe wanted them.
+    pub faults: Faults,
+    /// Calls whose return is traced.
+    pub returns: Returns,
+}
+
+/// Hits that were lost, by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// No room in the ring buffer.
+    pub ring_full: u64,
+    /// The output could not be written.
+    pub output: u64,
+    /// Came after the run had all the events that it was asked for.
+    pub after_limit: u64,
+    /// A return whose entry was not seen.
+    pub no_entry: u64,
+    /// The record made no sense. It may be that nobody knows of which probe or CPU it was.
+    pub undecodable: u64,
+}
+
+/// Reads of memory, by how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Reads {
+    /// The memory was there.
+    pub resident: u64,
+    /// A page had to be faulted in first.
+    pub faulted: u64,
+    /// Read, and cut at the limit.
+    pub truncated: u64,
+    /// Not read.
+    pub failed: u64,
+    /// The same, by reason.
+    pub failed_by_errno: FailedByErrno,
+}
+
+/// Failed reads by errno; those that did not occur are left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub struct FailedByErrno {
+    /// The memory is not mapped, or not readable.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub efault: u64,
+    /// The length is negative.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub einval: u64,
+    /// The page is not resident and was not faulted in.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub eagain: u64,
+}
+
+/// Page faults that probes took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Faults {
+    /// Pages faulted in.
+    pub count: u64,
+    /// Nanoseconds that the traced program waited for them.
+    pub wait_ns: u64,
+}
+
+/// Calls whose return is traced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Returns {
+    /// Calls whose return was awaited.
+    pub opened: u64,
+    /// Those that returned.
+    pub returned: u64,
+    /// Those that never will: jumped over, or their thread is gone.
+    pub lost: u64,
+    /// Those that had not returned when the run ended.
+    pub unfinished: u64,
+}
+
+/// The figures of one probe.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ProbeSummary {
+    /// Its label.
+    pub probe: String,
+    /// Its figures.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// The figures of one CPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CpuSummary {
+    /// Its number.
+    pub cpu: u32,
+    /// Its figures.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// How the probes came.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Attach {
+    /// Probes that were attached.
+    pub probes: u64,
+    /// Links to the kernel that they needed.
+    pub links: u64,
+    /// Functions that were not probed.
+    pub skipped: u64,
+    /// All of it.
+    pub ms: Millis,
+    /// The file that took longest, where there was more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slowest: Option<SlowestFile>,
+}
+
+/// The file that took longest to attach to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SlowestFile {
+    /// Its path.
+    pub file: String,
+    /// Its part of the time.
+    pub ms: Millis,
+}
+
+/// How the probes went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Detach {
+    /// All of it, the kernel's grace period included.
+    pub ms: Millis,
+}
+
+/// A function that was asked for and not probed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SkippedProbe {
+    /// Its label.
+    pub probe: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How the traced command ended: `{"exit_code":0}` or `{"signal":9}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum CommandEnd {
+    /// By itself, with this status.
+    #[serde(rename = "exit_code")]
+    Code(i32),
+    /// By a signal.
+    #[serde(rename = "signal")]
+    Signal(i32),
+}
+
+/// A duration that is shown as milliseconds, exact to a microsecond.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Millis(pub Duration);
+
+impl From<Duration> for Millis {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
+
+impl Serialize for Millis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let us = (self.0 + Duration::from_nanos(500)).as_micros();
+        // 285 years fit into the 53 bits that a double has for microseconds.
+        serializer.serialize_f64(us as f64 / 1_000.0)
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Summary {
+    /// Whether nothing is missing: hits are all accounted for, reads add up, and the figures by
+    /// probe and by CPU add up to the total.
+    ///
+    /// A record that makes no sense may be known to have been lost, but not of which probe or CPU:
+    /// just as many hits may be unaccounted for there.
+    #[must_use]
+    pub fn is_conserved(&self) -> bool {
+        self.counts.is_conserved()
+            && self.is_sum_of(self.probes.iter().map(|probe| &probe.counts))
+            && self.is_sum_of(self.per_cpu.iter().map(|cpu| &cpu.counts))
+    }
+
+    fn is_sum_of<'a>(&self, parts: impl Iterator<Item = &'a Counts>) -> bool {
+        let mut sum = Counts::default();
+        for part in parts {
+            if part.accounted() > u128::from(part.hits) || !part.reads.is_conserved() {
+                return false;
+            }
+            sum += *part;
+        }
+        let total = &self.counts;
+        // What is undecodable in total and of no part is the only difference that there may be.
+        let undecodable = sum.dropped.undecodable <= total.dropped.undecodable;
+        sum.dropped.undecodable = total.dropped.undecodable;
+        undecodable
+            && sum.is_conserved()
+            && (sum.hits, sum.delivered, sum.dropped, sum.reads)
+                == (total.hits, total.delivered, total.dropped, total.reads)
+    }
+}
+
+impl Counts {
+    /// Whether all hits are accounted for, and reads add up.
+    #[must_use]
+    pub fn is_conserved(&self) -> bool {
+        self.accounted() == u128::from(self.hits) && self.reads.is_conserved()
+    }
+
+    fn accounted(&self) -> u128 {
+        let kept = [self.delivered, self.filtered, self.sampled_out, self.throttled];
+        kept.into_iter().map(u128::from).sum::<u128>() + u128::from(self.dropped.total())
+    }
+}
+
+impl Dropped {
+    /// All that was lost.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { ring_full, output, after_limit, no_entry, undecodable } = *self;
+        [ring_full, output, after_limit, no_entry, undecodable]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+}
+
+impl Reads {
+    /// All reads.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        [self.resident, self.faulted, self.truncated, self.failed]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Whether each failed read has its reason.
+    #[must_use]
+    pub fn is_conserved(&self) -> bool {
+        let FailedByErrno { efault, einval, eagain } = self.failed_by_errno;
+        self.failed == [efault, einval, eagain].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// Implements `+=` field by field. A struct with a field more does not compile without it here.
+macro_rules! add_fields {
+    ($($name:ident { $($field:ident),+ })+) => {$(
+        impl AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                let Self { $($field),+ } = other;
+                $(self.$field += $field;)+
+            }
+        }
+    )+};
+}
+
+add_fields! {
+    Counts { hits, delivered, filtered, sampled_out, throttled, dropped, reads, faults, returns }
+    Dropped { ring_full, output, after_limit, no_entry, undecodable }
+    Reads { resident, faulted, truncated, failed, failed_by_errno }
+    FailedByErrno { efault, einval, eagain }
+    Faults { count, wait_ns }
+    Returns { opened, returned, lost, unfinished }
+}
