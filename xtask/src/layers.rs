@@ -30,15 +30,16 @@ enum Imports {
 use Imports::{Any, Only};
 
 /// `plan` is what the later stages talk about: a `ProbeId`, what each probe reads. So they all may
-/// name it.
+/// name it. What a value is (`ValueType`) and how a duration reads (`units`) is the vocabulary of
+/// `spec`, which those that turn bytes into values and values into text share.
 const STAGES: &[Stage] = &[
     Stage { name: "spec", imports: Only(&[]), pure: true },
     Stage { name: "resolve", imports: Only(&["spec"]), pure: false },
     Stage { name: "plan", imports: Only(&["spec", "resolve"]), pure: true },
     Stage { name: "kernel", imports: Only(&["plan"]), pure: false },
     Stage { name: "drain", imports: Only(&["plan", "kernel"]), pure: false },
-    Stage { name: "decode", imports: Only(&["plan", "drain"]), pure: false },
-    Stage { name: "sink", imports: Only(&["plan", "decode"]), pure: false },
+    Stage { name: "decode", imports: Only(&["spec", "plan", "drain"]), pure: false },
+    Stage { name: "sink", imports: Only(&["spec", "plan", "decode"]), pure: false },
     Stage { name: "metrics", imports: Only(&["plan", "drain", "decode"]), pure: false },
     Stage { name: "guard", imports: Only(&["plan", "drain"]), pure: false },
     Stage { name: "cli", imports: Any, pure: false },

@@ -9,9 +9,7 @@ use aya::{
 };
 use tracer_common::{Control, counter::COLUMNS, program::ProbeProgram, task::CallStack};
 
-use super::{
-    Calls, Counters, Diagnostics, Faults, KernelError, Records, mapped::MappedArray,
-};
+use super::{Calls, Counters, Diagnostics, Faults, KernelError, Records, mapped::MappedArray};
 use crate::{plan::AttachPlan, resolve::Pid};
 
 /// Tasks that may be inside traced calls at once; one entry takes 1.5 KiB, when it is used.
@@ -66,12 +64,8 @@ impl Programs {
             .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
             .load(object())
             .map_err(|source| KernelError::Maps(Box::new(source)))?;
-        let mut programs = Self {
-            control: mapped(&ebpf, "CONTROL", 1)?,
-            ebpf,
-            tracks_returns,
-            reads_memory,
-        };
+        let mut programs =
+            Self { control: mapped(&ebpf, "CONTROL", 1)?, ebpf, tracks_returns, reads_memory };
         programs.write_plan(plan, options)?;
         programs.verify()?;
         Ok(programs)
@@ -235,10 +229,7 @@ where
     T::try_from(map).map_err(map_error("open", name))
 }
 
-pub(super) fn map_error<E>(
-    action: &'static str,
-    map: &'static str,
-) -> impl FnOnce(E) -> KernelError
+pub(super) fn map_error<E>(action: &'static str, map: &'static str) -> impl FnOnce(E) -> KernelError
 where
     E: std::error::Error + Send + Sync + 'static,
 {

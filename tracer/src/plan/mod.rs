@@ -4,6 +4,8 @@
 mod build;
 mod obstacle;
 mod program;
+#[cfg(test)]
+pub(crate) mod testbed;
 
 use std::sync::Arc;
 

@@ -18,11 +18,13 @@ mod escape;
 mod json;
 mod line;
 mod per_probe;
-
+#[cfg(test)]
+mod speed;
+pub mod summary;
 mod text;
 mod time;
 
-pub use self::{json::JsonSink, line::json_line, text::TextSink};
+pub use self::{json::JsonSink, line::json_line, summary::Summary, text::TextSink};
 use crate::decode::Event;
 
 /// Formats events. A sink remembers each probe that it has seen by its
@@ -31,4 +33,3 @@ pub trait Sink: Send {
     /// Appends the event's line, newline included, to `out`.
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>);
 }
-

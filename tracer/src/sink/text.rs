@@ -6,7 +6,7 @@
 //! 03:04:05.000011 41/42   cat             libc.so.6:open → 3  5.12µs
 //! ```
 
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::UnicodeWidthStr;
 
 use super::{
     Sink,
@@ -154,7 +154,7 @@ fn push_comm(comm: &[u8], out: &mut Vec<u8>) {
     let used = if text.is_ascii() {
         text.len()
     } else {
-        std::str::from_utf8(text).map_or(text.len(), |text| text.width())
+        std::str::from_utf8(text).map_or(text.len(), UnicodeWidthStr::width)
     };
     fill(COMM_COLUMNS.saturating_sub(used) + 1, out);
 }
