@@ -24,12 +24,7 @@ use crate::{
 /// Opens a call; whether its return will be recognised. One whose return will not is counted as
 /// lost at once.
 #[inline(always)]
-pub(crate) fn open(
-    site: &Site,
-    regs: *const pt_regs,
-    stack_pointer: u64,
-    entered_ns: u64,
-) -> bool {
+pub(crate) fn open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u64) -> bool {
     stats::add(site, Counter::CallsOpened, 1);
     let opened = try_open(site, regs, stack_pointer, entered_ns).is_some();
     if !opened {
@@ -39,12 +34,7 @@ pub(crate) fn open(
 }
 
 #[inline(always)]
-fn try_open(
-    site: &Site,
-    regs: *const pt_regs,
-    stack_pointer: u64,
-    entered_ns: u64,
-) -> Option<()> {
+fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u64) -> Option<()> {
     let stack = match maps::CALLS.get_ptr_mut(&site.pid_tgid) {
         Some(stack) => stack,
         None => {

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::process::{CommandExt as _, ExitStatusExt as _},
+        unix::process::CommandExt as _,
     },
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -101,15 +101,6 @@ impl HeldCommand {
             }
         })?;
         Ok(RunningCommand { pid: self.pid, ended })
-    }
-}
-
-/// How a command ended, in the summary's words: `exit status 1`, `signal 9`.
-pub(super) fn status_text(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "unknown".to_owned(),
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 
-use super::Failure;
+use super::{Failure, report};
 use crate::{
     kernel::Scope,
     plan::{self, AttachPlan, NotPlanned},
     resolve::{Pid, ResolveError, ResolvedProbe, Resolver, View, process},
+    sink::summary::SkippedProbe,
     spec::{ProbeSpec, units},
 };
 
@@ -63,16 +64,14 @@ pub(super) struct Selected {
     pub(super) pids: Vec<Pid>,
     /// The command to start.
     pub(super) command: Option<Vec<String>>,
+    /// What is not probed, and why.
+    pub(super) skipped: Vec<SkippedProbe>,
 }
 
 impl Selected {
     /// In which processes the breakpoints are set.
     pub(super) fn scope(&self) -> Scope {
-        if self.pids.is_empty() {
-            Scope::AllProcesses
-        } else {
-            Scope::Processes(self.pids.clone())
-        }
+        if self.pids.is_empty() { Scope::AllProcesses } else { Scope::Processes(self.pids.clone()) }
     }
 }
 
@@ -102,7 +101,11 @@ impl SelectionArgs {
         }
         let plan = plan::plan(resolutions, &read_code);
         self.judge(&plan, &not_found)?;
-        Ok(Selected { plan, pids: self.pids.clone(), command })
+        let not_found = not_found
+            .into_iter()
+            .map(|(probe, error)| SkippedProbe { probe, reason: error.to_string() });
+        let skipped = not_found.chain(plan.skipped.iter().map(report::skipped)).collect();
+        Ok(Selected { plan, pids: self.pids.clone(), command, skipped })
     }
 
     fn specs(&self) -> Result<Vec<ProbeSpec>, Failure> {
@@ -165,9 +168,9 @@ pub(super) fn tell_skipped(skipped: &[NotPlanned]) {
 fn check_process(pid: Pid) -> Result<(), Failure> {
     match process::thread_group(pid) {
         Ok(group) if group == pid => Ok(()),
-        Ok(group) => Err(Failure::Usage(format!(
-            "{pid} is a thread of process {group} (use `-p {group}`)"
-        ))),
+        Ok(group) => {
+            Err(Failure::Usage(format!("{pid} is a thread of process {group} (use `-p {group}`)")))
+        }
         Err(_) if !process::exists(pid) => Err(anyhow!("no process {pid}").into()),
         Err(error) => {
             Err(anyhow::Error::new(error).context(format!("cannot look at process {pid}")).into())

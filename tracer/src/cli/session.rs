@@ -19,7 +19,6 @@ use super::{
     selection::{Selected, tell_skipped},
 };
 use crate::{
-    drain::DrainEnd,
     guard::StuckWatch,
     kernel::{
         AttachReport, Calls, Counters, Diagnostics, Links, LoadOptions, Programs, Records, Scope,
@@ -30,6 +29,7 @@ use crate::{
         Pid,
         process::{self, StartTime},
     },
+    sink::{WriterEnd, summary::SkippedProbe},
 };
 
 /// How often stuck faults and the end of traced processes are looked for.
@@ -51,6 +51,7 @@ pub(super) struct Session {
     diagnostics: Option<Diagnostics>,
     processes: Vec<(Pid, StartTime)>,
     held: Option<HeldCommand>,
+    skipped: Vec<SkippedProbe>,
     interrupts: Interrupts,
 }
 
@@ -92,6 +93,7 @@ pub(super) struct Ended {
     pub(super) plan: Arc<AttachPlan>,
     pub(super) counters: Counters,
     pub(super) attached: AttachReport,
+    pub(super) skipped: Vec<SkippedProbe>,
     pub(super) reason: Reason,
     pub(super) ran: Duration,
     pub(super) detach: Duration,
@@ -148,6 +150,7 @@ impl Session {
             links,
             processes,
             held,
+            skipped: selected.skipped,
             interrupts,
         })
     }
@@ -163,7 +166,7 @@ impl Session {
     pub(super) async fn run(
         mut self,
         duration: Option<Duration>,
-        mut drain_ended: mpsc::UnboundedReceiver<DrainEnd>,
+        mut writer_ended: mpsc::UnboundedReceiver<WriterEnd>,
     ) -> Result<Ended, Failure> {
         self.programs.enable(true);
         let started = Instant::now();
@@ -187,10 +190,10 @@ impl Session {
                     command = None;
                     break Reason::CommandEnded;
                 }
-                end = drain_ended.recv() => match end {
-                    Some(DrainEnd::LimitReached) => break Reason::Limit,
-                    Some(DrainEnd::OutputClosed) => break Reason::OutputClosed,
-                    Some(DrainEnd::OutputFailed(error)) => {
+                end = writer_ended.recv() => match end {
+                    Some(WriterEnd::LimitReached) => break Reason::Limit,
+                    Some(WriterEnd::OutputClosed) => break Reason::OutputClosed,
+                    Some(WriterEnd::OutputFailed(error)) => {
                         break Reason::OutputFailed(error.to_string());
                     }
                     None => break Reason::OutputFailed("its writer is gone".to_owned()),
@@ -216,6 +219,7 @@ impl Session {
             plan: self.plan,
             counters: self.counters,
             attached: self.attached,
+            skipped: self.skipped,
             reason,
             ran,
             detach,

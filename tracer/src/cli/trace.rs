@@ -11,8 +11,8 @@ use super::{
     session::{Reason, Session, blocking},
 };
 use crate::{
-    drain::{Drain, Output, Tally},
-    sink::{JsonSink, Sink, TextSink},
+    drain::Drain,
+    sink::{EventWriter, JsonSink, Output, Sink, Tally, TextSink},
     spec::units,
 };
 
@@ -88,36 +88,28 @@ fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
 
 async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
     let output = match &args.output {
-        Some(path) => Output::file(path)
-            .with_context(|| format!("failed to create {}", path.display()))?,
+        Some(path) => {
+            Output::file(path).with_context(|| format!("failed to create {}", path.display()))?
+        }
         None => Output::stdout().context("standard output is closed")?,
     };
     let json = args.selection.json;
     let text_output = output.is_terminal();
     let mut session = Session::attach(selected, buffer_bytes).await?;
-    let sink: Box<dyn Sink> = if json {
-        Box::new(JsonSink::new())
-    } else {
-        Box::new(TextSink::new(colour(text_output)))
-    };
+    let sink: Box<dyn Sink> =
+        if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour(text_output))) };
     if !json {
         report::attached(&session.attached);
     }
     let tally = Arc::new(Tally::new(session.plan.probes.len(), session.counters.cpus()));
-    let (ended, drain_ended) = mpsc::unbounded_channel();
-    let drain = Drain {
-        records: session.take_records()?,
-        plan: Arc::clone(&session.plan),
-        sink,
-        output,
-        limit: args.max_events,
-        tally: Arc::clone(&tally),
-        ended,
-    }
-    .start()?;
-    let ended = session.run(args.selection.duration, drain_ended).await?;
-    blocking("finish", move || drain.finish(OUTPUT_PATIENCE)).await?;
-    let summary = report::summary(&ended, &tally);
+    let (tell_ended, writer_ended) = mpsc::unbounded_channel();
+    let plan = Arc::clone(&session.plan);
+    let writer =
+        EventWriter::new(plan, sink, output, args.max_events, Arc::clone(&tally), tell_ended);
+    let drain = Drain::start(session.take_records()?, Box::new(writer))?;
+    let ended = session.run(args.selection.duration, writer_ended).await?;
+    let drained = blocking("finish", move || drain.finish(OUTPUT_PATIENCE)).await?;
+    let summary = report::summary(&ended, &tally, drained);
     report::print(&summary, json, args.output.as_deref())?;
     match ended.reason {
         Reason::OutputFailed(error) => {

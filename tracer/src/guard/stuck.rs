@@ -86,9 +86,7 @@ fn report(task: StuckTask) -> StuckReport {
         .map_or_else(|_| "?".to_owned(), |comm| comm.to_string_lossy().escape_debug().to_string());
     let mapping = match process::mapping_at(task.pid, task.address) {
         Ok(Some(mapping)) => match mapping.source {
-            MappingSource::File { path, .. } => {
-                path.to_string_lossy().escape_debug().to_string()
-            }
+            MappingSource::File { path, .. } => path.to_string_lossy().escape_debug().to_string(),
             MappingSource::Anonymous => "anonymous memory".to_owned(),
             MappingSource::Special(name) => name.to_string_lossy().into_owned(),
         },

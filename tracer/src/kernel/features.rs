@@ -2,12 +2,7 @@
 //! own, with an argument on a page that is not resident, and looks at what arrives.
 
 use std::{
-    ffi::c_char,
-    fs::File,
-    hint::black_box,
-    os::fd::AsRawFd as _,
-    sync::Arc,
-    time::Duration,
+    ffi::c_char, fs::File, hint::black_box, os::fd::AsRawFd as _, sync::Arc, time::Duration,
 };
 
 use tracer_common::{
@@ -102,11 +97,8 @@ fn jit() -> Feature {
 
 fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
     let plan = own_plan()?;
-    let options = LoadOptions {
-        buffer_bytes: 256 * 1024,
-        pids: vec![Pid::own()],
-        diagnostics: false,
-    };
+    let options =
+        LoadOptions { buffer_bytes: 256 * 1024, pids: vec![Pid::own()], diagnostics: false };
     let mut programs = Programs::load(&plan, &options)?;
     features.push(Feature {
         name: "sleepable uprobe programs",
@@ -231,7 +223,11 @@ fn absent_page() -> std::io::Result<AbsentPage> {
             0,
         )
     };
-    if page == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(AbsentPage(page)) }
+    if page == libc::MAP_FAILED {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(AbsentPage(page))
+    }
 }
 
 impl AbsentPage {

@@ -22,7 +22,6 @@ pub use self::{
     diagnostics::Diagnostics,
     error::KernelError,
     features::{Feature, Finding, probe_features},
-
     links::{AttachReport, Links, Scope},
     privileges::{MissingPrivilege, missing_privilege},
     programs::{LoadOptions, Programs},

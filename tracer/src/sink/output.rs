@@ -8,8 +8,9 @@ use std::{
         unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     },
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
 };
+
+use crate::drain::Patience;
 
 /// How often a write that cannot proceed looks whether it is still wanted.
 const PATIENCE_MS: i32 = 50;
@@ -63,25 +64,33 @@ impl Output {
         Ok(Self { file: File::create(path)?, terminal: false })
     }
 
+    /// A file, to add to.
+    ///
+    /// # Errors
+    ///
+    /// Whatever opening it gives.
+    pub fn append(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: OpenOptions::new().append(true).open(path)?, terminal: false })
+    }
+
     /// Whether people see it as it comes.
     pub fn is_terminal(&self) -> bool {
         self.terminal
     }
 
     /// Writes all of `bytes`; how many were written before it failed or was given up.
-    pub(super) fn write(
-        &mut self,
-        bytes: &[u8],
-        give_up: &AtomicBool,
-    ) -> (usize, io::Result<()>) {
+    pub fn write(&mut self, bytes: &[u8], patience: &Patience) -> (usize, io::Result<()>) {
         let mut written = 0;
         while written < bytes.len() {
             match self.file.write(&bytes[written..]) {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
-                Ok(count) => written += count,
+                Ok(count) => {
+                    written += count;
+                    patience.renew();
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if give_up.load(Ordering::Relaxed) {
+                    if patience.is_over() {
                         return (written, Err(error));
                     }
                     self.wait_writable();
