@@ -1,12 +1,12 @@
 //! faultline's eBPF programs: the entry points. One file a concern:
 //!
-//! - [`maps`]: the maps and the constants that user space sets before it loads the programs
-//! - [`regs`]: where each architecture keeps arguments, return value and stack pointer
-//! - [`stats`]: counting
-//! - [`emit`]: from a hit to a record in the ring buffer
-//! - [`read`]: the interpreter of argument programs: memory into a record
-//! - [`fault`]: faulting a page in, with nothing held
-//! - [`returns`]: the open calls of each task
+//! - `maps`: the maps and the constants that user space sets before it loads the programs
+//! - `regs`: where each architecture keeps arguments, return value and stack pointer
+//! - `stats`: counting
+//! - `emit`: from a hit to a record in the ring buffer
+//! - `read`: the interpreter of argument programs: memory into a record
+//! - `fault`: faulting a page in, with nothing held
+//! - `returns`: the open calls of each task
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -26,6 +26,7 @@ use aya_ebpf::{
     macros::{raw_tracepoint, uprobe, uretprobe},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
+use aya_log_ebpf::debug;
 use tracer_common::{counter::Counter, program::FLAG_TRACK_RETURN};
 
 use crate::{emit::Emission, stats::Site};
@@ -84,7 +85,11 @@ fn on_entry(ctx: &ProbeContext) {
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
     let stack_pointer = regs::stack_pointer(ctx.regs).wrapping_add(program.stack_bias);
     if maps::tracks_returns() && program.flags & FLAG_TRACK_RETURN != 0 {
-        returns::open(&site, ctx.regs, stack_pointer, now_ns);
+        let followed = returns::open(&site, ctx.regs, stack_pointer, now_ns);
+        if !followed {
+            let task = site.pid_tgid as u32;
+            debug!(ctx, "a call of probe {} by task {} is not followed", site.probe, task);
+        }
     }
     Emission::of_entry(&site, ctx.regs, program, stack_pointer, now_ns);
 }
@@ -99,6 +104,8 @@ fn on_return(ctx: &RetProbeContext) {
     let stack_pointer = regs::entry_stack_pointer(ctx.regs);
     let Some(entered_ns) = returns::close(&site, stack_pointer) else {
         stats::add(&site, Counter::NoEntry, 1);
+        let task = site.pid_tgid as u32;
+        debug!(ctx, "task {} returned from a call of probe {} not seen", task, site.probe);
         return;
     };
     Emission::of_return(&site, ctx.regs, program, now_ns, now_ns.wrapping_sub(entered_ns));

@@ -65,8 +65,7 @@ pub(crate) static FAULTS: HashMap<u64, FaultInProgress> =
 
 /// The open calls of each task, by `pid_tgid`.
 #[map]
-pub(crate) static CALLS: HashMap<u64, CallStack> =
-    HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+pub(crate) static CALLS: HashMap<u64, CallStack> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
 /// An empty call stack: too large for the BPF stack, so new ones are copied from here.
 #[map]

@@ -15,9 +15,7 @@ use aya_ebpf::{
 use tracer_common::{
     counter::Counter,
     program::{MAX_VALUES, ON_STACK, REGISTERS, ReadKind, ReadOp},
-    record::{
-        BlobRef, CLASSES, HEADER_BYTES, ReadStatus, SLOT_BYTES, SizeClass,
-    },
+    record::{BlobRef, CLASSES, HEADER_BYTES, ReadStatus, SLOT_BYTES, SizeClass},
 };
 
 use crate::{
@@ -349,8 +347,7 @@ fn read_bytes(
     }
     if size != 0 {
         // SAFETY: `place` has room for the class's largest object; the helper checks the address.
-        let result =
-            unsafe { bpf_probe_read_user(place.cast(), size as u32, address as *const _) };
+        let result = unsafe { bpf_probe_read_user(place.cast(), size as u32, address as *const _) };
         if result != 0 {
             return Read::NotResident { address, bytes: size };
         }

@@ -21,22 +21,20 @@ use crate::{
     stats::{self, Site},
 };
 
-/// Opens a call. One that cannot be followed is counted as lost at once.
+/// Opens a call; whether its return will be recognised. One whose return will not is counted as
+/// lost at once.
 #[inline(always)]
-pub(crate) fn open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u64) {
+pub(crate) fn open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u64) -> bool {
     stats::add(site, Counter::CallsOpened, 1);
-    if try_open(site, regs, stack_pointer, entered_ns).is_none() {
+    let opened = try_open(site, regs, stack_pointer, entered_ns).is_some();
+    if !opened {
         stats::add(site, Counter::CallsLost, 1);
     }
+    opened
 }
 
 #[inline(always)]
-fn try_open(
-    site: &Site,
-    regs: *const pt_regs,
-    stack_pointer: u64,
-    entered_ns: u64,
-) -> Option<()> {
+fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u64) -> Option<()> {
     let stack = match maps::CALLS.get_ptr_mut(&site.pid_tgid) {
         Some(stack) => stack,
         None => {

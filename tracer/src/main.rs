@@ -1,3 +1,7 @@
-//! Parses the command line, runs the command, maps its result to an exit code.
+//! Parses the command line, runs the command, maps its result to an exit code; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tracer::cli::main()
+}

@@ -27,11 +27,19 @@ pub(crate) fn ensure(needed: &[Needed]) -> Result<()> {
         missing.iter().map(|one| format!("{} ({})", one.command, one.why)).collect();
     let list = list.join(", ");
     if on_path("apt-get").is_none() {
-        bail!("this machine lacks {list}; install them with its package manager and try again");
+        bail!("this machine lacks {list} (install with its package manager and try again)");
     }
     let packages: Vec<&str> = missing.iter().flat_map(|one| one.packages.iter().copied()).collect();
     note("setup", &format!("installing {} with apt-get for {list}", packages.join(" ")));
-    install(&packages)
+    install(&packages)?;
+    match missing.iter().find(|one| on_path(one.command).is_none()) {
+        None => Ok(()),
+        Some(one) => bail!(
+            "apt-get installed {}, but `{}` is still not on PATH",
+            one.packages.join(" "),
+            one.command
+        ),
+    }
 }
 
 fn install(packages: &[&str]) -> Result<()> {

@@ -48,6 +48,8 @@ fn is_set_by_cargo_run(name: &str) -> bool {
         "CARGO_MANIFEST_LINKS",
         "CARGO_MANIFEST_PATH",
         "CARGO_PRIMARY_PACKAGE",
+        // From `[env]` in .cargo/config.toml.
+        "CARGO_TERM_QUIET",
         "OUT_DIR",
         "RUSTC",
         "RUSTC_WORKSPACE_WRAPPER",

@@ -119,7 +119,7 @@ fn source(archive: &Archive, suite: &str) -> String {
 }
 
 /// Read after the machine's own configuration, so that a proxy set there stays in force. The
-/// machine's hooks are cleared: they are meant for its own apt and may need root.
+/// machine's hooks are cleared: they are meant for its own apt and may need root. apt's own retries take minutes, and are done here.
 fn configuration(folder: &Path, archives: &Path) -> String {
     let (folder, archives) = (folder.display(), archives.display());
     let architecture = architecture();
@@ -136,6 +136,10 @@ Dir::Etc::preferencesparts "/dev/null";
 APT::Architecture "{architecture}";
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
+Acquire::Retries "0";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
 Acquire::Languages "none";
 Debug::NoLocking "true";
 #clear APT::Architectures;

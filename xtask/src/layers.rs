@@ -31,17 +31,18 @@ use Imports::{Any, Only};
 
 /// `plan` is what the later stages talk about: a `ProbeId`, what each probe reads. So they all may
 /// name it. What a value is (`ValueType`) and how a duration reads (`units`) is the vocabulary of
-/// `spec`, which those that turn bytes into values and values into text share.
+/// `spec`, which those that turn bytes into values and values into text share; a `Pid` and the
+/// mappings of a process are that of `resolve`.
 const STAGES: &[Stage] = &[
     Stage { name: "spec", imports: Only(&[]), pure: true },
     Stage { name: "resolve", imports: Only(&["spec"]), pure: false },
     Stage { name: "plan", imports: Only(&["spec", "resolve"]), pure: true },
-    Stage { name: "kernel", imports: Only(&["plan"]), pure: false },
-    Stage { name: "drain", imports: Only(&["plan", "kernel"]), pure: false },
-    Stage { name: "decode", imports: Only(&["spec", "plan", "drain"]), pure: false },
-    Stage { name: "sink", imports: Only(&["spec", "plan", "decode"]), pure: false },
-    Stage { name: "metrics", imports: Only(&["plan", "drain", "decode"]), pure: false },
-    Stage { name: "guard", imports: Only(&["plan", "drain"]), pure: false },
+    Stage { name: "kernel", imports: Only(&["spec", "resolve", "plan"]), pure: false },
+    Stage { name: "drain", imports: Only(&["kernel"]), pure: false },
+    Stage { name: "decode", imports: Only(&["spec", "plan"]), pure: false },
+    Stage { name: "sink", imports: Only(&["spec", "plan", "drain", "decode"]), pure: false },
+    Stage { name: "metrics", imports: Only(&["plan", "kernel"]), pure: false },
+    Stage { name: "guard", imports: Only(&["resolve", "plan", "kernel"]), pure: false },
     Stage { name: "cli", imports: Any, pure: false },
     Stage { name: "daemon", imports: Any, pure: false },
 ];

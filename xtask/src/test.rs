@@ -21,7 +21,9 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     }
     command.args(["test", "--locked", "--no-fail-fast"]);
     let picks_packages =
-        args.iter().any(|arg| arg == "-p" || arg == "--package" || arg == "--workspace");
+        args.iter().take_while(|arg| *arg != "--").filter_map(|arg| arg.to_str()).any(|arg| {
+            arg.starts_with("-p") || arg.starts_with("--package") || arg == "--workspace"
+        });
     if !picks_packages {
         // The eBPF crate compiles only for the bpf target; tracer's tests run its programs.
         command.args(["--workspace", "--exclude", "tracer-ebpf"]);

@@ -75,6 +75,7 @@ impl Links {
         let mut links = Self::default();
         let mut refused: HashMap<ProbeId, String> = HashMap::new();
         for file in &plan.files {
+            let path = file.file.attach_path();
             let point = |id: &ProbeId| (*id, plan.probes[id.0 as usize].offset.0);
             let entries: Vec<_> = file.probes.iter().map(point).collect();
             let returns: Vec<_> = file
@@ -89,13 +90,13 @@ impl Links {
                     for points in points.chunks(MAX_POINTS) {
                         let mut attachment = Attachment {
                             program: programs.uprobe(program)?,
-                            path: &file.path,
+                            path: &path,
                             scope,
                             links: &mut links.links,
                             refused: &mut refused,
                         };
                         attachment.attach(points).map_err(|source| KernelError::Attach {
-                            file: file.shown_path.clone(),
+                            file: file.file.shown_path().to_owned(),
                             source,
                         })?;
                     }

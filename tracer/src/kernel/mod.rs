@@ -8,6 +8,7 @@
 mod counters;
 mod diagnostics;
 mod error;
+mod features;
 
 mod links;
 mod mapped;
@@ -20,6 +21,7 @@ pub use self::{
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,
+    features::{Feature, Finding, probe_features},
     links::{AttachReport, Links, Scope},
     privileges::{MissingPrivilege, missing_privilege},
     programs::{LoadOptions, Programs},

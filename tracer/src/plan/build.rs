@@ -35,8 +35,7 @@ pub fn plan(resolutions: Vec<Resolution>, read_code: ReadCode<'_>) -> AttachPlan
                     let id = ProbeId(plan.probes.len() as u32);
                     let file = *files.entry(probe.file.id()).or_insert_with(|| {
                         plan.files.push(PlannedFile {
-                            path: probe.file.attach_path(),
-                            shown_path: probe.file.shown_path().to_owned(),
+                            file: Arc::clone(&probe.file),
                             probes: Vec::new(),
                         });
                         plan.files.len() - 1

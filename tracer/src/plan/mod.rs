@@ -7,7 +7,7 @@ mod program;
 #[cfg(test)]
 pub(crate) mod testbed;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use tracer_common::program::ProbeProgram;
 
@@ -16,7 +16,10 @@ pub use self::{
     obstacle::{NotPlanned, Obstacle},
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
 };
-use crate::{resolve::FileOffset, spec::ValueType};
+use crate::{
+    resolve::{FileOffset, ObjectFile},
+    spec::ValueType,
+};
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,10 +39,8 @@ pub struct AttachPlan {
 /// A file with probes.
 #[derive(Debug)]
 pub struct PlannedFile {
-    /// The path to open.
-    pub path: PathBuf,
-    /// The path as the user knows it.
-    pub shown_path: PathBuf,
+    /// The file, held open: it is attached to as it was parsed, whatever becomes of its path.
+    pub file: Arc<ObjectFile>,
     /// Its probes.
     pub probes: Vec<ProbeId>,
 }

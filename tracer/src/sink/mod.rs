@@ -1,12 +1,13 @@
 //! Events to text.
 //!
-//! Takes an [`Event`] and appends its line to a buffer; gives nothing else. A sink does no I/O: the
-//! buffer and the file behind it belong to who drains the records. And it must be fast, because a
+//! A [`Sink`] takes an [`Event`] and appends its line to a buffer; it does no I/O: the buffer and
+//! the file behind it belong to the [`EventWriter`]. And it must be fast, because a
 //! reader that is slower than the probes loses events: what is the same in each line of a probe
 //! is put together once, and an event costs some copies and its digits.
 //!
 //! - [`JsonSink`]: one object a line, for programs; its fields are a contract.
 //! - [`TextSink`]: one line an event, for people.
+//! - [`EventWriter`]: from records to an [`Output`], with a [`Tally`] of what became of each.
 //! - [`Summary`]: what a run counted, and where everything that is missing went.
 //!
 //! Whatever a traced process puts into its strings or its name, neither gives a control character
@@ -17,14 +18,25 @@ mod digits;
 mod escape;
 mod json;
 mod line;
+mod output;
 mod per_probe;
 #[cfg(test)]
 mod speed;
 pub mod summary;
+mod tally;
 mod text;
 mod time;
+mod writer;
 
-pub use self::{json::JsonSink, line::json_line, summary::Summary, text::TextSink};
+pub use self::{
+    json::JsonSink,
+    line::json_line,
+    output::Output,
+    summary::Summary,
+    tally::{Outcome, Tally},
+    text::TextSink,
+    writer::{EventWriter, WriterEnd},
+};
 use crate::decode::Event;
 
 /// Formats events. A sink remembers each probe that it has seen by its

@@ -74,6 +74,8 @@ pub struct Dropped {
     pub no_entry: u64,
     /// The record made no sense. It may be that nobody knows of which probe or CPU it was.
     pub undecodable: u64,
+    /// Still inside its handler, or in the ring buffer, when the run was left without waiting.
+    pub abandoned: u64,
 }
 
 /// Reads of memory, by how they ended.
@@ -261,6 +263,13 @@ impl Counts {
         self.accounted() == u128::from(self.hits) && self.reads.is_conserved()
     }
 
+    /// Hits of which nothing is known. 0 but for a run that was left without waiting.
+    #[must_use]
+    pub fn unaccounted(&self) -> u64 {
+        let unaccounted = u128::from(self.hits).saturating_sub(self.accounted());
+        u64::try_from(unaccounted).unwrap_or(u64::MAX)
+    }
+
     fn accounted(&self) -> u128 {
         let kept = [self.delivered, self.filtered, self.sampled_out, self.throttled];
         kept.into_iter().map(u128::from).sum::<u128>() + u128::from(self.dropped.total())
@@ -271,8 +280,8 @@ impl Dropped {
     /// All that was lost.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { ring_full, output, after_limit, no_entry, undecodable } = *self;
-        [ring_full, output, after_limit, no_entry, undecodable]
+        let Self { ring_full, output, after_limit, no_entry, undecodable, abandoned } = *self;
+        [ring_full, output, after_limit, no_entry, undecodable, abandoned]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -309,7 +318,7 @@ macro_rules! add_fields {
 
 add_fields! {
     Counts { hits, delivered, filtered, sampled_out, throttled, dropped, reads, faults, returns }
-    Dropped { ring_full, output, after_limit, no_entry, undecodable }
+    Dropped { ring_full, output, after_limit, no_entry, undecodable, abandoned }
     Reads { resident, faulted, truncated, failed, failed_by_errno }
     FailedByErrno { efault, einval, eagain }
     Faults { count, wait_ns }

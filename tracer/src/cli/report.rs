@@ -1,0 +1,277 @@
+//! What is told about a run besides its events: what would be attached, what was, the summary.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
+    path::Path,
+    process::ExitStatus,
+    time::Duration,
+};
+
+use serde::Serialize;
+use tracer_common::counter::Counter;
+
+use super::{Failure, colour, selection::Selected, session::Ended};
+use crate::{
+    drain::Patience,
+    kernel::{AttachReport, CounterSnapshot},
+    plan::{AttachPlan, NotPlanned, PlannedProbe, ProbeId},
+    sink::{
+        Outcome, Output, Summary, Tally, json_line,
+        summary::{
+            Attach, CommandEnd, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults, Millis,
+            ProbeSummary, Reads, Returns, SkippedProbe,
+        },
+    },
+    spec::units::duration_text,
+};
+
+/// How long the output may take to accept the summary.
+const SUMMARY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// One line of `--dry-run --json`.
+#[derive(Serialize)]
+struct PlannedLine<'a> {
+    r#type: &'static str,
+    probe: &'a str,
+    file: std::borrow::Cow<'a, str>,
+    offset: u64,
+    args: Vec<&'a str>,
+    ret: bool,
+}
+
+/// A function that is left out, in `--dry-run --json`.
+#[derive(Serialize)]
+struct SkippedLine<'a> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    skipped: &'a SkippedProbe,
+}
+
+/// Shows what would be attached.
+pub(super) fn dry_run(selected: &Selected, json: bool) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let shown = if json { planned_json(&mut out, selected) } else { planned(&mut out, selected) };
+    match shown.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("failed to write the plan").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn planned(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
+    let plan = &selected.plan;
+    for file in &plan.files {
+        writeln!(out, "{}", file.file.shown_path().display())?;
+        for probe in probes_of(plan, &file.probes) {
+            let args: Vec<_> = probe.args.iter().map(|arg| &*arg.name).collect();
+            let ret = if probe.ret.is_some() { " and its return" } else { "" };
+            writeln!(
+                out,
+                "  {:>#10x}  {}({}){ret}",
+                probe.offset.0,
+                probe.label.escape_debug(),
+                args.join(", "),
+            )?;
+        }
+    }
+    let processes = match (selected.pids.as_slice(), &selected.command) {
+        ([], None) => "every process".to_owned(),
+        ([], Some(_)) => "the command".to_owned(),
+        (pids, _) => {
+            let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+            format!("process {}", pids.join(", "))
+        }
+    };
+    writeln!(
+        out,
+        "would attach {} in {processes} with {}; {} skipped; nothing was attached (--dry-run)",
+        counted(plan.probes.len(), "probe"),
+        counted(links(plan) * selected.pids.len().max(1), "link"),
+        selected.skipped.len(),
+    )
+}
+
+fn planned_json(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
+    let plan = &selected.plan;
+    for file in &plan.files {
+        for probe in probes_of(plan, &file.probes) {
+            let line = PlannedLine {
+                r#type: "planned",
+                probe: &probe.label,
+                file: file.file.shown_path().to_string_lossy(),
+                offset: probe.offset.0,
+                args: probe.args.iter().map(|arg| &*arg.name).collect(),
+                ret: probe.ret.is_some(),
+            };
+            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        }
+    }
+    for skipped in &selected.skipped {
+        let line = SkippedLine { r#type: "skipped", skipped };
+        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+    }
+    Ok(())
+}
+
+fn probes_of<'a>(
+    plan: &'a AttachPlan,
+    ids: &'a [ProbeId],
+) -> impl Iterator<Item = &'a PlannedProbe> {
+    ids.iter().filter_map(|id| plan.probes.get(id.0 as usize))
+}
+
+/// Links that the plan takes in one process or in all: one a file, one more for its returns.
+fn links(plan: &AttachPlan) -> usize {
+    let of_file =
+        |ids: &[ProbeId]| 1 + usize::from(probes_of(plan, ids).any(|probe| probe.ret.is_some()));
+    plan.files.iter().map(|file| of_file(&file.probes)).sum()
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Tells that the probes are attached.
+pub(super) fn attached(report: &AttachReport) {
+    eprintln!(
+        "tracing {} ({}, attached in {}); Ctrl-C ends it",
+        counted(report.probes, "probe"),
+        counted(report.links, "link"),
+        duration_text(report.took.as_nanos() as u64),
+    );
+}
+
+/// A function that is left out, in the summary's words.
+pub(super) fn skipped(not_planned: &NotPlanned) -> SkippedProbe {
+    SkippedProbe { probe: not_planned.label.to_string(), reason: not_planned.obstacle.to_string() }
+}
+
+/// Puts the summary together. `drained` says whether every record was taken out of the ring buffer.
+pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
+    let counters = &ended.counters;
+    let mut probes = Vec::new();
+    let mut total = Counts::default();
+    let mut cpus = vec![Counts::default(); counters.cpus()];
+    let mut unfinished = vec![0; ended.plan.probes.len()];
+    for id in &ended.unfinished {
+        if let Some(count) = unfinished.get_mut(id.0 as usize) {
+            *count += 1;
+        }
+    }
+    // What was hit and has no outcome is still in its handler, or in the buffer: known, but only
+    // where the run did not wait for it. Otherwise it would be a bug, and is not to be hidden.
+    let waited = drained && !ended.abandoned;
+    for (index, probe) in ended.plan.probes.iter().enumerate() {
+        let id = ProbeId(index as u32);
+        let mut counts = Counts::default();
+        for (cpu, sum) in cpus.iter_mut().enumerate() {
+            let of_cpu = kernel_counts(&counters.read(cpu, id));
+            counts += of_cpu;
+            *sum += of_cpu;
+        }
+        user_counts(&mut counts, |outcome| tally.of_probe(id, outcome), waited);
+        counts.returns.unfinished = unfinished[index];
+        total += counts;
+        if counts.hits != 0 {
+            probes.push(ProbeSummary { probe: probe.label.to_string(), counts });
+        }
+    }
+    for (cpu, counts) in cpus.iter_mut().enumerate() {
+        user_counts(counts, |outcome| tally.of_cpu(cpu, outcome), waited);
+    }
+    total.dropped.undecodable += tally.unknown();
+    let per_cpu = cpus.into_iter().enumerate().filter(|(_, counts)| counts.hits != 0);
+    let attached = &ended.attached;
+    let skipped: Vec<_> =
+        ended.skipped.iter().cloned().chain(attached.refused.iter().map(skipped)).collect();
+    Summary {
+        counts: total,
+        probes,
+        per_cpu: per_cpu.map(|(cpu, counts)| CpuSummary { cpu: cpu as u32, counts }).collect(),
+        attach: Attach {
+            probes: attached.probes as u64,
+            links: attached.links as u64,
+            skipped: skipped.len() as u64,
+            ms: Millis(attached.took),
+            slowest: None,
+        },
+        detach: Detach { ms: Millis(ended.detach) },
+        skipped,
+        command: ended.command.and_then(command_end),
+        stopped_by: ended.reason.to_string(),
+        duration_ms: Millis(ended.ran),
+    }
+}
+
+fn kernel_counts(counters: &CounterSnapshot) -> Counts {
+    let get = |counter| counters.get(counter);
+    let failed_by_errno = FailedByErrno {
+        efault: get(Counter::ReadEfault),
+        einval: get(Counter::ReadEinval),
+        eagain: get(Counter::ReadEagain),
+    };
+    Counts {
+        hits: get(Counter::Hits),
+        filtered: get(Counter::Filtered),
+        sampled_out: get(Counter::SampledOut),
+        throttled: get(Counter::Throttled),
+        dropped: Dropped {
+            ring_full: get(Counter::RingFull),
+            no_entry: get(Counter::NoEntry),
+            ..Dropped::default()
+        },
+        reads: Reads {
+            resident: get(Counter::ReadResident),
+            faulted: get(Counter::ReadFaulted),
+            truncated: get(Counter::ReadTruncated),
+            failed: failed_by_errno.efault + failed_by_errno.einval + failed_by_errno.eagain,
+            failed_by_errno,
+        },
+        faults: Faults { count: get(Counter::Faults), wait_ns: get(Counter::FaultWaitNs) },
+        returns: Returns {
+            opened: get(Counter::CallsOpened),
+            returned: get(Counter::CallsReturned),
+            lost: get(Counter::CallsLost),
+            unfinished: 0,
+        },
+        ..Counts::default()
+    }
+}
+
+/// Adds what became of the records that the kernel side wrote.
+fn user_counts(counts: &mut Counts, tally: impl Fn(Outcome) -> u64, waited: bool) {
+    counts.delivered = tally(Outcome::Delivered);
+    counts.dropped.output = tally(Outcome::OutputLost);
+    counts.dropped.after_limit = tally(Outcome::AfterLimit);
+    counts.dropped.undecodable = tally(Outcome::Undecodable);
+    if !waited {
+        counts.dropped.abandoned = counts.unaccounted();
+    }
+}
+
+fn command_end(status: ExitStatus) -> Option<CommandEnd> {
+    status.code().map(CommandEnd::Code).or_else(|| status.signal().map(CommandEnd::Signal))
+}
+
+/// Shows the summary: as the last line of the events' output, or to people.
+pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Result<(), Failure> {
+    if !summary.is_conserved() {
+        tracing::error!("the summary does not add up: {summary:?}");
+    }
+    if json {
+        let mut line = Vec::new();
+        json_line(summary, &mut line)?;
+        let output = match file {
+            Some(path) => Output::append(path),
+            None => Output::stdout(),
+        };
+        // Who closed the output, or filled the disk, has been told of it.
+        let _ = output.map(|mut output| output.write(&line, &Patience::of(SUMMARY_PATIENCE)));
+    } else {
+        let text = summary.text(colour(io::stderr().is_terminal()));
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+    Ok(())
+}

@@ -1,0 +1,361 @@
+//! One run: load, attach, wait until it is to end, detach. What every tracing command shares.
+
+use std::{
+    process::ExitStatus,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    Failure,
+    command::{HeldCommand, RunningCommand},
+    selection::{Selected, tell_skipped},
+};
+use crate::{
+    guard::StuckWatch,
+    kernel::{
+        AttachReport, Calls, Counters, Diagnostics, Links, LoadOptions, Programs, Records, Scope,
+        missing_privilege,
+    },
+    plan::AttachPlan,
+    resolve::{
+        Pid,
+        process::{self, StartTime},
+    },
+    sink::{WriterEnd, summary::SkippedProbe},
+};
+
+/// How often stuck faults and the end of traced processes are looked for.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// How often the user is told whom a detach waits for.
+const TELL_WAITING_EVERY: Duration = Duration::from_secs(2);
+/// How long a command that is still running at the end has to react to SIGTERM.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The plan's programs in the kernel, with everything attached.
+pub(super) struct Session {
+    pub(super) plan: Arc<AttachPlan>,
+    pub(super) counters: Counters,
+    pub(super) attached: AttachReport,
+    programs: Programs,
+    links: Links,
+    calls: Calls,
+    watch: StuckWatch,
+    diagnostics: Option<Diagnostics>,
+    processes: Vec<(Pid, StartTime)>,
+    held: Option<HeldCommand>,
+    skipped: Vec<SkippedProbe>,
+    interrupts: Interrupts,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Ctrl-C or SIGTERM.
+    Signal(&'static str),
+    /// The command of `-c` ended.
+    CommandEnded,
+    /// Every process of `-p` ended.
+    ProcessesEnded,
+    /// The time of `--duration` is over.
+    Duration,
+    /// The events of `--max-events` are written.
+    Limit,
+    /// Nobody reads the output any more.
+    OutputClosed,
+    /// The output cannot be written.
+    OutputFailed(String),
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Signal(name) => f.write_str(name),
+            Self::CommandEnded => f.write_str("the command ended"),
+            Self::ProcessesEnded => f.write_str("the traced process ended"),
+            Self::Duration => f.write_str("--duration is over"),
+            Self::Limit => f.write_str("--max-events is reached"),
+            Self::OutputClosed => f.write_str("the output was closed"),
+            Self::OutputFailed(error) => write!(f, "the output failed: {error}"),
+        }
+    }
+}
+
+/// What is known when the run has ended.
+pub(super) struct Ended {
+    pub(super) plan: Arc<AttachPlan>,
+    pub(super) counters: Counters,
+    pub(super) attached: AttachReport,
+    pub(super) skipped: Vec<SkippedProbe>,
+    pub(super) reason: Reason,
+    pub(super) ran: Duration,
+    pub(super) detach: Duration,
+    /// The probe of each call that had not returned.
+    pub(super) unfinished: Vec<crate::plan::ProbeId>,
+    pub(super) command: Option<ExitStatus>,
+    /// The probes are gone, but a task is still inside a handler, and the user did not want to
+    /// wait for it.
+    pub(super) abandoned: bool,
+}
+
+impl Session {
+    /// Loads and attaches. Nothing counts yet.
+    pub(super) async fn attach(selected: Selected, buffer_bytes: u32) -> Result<Self, Failure> {
+        if let Some(missing) = missing_privilege() {
+            return Err(anyhow::anyhow!("{missing} (run it with sudo)").into());
+        }
+        let interrupts = Interrupts::new()?;
+        let held = selected.command.as_deref().map(HeldCommand::start).transpose()?;
+        let mut pids = selected.pids.clone();
+        pids.extend(held.as_ref().map(HeldCommand::pid));
+        let processes = pids
+            .iter()
+            .map(|pid| Ok((*pid, process::start_time(*pid)?)))
+            .collect::<std::io::Result<Vec<_>>>()
+            .context("a process to trace is gone")?;
+        let scope = match held {
+            Some(_) => Scope::Processes(pids.clone()),
+            None => selected.scope(),
+        };
+        let diagnostics = tracing::enabled!(target: "faultline_ebpf", tracing::Level::ERROR);
+        let options = LoadOptions { buffer_bytes, pids, diagnostics };
+        let plan = Arc::new(selected.plan);
+        let attaching = Arc::clone(&plan);
+        let (mut programs, links, attached) = blocking("attach", move || {
+            let mut programs = Programs::load(&attaching, &options)?;
+            let (links, attached) = Links::attach(&mut programs, &attaching, &scope)?;
+            anyhow::Ok((programs, links, attached))
+        })
+        .await??;
+        tell_skipped(&attached.refused);
+        if attached.probes == 0 {
+            return Err(anyhow::anyhow!("the kernel refused every probe").into());
+        }
+        let diagnostics = if diagnostics { Some(programs.diagnostics()?) } else { None };
+        Ok(Self {
+            counters: programs.counters(plan.probes.len())?,
+            calls: programs.take_calls()?,
+            watch: StuckWatch::new(programs.take_faults()?),
+            diagnostics,
+            plan,
+            attached,
+            programs,
+            links,
+            processes,
+            held,
+            skipped: selected.skipped,
+            interrupts,
+        })
+    }
+
+    /// The records, to be drained.
+    pub(super) fn take_records(&mut self) -> Result<Records, Failure> {
+        Ok(self.programs.take_records()?)
+    }
+
+    /// Lets hits count, waits until the run is to end, and detaches.
+    ///
+    /// When it returns, everything that was hit is in the ring buffer or counted.
+    pub(super) async fn run(
+        mut self,
+        duration: Option<Duration>,
+        mut writer_ended: mpsc::UnboundedReceiver<WriterEnd>,
+    ) -> Result<Ended, Failure> {
+        self.programs.enable(true);
+        let started = Instant::now();
+        let mut command = self.held.take().map(HeldCommand::release).transpose()?;
+        let mut command_status = None;
+        let mut tick = interval(WATCH_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = async {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(deadline);
+        let reason = loop {
+            tokio::select! {
+                name = self.interrupts.next() => break Reason::Signal(name),
+                () = &mut deadline => break Reason::Duration,
+                status = ended(&mut command) => {
+                    command_status = status;
+                    command = None;
+                    break Reason::CommandEnded;
+                }
+                end = writer_ended.recv() => match end {
+                    Some(WriterEnd::LimitReached) => break Reason::Limit,
+                    Some(WriterEnd::OutputClosed) => break Reason::OutputClosed,
+                    Some(WriterEnd::OutputFailed(error)) => {
+                        break Reason::OutputFailed(error.to_string());
+                    }
+                    None => break Reason::OutputFailed("its writer is gone".to_owned()),
+                },
+                _ = tick.tick() => {
+                    self.look();
+                    if command.is_none() && self.all_gone() {
+                        break Reason::ProcessesEnded;
+                    }
+                }
+            }
+        };
+        self.programs.enable(false);
+        let ran = started.elapsed();
+        let (detach, abandoned) = self.detach().await?;
+        if let Some(command) = command {
+            command_status = stop_command(command).await;
+        }
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.flush();
+        }
+        Ok(Ended {
+            plan: self.plan,
+            counters: self.counters,
+            attached: self.attached,
+            skipped: self.skipped,
+            reason,
+            ran,
+            detach,
+            unfinished: self.calls.open(),
+            command: command_status,
+            abandoned,
+        })
+    }
+
+    /// Looks once for stuck tasks, and hands on the programs' diagnostics.
+    fn look(&mut self) {
+        match self.watch.check() {
+            Ok(reports) => {
+                for report in reports {
+                    eprintln!(
+                        "warning: {report}; its process is read without faulting from now on"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!("failed to look for stuck tasks: {error}"),
+        }
+        if let Some(diagnostics) = &mut self.diagnostics {
+            diagnostics.flush();
+        }
+    }
+
+    fn all_gone(&self) -> bool {
+        !self.processes.is_empty()
+            && self
+                .processes
+                .iter()
+                .all(|(pid, started)| process::start_time(*pid).ok() != Some(*started))
+    }
+
+    /// Releases the links; how long it took, and whether the wait was given up.
+    async fn detach(&mut self) -> Result<(Duration, bool), Failure> {
+        let links = std::mem::take(&mut self.links);
+        let started = Instant::now();
+        let (done, detached) = oneshot::channel();
+        std::thread::Builder::new().name("detach".to_owned()).spawn(move || {
+            let _ = done.send(links.detach());
+        })?;
+        let mut tick = interval(WATCH_EVERY);
+        let mut told = started;
+        tokio::pin!(detached);
+        loop {
+            tokio::select! {
+                took = &mut detached => return Ok((took.unwrap_or(started.elapsed()), false)),
+                _ = self.interrupts.next(), if told != started => {
+                    return Ok((started.elapsed(), true));
+                }
+                _ = tick.tick() => {
+                    let first = told == started && started.elapsed() > Duration::from_millis(500);
+                    if first || (told != started && told.elapsed() > TELL_WAITING_EVERY) {
+                        told = Instant::now();
+                        self.tell_waiting();
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_waiting(&self) {
+        for report in self.watch.waiting() {
+            eprintln!(
+                "waiting for {report}; the probes are off, but the kernel cannot let go of them \
+                 before the page is served or the process is killed (Ctrl-C: do not wait)"
+            );
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("attached", &self.attached).finish_non_exhaustive()
+    }
+}
+
+/// The signals that end a run.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Interrupts {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// Waits for the command; for ever if there is none.
+async fn ended(command: &mut Option<RunningCommand>) -> Option<ExitStatus> {
+    match command {
+        Some(command) => (&mut command.ended).await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Asks a command that outlives the run to end.
+async fn stop_command(command: RunningCommand) -> Option<ExitStatus> {
+    let Ok(pid) = i32::try_from(command.pid.get()) else { return None };
+    // SAFETY: the process is our child and not yet waited for by anybody but its thread, so the
+    // id is still its own.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    match tokio::time::timeout(COMMAND_PATIENCE, command.ended).await {
+        Ok(status) => status.ok(),
+        Err(_) => {
+            eprintln!("warning: the command (process {pid}) goes on in spite of SIGTERM");
+            None
+        }
+    }
+}
+
+/// Runs what blocks on a thread of its own. Unlike the runtime's blocking threads, it does not
+/// keep the program from ending.
+pub(super) async fn blocking<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let (done, result) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _ = done.send(work());
+    })?;
+    Ok(result.await.context("a thread ended early")?)
+}

@@ -1,0 +1,120 @@
+//! `faultline trace`: a line per call.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+
+use super::{
+    Failure, colour, report, runtime,
+    selection::{Selected, SelectionArgs},
+    session::{Reason, Session, blocking},
+};
+use crate::{
+    drain::Drain,
+    sink::{EventWriter, JsonSink, Output, Sink, Tally, TextSink},
+    spec::units,
+};
+
+/// How long an output that takes nothing is waited for at the end.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
+/// The largest record, and a second one while it is read.
+const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
+
+/// Print a line per call
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(super) struct Args {
+    #[command(flatten)]
+    selection: SelectionArgs,
+
+    /// Stop after so many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_events: Option<u64>,
+
+    /// Write events to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Kernel memory for events that wait to be written (64MiB)
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
+    buffer: u64,
+}
+
+fn size(text: &str) -> Result<u64, units::UnitError> {
+    units::parse_size(text)
+}
+
+const HELP: &str = "\
+A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]
+  TARGET    a path, a library (libc, libssl.so.3) or a command on PATH (bash)
+  FUNCTION  a symbol, a glob (SSL_*) or /regex/; C++ and Rust names as you read them
+  ARGS      by position: (fd: i32, buf: bytes[count], count: u64); _ skips one
+  -> TYPE   trace the return too: its value and how long the call took
+  Types     i8…i64 u8…u64 x8…x64 (hex) bool char ptr str str[MAX] bytes[N] bytes[ARG]
+
+Examples:
+  faultline trace 'libc:open*(path: str, flags: x32) -> i32' -c 'cat /etc/hostname'
+  faultline trace 'bash:readline() -> str' --duration 1m
+  faultline trace -p 1234 'libssl:SSL_write(_, buf: bytes[num], num: i32)' --json
+  faultline trace './app:ns::Parser::parse' --max-events 10
+  faultline trace 'libc:/^(read|write)$/(fd: i32)' --dry-run
+
+Events go to standard output, everything else to standard error. The run ends with Ctrl-C, with
+the command, with the traced processes, or when the output is closed; its summary says what was
+hit and what was lost: hits = delivered + filtered + sampled out + throttled + dropped.";
+
+/// Runs the command.
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let buffer_bytes = ring_bytes(args.buffer)?;
+    let selected = args.selection.select()?;
+    if args.selection.dry_run {
+        return report::dry_run(&selected, args.selection.json);
+    }
+    let runtime = runtime()?;
+    let result = runtime.block_on(trace(args, selected, buffer_bytes));
+    // A thread that waits for a stuck task must not keep us here.
+    runtime.shutdown_background();
+    result
+}
+
+/// A ring buffer's size is a power of two.
+fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
+    let bytes = wanted.max(LEAST_BUFFER_BYTES).next_power_of_two();
+    u32::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 30).ok_or_else(|| {
+        Failure::Usage(format!("--buffer of {wanted} bytes is too large (at most 1GiB)"))
+    })
+}
+
+async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
+    let output = match &args.output {
+        Some(path) => {
+            Output::file(path).with_context(|| format!("failed to create {}", path.display()))?
+        }
+        None => Output::stdout().context("standard output is closed")?,
+    };
+    let json = args.selection.json;
+    let text_output = output.is_terminal();
+    let mut session = Session::attach(selected, buffer_bytes).await?;
+    let sink: Box<dyn Sink> =
+        if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour(text_output))) };
+    if !json {
+        report::attached(&session.attached);
+    }
+    let tally = Arc::new(Tally::new(session.plan.probes.len(), session.counters.cpus()));
+    let (tell_ended, writer_ended) = mpsc::unbounded_channel();
+    let plan = Arc::clone(&session.plan);
+    let writer =
+        EventWriter::new(plan, sink, output, args.max_events, Arc::clone(&tally), tell_ended);
+    let drain = Drain::start(session.take_records()?, Box::new(writer))?;
+    let ended = session.run(args.selection.duration, writer_ended).await?;
+    let drained = blocking("finish", move || drain.finish(OUTPUT_PATIENCE)).await?;
+    let summary = report::summary(&ended, &tally, drained);
+    report::print(&summary, json, args.output.as_deref())?;
+    match ended.reason {
+        Reason::OutputFailed(error) => {
+            Err(anyhow::anyhow!("failed to write events: {error}").into())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,277 @@
+//! What the integration tests share: target programs that are built here, runs of the real binary
+//! on the real kernel, and the law of conservation.
+//!
+//! They need root (or CAP_BPF and CAP_PERFMON) and fail without: nothing is skipped.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// How long anything may take before the test calls it hung. Far above what is ever needed: it
+/// is no statement about speed.
+pub const HUNG_AFTER: Duration = Duration::from_secs(120);
+
+/// Compiles `tests/targets/NAME` (`.c` or `.cc`) with the given flags besides `-O1 -g`; the path
+/// of the program. Each flavour is compiled once, whoever comes first.
+pub fn target(source: &str, flags: &[&str]) -> PathBuf {
+    let source_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(source);
+    let stem = source.split('.').next().unwrap();
+    let flavour: String = flags.concat().chars().filter(char::is_ascii_alphanumeric).collect();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("targets");
+    fs::create_dir_all(&folder).unwrap();
+    let program = folder.join(format!("{stem}{flavour}"));
+    let newer = |one: &Path, other: &Path| {
+        let time = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+        matches!((time(one), time(other)), (Some(one), Some(other)) if one > other)
+    };
+    if newer(&program, &source_path) {
+        return program;
+    }
+    let compiler = if source.ends_with(".c") { "cc" } else { "c++" };
+    // Compiled aside and renamed: tests run at the same time.
+    let aside = folder.join(format!("{stem}{flavour}.{}.{:?}", std::process::id(), thread::current().id()));
+    let status = Command::new(compiler)
+        .args(["-O1", "-g", "-fno-inline", "-pthread", "-o"])
+        .arg(&aside)
+        .arg(&source_path)
+        .args(flags)
+        .status()
+        .unwrap_or_else(|error| panic!("{compiler} is needed to build test targets: {error}"));
+    assert!(status.success(), "{compiler} {} failed", source_path.display());
+    fs::rename(&aside, &program).unwrap();
+    program
+}
+
+/// A run of faultline that is being prepared.
+pub struct Faultline {
+    command: Command,
+}
+
+/// A run of faultline.
+pub struct Running {
+    pub child: Child,
+    stdout: mpsc::Receiver<Vec<u8>>,
+    stderr: mpsc::Receiver<Vec<u8>>,
+    started: Instant,
+}
+
+/// A run of faultline that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The binary under test, with these arguments.
+pub fn faultline<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Faultline {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faultline"));
+    command.args(args).stdin(Stdio::null()).env_remove("FAULTLINE_LOG");
+    Faultline { command }
+}
+
+impl Faultline {
+    pub fn command(&mut self) -> &mut Command {
+        &mut self.command
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Finished {
+        self.start().finish()
+    }
+
+    /// Starts it, its outputs collected.
+    pub fn start(mut self) -> Running {
+        let mut child =
+            self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = collect(child.stdout.take().unwrap());
+        let stderr = collect(child.stderr.take().unwrap());
+        Running { child, stdout, stderr, started: Instant::now() }
+    }
+}
+
+fn collect(mut stream: impl std::io::Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let _ = tell.send(bytes);
+    });
+    told
+}
+
+impl Running {
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child is not yet waited for, so the id is its own.
+        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+    }
+
+    /// Waits for the end; a run that does not end is killed, and the test fails.
+    pub fn finish(mut self) -> Finished {
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if self.started.elapsed() > HUNG_AFTER {
+                let _ = self.child.kill();
+                panic!("faultline did not end within {HUNG_AFTER:?}");
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        let text = |stream: mpsc::Receiver<Vec<u8>>| {
+            let bytes = stream.recv_timeout(HUNG_AFTER).unwrap();
+            String::from_utf8(bytes).expect("all output is UTF-8")
+        };
+        Finished { status, stdout: text(self.stdout), stderr: text(self.stderr) }
+    }
+}
+
+impl Finished {
+    /// Asserts that it ended with status 0.
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        assert_eq!(self.status.code(), Some(0), "stderr: {}", self.stderr);
+        self
+    }
+
+    /// Every line of a `--json` run.
+    #[track_caller]
+    pub fn json(&self) -> Vec<Value> {
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    }
+
+    /// The events of a `--json` run.
+    #[track_caller]
+    pub fn events(&self) -> Vec<Value> {
+        self.json().into_iter().filter(|line| line["type"] == "event").collect()
+    }
+
+    /// The summary of a `--json` run: its last line, and conserved.
+    #[track_caller]
+    pub fn summary(&self) -> Value {
+        let lines = self.json();
+        let summary = lines.last().unwrap_or_else(|| panic!("no output; stderr: {}", self.stderr));
+        assert_eq!(summary["type"], "summary", "the last line is the summary");
+        let events = lines.iter().filter(|line| line["type"] == "event").count() as u64;
+        assert_eq!(number(summary, "delivered"), events, "delivered is what arrived: {summary}");
+        assert_conserved(summary);
+        summary.clone()
+    }
+}
+
+/// A number of a JSON object.
+#[track_caller]
+pub fn number(object: &Value, name: &str) -> u64 {
+    object[name].as_u64().unwrap_or_else(|| panic!("no number `{name}` in {object}"))
+}
+
+/// The sum of an object's numbers.
+#[track_caller]
+pub fn sum(object: &Value) -> u64 {
+    object.as_object().unwrap().values().map(|value| value.as_u64().unwrap()).sum()
+}
+
+/// Asserts the law of conservation, in total, for each probe and for each CPU.
+#[track_caller]
+pub fn assert_conserved(summary: &Value) {
+    let check = |part: &Value| {
+        let accounted = number(part, "delivered")
+            + number(part, "filtered")
+            + number(part, "sampled_out")
+            + number(part, "throttled")
+            + sum(&part["dropped"]);
+        assert_eq!(number(part, "hits"), accounted, "not conserved: {part}");
+    };
+    check(summary);
+    for part in ["probes", "per_cpu"] {
+        let parts = summary[part].as_array().unwrap_or_else(|| panic!("no `{part}`: {summary}"));
+        parts.iter().for_each(check);
+        let hits: u64 = parts.iter().map(|part| number(part, "hits")).sum();
+        assert_eq!(number(summary, "hits"), hits, "`{part}` do not add up: {summary}");
+    }
+}
+
+/// A target program that tells on its standard output when it is ready (`ready`) and begins when
+/// it is sent a line; what else it prints is collected.
+pub struct Target {
+    pub child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Target {
+    /// Starts it and waits until it says `ready`.
+    pub fn start(program: &Path, args: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut target = Self { child, stdout };
+        assert_eq!(target.line(), "ready");
+        target
+    }
+
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    /// The next line that it prints.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Sends it a line.
+    pub fn send(&mut self, line: &str) {
+        use std::io::Write as _;
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Closes its input and waits for it; what it printed since.
+    pub fn finish(mut self) -> (ExitStatus, String) {
+        drop(self.child.stdin.take());
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest)
+    }
+}
+
+/// Waits until the run has attached its probes: until it holds a uprobe link.
+pub fn wait_attached(running: &Running) {
+    let started = Instant::now();
+    while !holds_uprobe_link(running.pid()) {
+        assert!(started.elapsed() < HUNG_AFTER, "faultline does not attach");
+        thread::sleep(Duration::from_millis(5));
+    }
+    // The link is there a moment before hits count.
+    thread::sleep(Duration::from_millis(100));
+}
+
+fn holds_uprobe_link(pid: i32) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+    descriptors.flatten().any(|descriptor| {
+        fs::read_to_string(descriptor.path()).is_ok_and(|info| info.contains("uprobe_multi"))
+    })
+}
