@@ -47,7 +47,14 @@ fn troubled() -> Summary {
         filtered: 30,
         sampled_out: 20,
         throttled: 10,
-        dropped: Dropped { ring_full: 20, output: 8, after_limit: 6, no_entry: 4, undecodable: 2 },
+        dropped: Dropped {
+            ring_full: 19,
+            output: 8,
+            after_limit: 6,
+            no_entry: 4,
+            undecodable: 2,
+            abandoned: 1,
+        },
         reads: Reads {
             resident: 50,
             faulted: 5,
@@ -87,7 +94,7 @@ fn json() {
     json_line(&clean(), &mut out).unwrap();
     let counts = concat!(
         r#""hits":66,"delivered":66,"filtered":0,"sampled_out":0,"throttled":0,"#,
-        r#""dropped":{"ring_full":0,"output":0,"after_limit":0,"no_entry":0,"undecodable":0},"#,
+        r#""dropped":{"ring_full":0,"output":0,"after_limit":0,"no_entry":0,"undecodable":0,"abandoned":0},"#,
         r#""reads":{"resident":1,"faulted":65,"truncated":0,"failed":0,"failed_by_errno":{}},"#,
         r#""faults":{"count":70,"wait_ns":12000000},"#,
         r#""returns":{"opened":33,"returned":33,"lost":0,"unfinished":0}"#,
@@ -129,7 +136,7 @@ fn text() {
     assert_eq!(
         clean().text(false),
         "\
-66 hits, all delivered in 10.0s; stopped by Ctrl-C
+66 hits, all delivered in 10.0s (Ctrl-C)
   faulted in  65  values were not in memory: 70 pages read in, 12.0ms waited
   10000 probes attached in 9.10ms (1 link), detached in 34.2ms
 "
@@ -148,11 +155,12 @@ fn text_of_trouble() {
         troubled().text(false),
         r"1007 hits, 907 delivered, 40 lost in 1m 30s
   left out     60  30 by the condition, 20 by sampling, 10 by the rate limit
-  ring full    20  lost before they were read: raise --buffer, or trace less
+  ring full    19  lost before they were read: raise --buffer, or trace less
   output        8  lost because the output could not be written
   after limit   6  came after the last event that was asked for
   no entry      4  returns of calls whose entry was not seen
   undecodable   2  records made no sense: please report it
+  abandoned     1  on their way when the run was left without waiting for them
   unread        6  values could not be read: 3 EFAULT (not mapped), 2 EINVAL (a negative length), 1 EAGAIN (not in memory, and not waited for)
   cut           4  values were longer than their limit: raise it, as in str[4096]
   faulted in    5  values were not in memory: 5 pages read in, 5.12µs waited
@@ -186,7 +194,7 @@ fn text_of_many_probes() {
 fn colours() {
     let text = troubled().text(true);
     assert!(text.contains("\x1b[31m40 lost\x1b[0m"), "{text}");
-    assert!(text.contains("  \x1b[31mring full    20\x1b[0m  lost before"), "{text}");
+    assert!(text.contains("  \x1b[31mring full    19\x1b[0m  lost before"), "{text}");
     assert!(!troubled().text(false).contains('\x1b'));
 }
 

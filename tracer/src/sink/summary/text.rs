@@ -68,7 +68,7 @@ impl Summary {
         };
         let stopped = match &*self.stopped_by {
             "" => String::new(),
-            by => format!("; stopped by {}", shown(by)),
+            by => format!(" ({})", shown(by)),
         };
         format!("{what}{lost} in {}{stopped}", self.duration_ms.text())
     }
@@ -167,13 +167,14 @@ impl Summary {
 }
 
 fn lost(dropped: &Dropped, rows: &mut Vec<Row>) {
-    let Dropped { ring_full, output, after_limit, no_entry, undecodable } = *dropped;
+    let Dropped { ring_full, output, after_limit, no_entry, undecodable, abandoned } = *dropped;
     for (name, number, note) in [
         ("ring full", ring_full, "lost before they were read: raise --buffer, or trace less"),
         ("output", output, "lost because the output could not be written"),
         ("after limit", after_limit, "came after the last event that was asked for"),
         ("no entry", no_entry, "returns of calls whose entry was not seen"),
         ("undecodable", undecodable, "records made no sense: please report it"),
+        ("abandoned", abandoned, "on their way when the run was left without waiting for them"),
     ] {
         push(rows, Tone::Bad, name, number, || note.to_owned());
     }
