@@ -22,6 +22,10 @@ static PROBES: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 static FILTER_PIDS: Global<u8> = Global::new(0);
 
+/// Not 0: only this process is traced. The common case of one, at a fraction of a look-up's cost.
+#[unsafe(no_mangle)]
+static ONLY_PID: Global<u32> = Global::new(0);
+
 /// Not 0: some probe reads memory. 0 lets the kernel drop that part of the program unverified.
 #[unsafe(no_mangle)]
 static READS_MEMORY: Global<u8> = Global::new(1);
@@ -95,6 +99,10 @@ pub(crate) fn zero() -> Option<*const u64> {
 /// The link filters too, but kernels before 6.10 compared the thread, and a link has one filter.
 #[inline(always)]
 pub(crate) fn is_traced(tgid: u32) -> bool {
+    let only = ONLY_PID.load();
+    if only != 0 {
+        return tgid == only;
+    }
     FILTER_PIDS.load() == 0 || PIDS.get_ptr(&tgid).is_some()
 }
 

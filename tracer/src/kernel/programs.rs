@@ -48,12 +48,17 @@ impl Programs {
         let reads_memory = plan.probes.iter().any(|probe| probe.program.reads_memory());
         let counters = cpus()? as u32 * COLUMNS * probes;
         let filter_pids = u8::from(!options.pids.is_empty());
+        let only_pid = match options.pids.as_slice() {
+            [pid] => pid.get(),
+            _ => 0,
+        };
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
         let log_level: u8 = if options.diagnostics { 5 } else { 0 };
         let mut loader = EbpfLoader::new();
         let ebpf = loader
             .override_global("PROBES", &probes, true)
             .override_global("FILTER_PIDS", &filter_pids, true)
+            .override_global("ONLY_PID", &only_pid, true)
             .override_global("READS_MEMORY", &u8::from(reads_memory), true)
             .override_global("TRACKS_RETURNS", &u8::from(tracks_returns), true)
             .override_global("AYA_LOG_LEVEL", &log_level, false)
