@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Kernel memory for events that wait to be written (64MiB)
+    /// Kernel memory for events that wait to be written, a power of two
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
     buffer: u64,
 }
