@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod live;
+
 use std::{
     ffi::OsStr,
     fs,
