@@ -124,11 +124,11 @@ pub(crate) fn emit_objects(
 }
 
 /// One attempt; 1 ends the loop.
-unsafe extern "C" fn attempt(index: u64, hit: *mut Hit) -> i64 {
+unsafe extern "C" fn attempt(index: u64, hit_place: *mut Hit) -> i64 {
     // SAFETY: the loop's context is the `Hit` of `emit_objects`.
-    let hit = unsafe { &mut *hit };
+    let hit = unsafe { &mut *hit_place };
     let mut attempt = Attempt {
-        hit: &raw mut *hit,
+        hit: hit_place,
         data: core::ptr::null_mut(),
         end: hit.zero + u64::from(hit.header.slots) * SLOT_BYTES as u64,
         stop: WHOLE,
@@ -137,12 +137,15 @@ unsafe extern "C" fn attempt(index: u64, hit: *mut Hit) -> i64 {
         bytes: 0,
     };
     match hit.class {
-        0 => in_class::<0>(hit, &mut attempt),
-        1 => in_class::<1>(hit, &mut attempt),
-        2 => in_class::<2>(hit, &mut attempt),
-        3 => in_class::<3>(hit, &mut attempt),
+        0 => in_class::<0>(&mut attempt),
+        1 => in_class::<1>(&mut attempt),
+        2 => in_class::<2>(&mut attempt),
+        3 => in_class::<3>(&mut attempt),
         _ => attempt.stop = RING_FULL,
     }
+    // Anew: the operations have written to it through `attempt.hit`.
+    // SAFETY: as above.
+    let hit = unsafe { &mut *hit_place };
     match attempt.stop {
         WHOLE => {
             count_reads(hit);
@@ -187,8 +190,11 @@ fn make_resident(hit: &mut Hit, attempt: &Attempt, may_fault: bool) {
 }
 
 /// An attempt in the size class `C`.
+///
+/// It reaches the hit only through `attempt.hit`, as the operations do: the compiler takes for
+/// granted that nobody else writes behind a reference.
 #[inline(always)]
-fn in_class<const C: usize>(hit: &mut Hit, attempt: &mut Attempt) {
+fn in_class<const C: usize>(attempt: &mut Attempt) {
     let size = const { (HEADER_BYTES + CLASSES[C].data_bytes) as u64 };
     let ring = (&raw const RECORDS).cast_mut().cast();
     // SAFETY: `RECORDS` is a ring buffer; the reservation is submitted or discarded below.
@@ -199,12 +205,15 @@ fn in_class<const C: usize>(hit: &mut Hit, attempt: &mut Attempt) {
     }
     // SAFETY: the reservation begins with the header.
     attempt.data = unsafe { record.add(HEADER_BYTES) };
-    hit.statuses = 0;
+    // SAFETY: the `Hit` outlives the attempt.
+    unsafe { (*attempt.hit).statuses = 0 };
     // SAFETY: the callback has the signature that the helper documents, and `attempt` outlives it.
     unsafe {
         bpf_loop(MAX_VALUES as u32, run_op::<C> as *mut _, (&raw mut *attempt).cast(), 0);
     }
     if attempt.stop == WHOLE {
+        // SAFETY: the `Hit` outlives the attempt.
+        let hit = unsafe { &*attempt.hit };
         // SAFETY: the reservation begins with the header and is eight-byte aligned.
         unsafe { write_header(record.cast(), &hit.site, &hit.header, hit.statuses) };
         // SAFETY: `record` is the live reservation.
