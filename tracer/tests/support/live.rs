@@ -1,6 +1,8 @@
 //! A target and a run of faultline side by side: attached while the target waits, so that every
 //! call that it makes is counted and figures are exact.
 
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
 use std::{
     fs, io,
     path::{Path, PathBuf},

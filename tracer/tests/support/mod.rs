@@ -5,8 +5,6 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-pub mod live;
-
 use std::{
     ffi::OsStr,
     fs,
@@ -19,6 +17,8 @@ use std::{
 };
 
 use serde_json::Value;
+
+pub mod live;
 
 /// How long anything may take before the test calls it hung. Far above what is ever needed: it
 /// is no statement about speed.
