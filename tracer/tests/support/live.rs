@@ -4,9 +4,11 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -147,4 +149,124 @@ pub fn probe<'a>(summary: &'a Value, function: &str) -> &'a Value {
         .iter()
         .find(of_function)
         .unwrap_or_else(|| panic!("no probe of `{function}`: {summary}"))
+}
+
+/// A run of faultline whose standard output is what the test makes of it.
+pub struct Bare {
+    pub child: Child,
+    stderr: mpsc::Receiver<String>,
+}
+
+impl Bare {
+    /// Starts faultline, or a command that becomes it.
+    pub fn start(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stream = child.stderr.take().unwrap();
+        let (tell, stderr) = mpsc::channel();
+        thread::spawn(move || {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            let _ = tell.send(text);
+        });
+        Self { child, stderr }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child is not yet waited for, so the id is its own.
+        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+    }
+
+    /// Waits for the end; its status and what it said on standard error.
+    #[track_caller]
+    pub fn finish(mut self) -> (ExitStatus, String) {
+        let mut status = None;
+        wait_until("faultline ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        (status.unwrap(), self.stderr.recv_timeout(HUNG_AFTER).unwrap())
+    }
+}
+
+/// `puppet.c`, which does what it is told.
+pub struct Puppet {
+    pub target: Target,
+    counted: Option<PathBuf>,
+}
+
+impl Puppet {
+    pub fn program() -> PathBuf {
+        super::target("puppet.c", &[])
+    }
+
+    pub fn start() -> Self {
+        Self::start_program(&Self::program())
+    }
+
+    pub fn start_program(program: &Path) -> Self {
+        Self { target: Target::start(program, &[]), counted: None }
+    }
+
+    pub fn pid(&self) -> String {
+        self.target.pid()
+    }
+
+    /// Tells it something; what it answers.
+    pub fn tell(&mut self, line: &str) -> String {
+        self.target.send(line);
+        self.target.line()
+    }
+
+    /// Has it call `tick` so often, from its first thread.
+    pub fn step(&mut self, calls: u64) {
+        assert_eq!(self.tell(&format!("step {calls}")), "stepped");
+    }
+
+    /// Has so many threads call `tick` over and over, counted.
+    pub fn go(&mut self, threads: u64) {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let file = folder.join(format!("puppet.{}.count", self.pid()));
+        assert_eq!(self.tell(&format!("count {}", file.display())), "counting");
+        self.counted = Some(file);
+        assert_eq!(self.tell(&format!("go {threads}")), "going");
+    }
+
+    /// How many calls of `tick` it has begun since `go`, even if it is dead.
+    pub fn called(&self) -> u64 {
+        let bytes = fs::read(self.counted.as_ref().unwrap()).unwrap();
+        u64::from_ne_bytes(*bytes.first_chunk().unwrap())
+    }
+
+    /// Waits until it has made so many more calls.
+    #[track_caller]
+    pub fn wait_called(&self, more: u64) {
+        let goal = self.called() + more;
+        wait_until("the target makes calls", || self.called() >= goal);
+    }
+
+    /// Asserts that it lives, that its threads run on unharmed, and ends it.
+    #[track_caller]
+    pub fn ends_well(mut self) {
+        if self.counted.is_some() {
+            self.wait_called(100);
+            let called = self.tell("stop").parse::<u64>().unwrap();
+            assert_eq!(called, self.called());
+        }
+        self.step(10);
+        let (status, rest) = self.take().finish();
+        assert!(status.success(), "the target ended with {status}");
+        assert_eq!(rest, "done\n");
+    }
+
+    /// Only the target.
+    pub fn take(mut self) -> Target {
+        if let Some(file) = self.counted.take() {
+            let _ = fs::remove_file(file);
+        }
+        self.target
+    }
 }
