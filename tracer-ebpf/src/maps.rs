@@ -86,6 +86,15 @@ pub(crate) fn enabled() -> bool {
     }
 }
 
+/// Lets hits count.
+#[inline(always)]
+pub(crate) fn enable() {
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        // SAFETY: the pointer is to a live array element.
+        unsafe { (&raw mut (*control).enabled).write_volatile(1) };
+    }
+}
+
 /// Where a 0 lies that the verifier does not know: see [`Control::zero`]. Each read gives it a
 /// number of its own; one read used twice would be known to be equal.
 #[inline(always)]

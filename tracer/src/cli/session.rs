@@ -125,7 +125,8 @@ impl Session {
             None => selected.scope(),
         };
         let diagnostics = tracing::enabled!(target: "faultline_ebpf", tracing::Level::ERROR);
-        let options = LoadOptions { buffer_bytes, pids, diagnostics };
+        let begin_at_exec = held.is_some();
+        let options = LoadOptions { buffer_bytes, pids, begin_at_exec, diagnostics };
         let plan = Arc::new(selected.plan);
         let attaching = Arc::clone(&plan);
         let (mut programs, links, attached) = blocking("attach", move || {
@@ -166,11 +167,17 @@ impl Session {
     pub(super) async fn run(
         mut self,
         duration: Option<Duration>,
-        mut writer_ended: mpsc::UnboundedReceiver<WriterEnd>,
+        writer_ended: &mut mpsc::UnboundedReceiver<WriterEnd>,
     ) -> Result<Ended, Failure> {
-        self.programs.enable(true);
         let started = Instant::now();
-        let mut command = self.held.take().map(HeldCommand::release).transpose()?;
+        let mut command = match self.held.take() {
+            // Hits count from its first instruction on.
+            Some(held) => Some(held.release()?),
+            None => {
+                self.programs.enable(true);
+                None
+            }
+        };
         let mut command_status = None;
         let mut tick = interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -95,9 +95,8 @@ impl Links {
                             links: &mut links.links,
                             refused: &mut refused,
                         };
-                        attachment.attach(points).map_err(|source| KernelError::Attach {
-                            file: file.file.shown_path().to_owned(),
-                            source,
+                        attachment.attach_or_refuse(points, plan).map_err(|source| {
+                            KernelError::Attach { file: file.file.shown_path().to_owned(), source }
                         })?;
                     }
                 }
@@ -157,6 +156,26 @@ struct Attachment<'a> {
 }
 
 impl Attachment<'_> {
+    /// Attaches the points, but for those that the kernel refuses.
+    ///
+    /// A link that fails halfway takes back what it had set, and waits out a grace period for it.
+    /// So the points that are likely to be at fault are tried first, each alone, which costs
+    /// nothing if it fails; only what is left is bisected.
+    fn attach_or_refuse(&mut self, points: &[(ProbeId, u64)], plan: &AttachPlan) -> io::Result<()> {
+        let doubtful = |(id, _): &(ProbeId, u64)| plan.probes[id.0 as usize].doubtful;
+        if points.len() > 1 && points.iter().any(doubtful) {
+            if self.try_attach(points).is_ok() {
+                return Ok(());
+            }
+            let (doubtful, likely): (Vec<_>, Vec<_>) = points.iter().copied().partition(doubtful);
+            for point in doubtful {
+                self.attach(&[point])?;
+            }
+            return self.attach(&likely);
+        }
+        self.attach(points)
+    }
+
     fn attach(&mut self, points: &[(ProbeId, u64)]) -> io::Result<()> {
         if points.is_empty() {
             return Ok(());
@@ -174,7 +193,7 @@ impl Attachment<'_> {
             }
             Err(error) => match points {
                 [(id, _)] => {
-                    self.refused.insert(*id, error.to_string());
+                    self.refused.insert(*id, refusal(&error));
                     Ok(())
                 }
                 _ => {
@@ -198,6 +217,17 @@ impl Attachment<'_> {
             .map_err(|_| io::Error::other("aya attached by something else than a link"))?;
         self.links.extend(links);
         Ok(())
+    }
+}
+
+/// `ENOTSUPP`, an error number of the kernel's own that the C library does not know.
+const ENOTSUPP: i32 = 524;
+
+/// Why the kernel refused a point, in words.
+fn refusal(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(ENOTSUPP) => "it does not support the instruction there".to_owned(),
+        _ => error.to_string(),
     }
 }
 

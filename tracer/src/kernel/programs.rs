@@ -22,6 +22,8 @@ pub struct LoadOptions {
     pub buffer_bytes: u32,
     /// Only these processes are traced; all if empty.
     pub pids: Vec<Pid>,
+    /// Hits count by themselves from the moment that a traced process executes a new program.
+    pub begin_at_exec: bool,
     /// Whether the programs' own diagnostics are wanted.
     pub diagnostics: bool,
 }
@@ -72,7 +74,7 @@ impl Programs {
         let mut programs =
             Self { control: mapped(&ebpf, "CONTROL", 1)?, ebpf, tracks_returns, reads_memory };
         programs.write_plan(plan, options)?;
-        programs.verify()?;
+        programs.verify(options)?;
         Ok(programs)
     }
 
@@ -89,22 +91,31 @@ impl Programs {
         Ok(())
     }
 
-    fn verify(&mut self) -> Result<(), KernelError> {
+    fn verify(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
         self.uprobe("entry_multi")?.load().map_err(load_error("entry_multi"))?;
         if self.tracks_returns {
             self.uprobe("return_multi")?.load().map_err(load_error("return_multi"))?;
             // Attached first, so that no call is opened whose task's end goes unseen.
-            for (program, tracepoint) in
-                [("task_exit", "sched_process_exit"), ("task_exec", "sched_process_exec")]
-            {
-                let task_end: &mut RawTracePoint = self
-                    .program(program)?
-                    .try_into()
-                    .map_err(|_| KernelError::Missing { kind: "raw tracepoint", name: program })?;
-                task_end.load().map_err(load_error(program))?;
-                task_end.attach(tracepoint).map_err(load_error(program))?;
-            }
+            self.attach_tracepoint("task_exit", "sched_process_exit")?;
+            self.attach_tracepoint("task_exec", "sched_process_exec")?;
         }
+        if options.begin_at_exec {
+            self.attach_tracepoint("command_begins", "sched_process_exec")?;
+        }
+        Ok(())
+    }
+
+    fn attach_tracepoint(
+        &mut self,
+        name: &'static str,
+        tracepoint: &'static str,
+    ) -> Result<(), KernelError> {
+        let program: &mut RawTracePoint = self
+            .program(name)?
+            .try_into()
+            .map_err(|_| KernelError::Missing { kind: "raw tracepoint", name })?;
+        program.load().map_err(load_error(name))?;
+        program.attach(tracepoint).map_err(load_error(name))?;
         Ok(())
     }
 

@@ -3,14 +3,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AttachPlan, NotPlanned, Obstacle, PlannedFile, PlannedProbe, PlannedValue, ProbeId, program,
+    AttachPlan, NotPlanned, Obstacle, PlannedFile, PlannedProbe, PlannedValue, ProbeId,
+    instruction::{self, Verdict},
+    program,
 };
 use crate::{
-    resolve::{Arch, Resolution, ResolvedProbe},
+    resolve::{Resolution, ResolvedProbe},
     spec::{ArgSpec, ProbeSpec},
 };
 
-/// Reads the code of a probe's function from its first byte up to past the probed instruction.
+/// Reads the code of a probe's function from its first byte to past the probed instruction.
 pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
 
 /// Plans every resolved probe. What cannot be probed is listed with its reason, and the rest is
@@ -62,10 +64,15 @@ fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProb
         if probe.spec.ret.is_some() {
             return Err(Obstacle::ReturnInside);
         }
-        let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
-        if !begins_instruction(arch, &code, probe.spec.offset) {
-            return Err(Obstacle::InsideInstruction);
-        }
+    }
+    let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
+    if !instruction::begins_at(arch, &code, probe.spec.offset) {
+        return Err(Obstacle::InsideInstruction);
+    }
+    let at = usize::try_from(probe.spec.offset).unwrap_or(usize::MAX).min(code.len());
+    let verdict = instruction::judge(arch, &code[at..]);
+    if verdict == Verdict::Misread {
+        return Err(Obstacle::Misread);
     }
     let args = probe.spec.args.iter().filter_map(|arg| match arg {
         ArgSpec::Skip => None,
@@ -75,44 +82,10 @@ fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProb
     });
     Ok(PlannedProbe {
         label: probe.label.as_str().into(),
+        doubtful: verdict == Verdict::Doubtful,
         offset: probe.offset,
         args: args.collect(),
         ret: probe.spec.ret.clone(),
         program: program::program(&probe.spec, arch)?,
     })
-}
-
-/// Whether an instruction begins `offset` bytes into `code`, which begins with a function's first
-/// instruction. A breakpoint inside an instruction would change what the target executes.
-fn begins_instruction(arch: Arch, code: &[u8], offset: u64) -> bool {
-    match arch {
-        Arch::Aarch64 => offset.is_multiple_of(4),
-        Arch::X86_64 => {
-            let mut decoder =
-                iced_x86::Decoder::with_ip(64, code, 0, iced_x86::DecoderOptions::NONE);
-            while decoder.can_decode() && decoder.ip() < offset {
-                if decoder.decode().is_invalid() {
-                    return false;
-                }
-            }
-            decoder.ip() == offset
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Check that only places where an instruction begins are let through.
-    #[test]
-    fn instruction_boundaries() {
-        // endbr64; push rbp; mov rbp, rsp; sub rsp, 0x10
-        let code = [0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x10];
-        let good: Vec<u64> =
-            (0..=8).filter(|at| begins_instruction(Arch::X86_64, &code, *at)).collect();
-        assert_eq!(good, [0, 4, 5, 8]);
-        assert!(begins_instruction(Arch::Aarch64, &[], 8));
-        assert!(!begins_instruction(Arch::Aarch64, &[], 6));
-    }
 }

@@ -31,6 +31,12 @@ pub enum Obstacle {
     /// The offset is not where an instruction begins.
     #[error("no instruction begins at this offset; a breakpoint there would crash the program")]
     InsideInstruction,
+    /// A vector instruction that the kernel takes for another one.
+    #[error(
+        "it begins with a vector instruction that the kernel would take for another one, and the \
+         program would go wrong (probe its caller, or an instruction after it with `+OFFSET`)"
+    )]
+    Misread,
     /// An argument that is passed on the stack, with a breakpoint past the entry.
     #[error("arguments on the stack can only be read at the function's first instruction")]
     StackInside,
