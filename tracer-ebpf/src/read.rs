@@ -25,12 +25,14 @@ use crate::{
     stats::{self, Site},
 };
 
-/// Attempts of one hit. The largest object spans 9 pages; what exceeds this is memory that goes
-/// as fast as it comes.
+/// Attempts of one hit. What exceeds this is memory that goes as fast as it comes.
 const MAX_ATTEMPTS: u32 = 256;
 /// From this attempt on nothing is faulted in any more, so that the rest suffices to finish.
 const LAST_FAULTING_ATTEMPT: u64 = 200;
+/// The smallest pages that there are.
 const PAGE_BYTES: u64 = 4096;
+/// Most pages that one string or range spans, wherever it begins.
+const MAX_PAGES: u32 = (CLASSES[3].max_object as u64).div_ceil(PAGE_BYTES) as u32 + 1;
 
 /// All that the attempts of one hit share. It lives on the stack of the program, so it survives
 /// a sleep and no other hit can touch it.
@@ -49,9 +51,6 @@ struct Hit {
     faulted: u64,
     /// [`ReadStatus`] of the slots that are not to be read again, four bits each.
     given_up: u64,
-    /// One more than the slot whose pages are being faulted in, and the next address to fault.
-    fault_slot: u64,
-    fault_next: u64,
     zero: u64,
     site: Site,
 }
@@ -112,8 +111,6 @@ pub(crate) fn emit_objects(
         class: u64::from(reads.class),
         faulted: zero(),
         given_up: zero(),
-        fault_slot: zero(),
-        fault_next: zero(),
         zero: zero(),
         site: Site { probe: site.probe, cpu: site.cpu, pid_tgid: site.pid_tgid },
     };
@@ -124,11 +121,11 @@ pub(crate) fn emit_objects(
 }
 
 /// One attempt; 1 ends the loop.
-unsafe extern "C" fn attempt(index: u64, hit: *mut Hit) -> i64 {
+unsafe extern "C" fn attempt(index: u64, hit_place: *mut Hit) -> i64 {
     // SAFETY: the loop's context is the `Hit` of `emit_objects`.
-    let hit = unsafe { &mut *hit };
+    let hit = unsafe { &mut *hit_place };
     let mut attempt = Attempt {
-        hit: &raw mut *hit,
+        hit: hit_place,
         data: core::ptr::null_mut(),
         end: hit.zero + u64::from(hit.header.slots) * SLOT_BYTES as u64,
         stop: WHOLE,
@@ -137,12 +134,15 @@ unsafe extern "C" fn attempt(index: u64, hit: *mut Hit) -> i64 {
         bytes: 0,
     };
     match hit.class {
-        0 => in_class::<0>(hit, &mut attempt),
-        1 => in_class::<1>(hit, &mut attempt),
-        2 => in_class::<2>(hit, &mut attempt),
-        3 => in_class::<3>(hit, &mut attempt),
+        0 => in_class::<0>(&mut attempt),
+        1 => in_class::<1>(&mut attempt),
+        2 => in_class::<2>(&mut attempt),
+        3 => in_class::<3>(&mut attempt),
         _ => attempt.stop = RING_FULL,
     }
+    // Anew: the operations have written to it through `attempt.hit`.
+    // SAFETY: as above.
+    let hit = unsafe { &mut *hit_place };
     match attempt.stop {
         WHOLE => {
             count_reads(hit);
@@ -163,32 +163,63 @@ unsafe extern "C" fn attempt(index: u64, hit: *mut Hit) -> i64 {
     }
 }
 
-/// Faults in the next page of what a slot reads, or gives the slot up.
+/// Faults in the first page that is missing of what a slot reads, or gives the slot up.
 #[inline(always)]
 fn make_resident(hit: &mut Hit, attempt: &Attempt, may_fault: bool) {
     let slot = attempt.slot & 0xf;
-    if hit.fault_slot != slot + 1 {
-        hit.fault_slot = slot + 1;
-        hit.fault_next = attempt.address;
-    }
-    let next = hit.fault_next;
-    let result = if may_fault && next < attempt.address.wrapping_add(attempt.bytes) {
-        fault::fault_in(&hit.site, next)
-    } else {
+    let end = attempt.address.saturating_add(attempt.bytes);
+    let mut search = Search { address: attempt.address, end, missing: 0 };
+    // SAFETY: the callback has the signature that the helper documents, and `search` outlives it.
+    unsafe { bpf_loop(MAX_PAGES, look_at_page as *mut _, (&raw mut search).cast(), 0) };
+    let result = if !may_fault {
         Err(ReadStatus::Eagain)
+    } else if search.missing != 0 {
+        fault::fault_in(&hit.site, search.address)
+    } else {
+        // It has come by itself.
+        return;
     };
     match result {
-        Ok(()) => {
-            hit.faulted |= 1 << slot;
-            hit.fault_next = (next & !(PAGE_BYTES - 1)) + PAGE_BYTES;
-        }
+        Ok(()) => hit.faulted |= 1 << slot,
         Err(status) => hit.given_up |= (status as u64) << (slot * 4),
     }
 }
 
+/// The search for a page that is missing.
+#[repr(C)]
+struct Search {
+    /// Where to look next, and in the end where it was found.
+    address: u64,
+    end: u64,
+    /// 1 once it is found.
+    missing: u64,
+}
+
+/// Looks whether a page is resident; 1 ends the loop.
+unsafe extern "C" fn look_at_page(index: u64, search: *mut Search) -> i64 {
+    // SAFETY: the loop's context is the `Search` of `make_resident`.
+    let search = unsafe { &mut *search };
+    if index != 0 && search.address >= search.end {
+        return 1;
+    }
+    let mut byte = 0u8;
+    // SAFETY: the destination is one byte of our stack; the helper checks the address.
+    let result =
+        unsafe { bpf_probe_read_user((&raw mut byte).cast(), 1, search.address as *const _) };
+    if result != 0 {
+        search.missing = 1;
+        return 1;
+    }
+    search.address = (search.address & !(PAGE_BYTES - 1)).saturating_add(PAGE_BYTES);
+    0
+}
+
 /// An attempt in the size class `C`.
+///
+/// It reaches the hit only through `attempt.hit`, as the operations do: the compiler takes for
+/// granted that nobody else writes behind a reference.
 #[inline(always)]
-fn in_class<const C: usize>(hit: &mut Hit, attempt: &mut Attempt) {
+fn in_class<const C: usize>(attempt: &mut Attempt) {
     let size = const { (HEADER_BYTES + CLASSES[C].data_bytes) as u64 };
     let ring = (&raw const RECORDS).cast_mut().cast();
     // SAFETY: `RECORDS` is a ring buffer; the reservation is submitted or discarded below.
@@ -199,12 +230,15 @@ fn in_class<const C: usize>(hit: &mut Hit, attempt: &mut Attempt) {
     }
     // SAFETY: the reservation begins with the header.
     attempt.data = unsafe { record.add(HEADER_BYTES) };
-    hit.statuses = 0;
+    // SAFETY: the `Hit` outlives the attempt.
+    unsafe { (*attempt.hit).statuses = 0 };
     // SAFETY: the callback has the signature that the helper documents, and `attempt` outlives it.
     unsafe {
         bpf_loop(MAX_VALUES as u32, run_op::<C> as *mut _, (&raw mut *attempt).cast(), 0);
     }
     if attempt.stop == WHOLE {
+        // SAFETY: the `Hit` outlives the attempt.
+        let hit = unsafe { &*attempt.hit };
         // SAFETY: the reservation begins with the header and is eight-byte aligned.
         unsafe { write_header(record.cast(), &hit.site, &hit.header, hit.statuses) };
         // SAFETY: `record` is the live reservation.

@@ -12,7 +12,7 @@ use tracer_common::{Control, counter::COLUMNS, program::ProbeProgram, task::Call
 use super::{Calls, Counters, Diagnostics, Faults, KernelError, Records, mapped::MappedArray};
 use crate::{plan::AttachPlan, resolve::Pid};
 
-/// Tasks that may be inside traced calls at once; one entry takes 1.5 KiB, when it is used.
+/// Tasks that may be inside traced calls at once; one entry takes 2 KiB, when it is used.
 const MAX_TASKS_IN_CALLS: u32 = 65_536;
 
 /// How the programs are loaded.

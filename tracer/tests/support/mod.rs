@@ -3,7 +3,9 @@
 //!
 //! They need root (or CAP_BPF and CAP_PERFMON) and fail without: nothing is skipped.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+pub mod streaming;
 
 use std::{
     ffi::OsStr,
@@ -17,6 +19,8 @@ use std::{
 };
 
 use serde_json::Value;
+
+pub mod live;
 
 /// How long anything may take before the test calls it hung. Far above what is ever needed: it
 /// is no statement about speed.
@@ -40,7 +44,8 @@ pub fn target(source: &str, flags: &[&str]) -> PathBuf {
     }
     let compiler = if source.ends_with(".c") { "cc" } else { "c++" };
     // Compiled aside and renamed: tests run at the same time.
-    let aside = folder.join(format!("{stem}{flavour}.{}.{:?}", std::process::id(), thread::current().id()));
+    let aside =
+        folder.join(format!("{stem}{flavour}.{}.{:?}", std::process::id(), thread::current().id()));
     let status = Command::new(compiler)
         .args(["-O1", "-g", "-fno-inline", "-pthread", "-o"])
         .arg(&aside)
@@ -93,8 +98,7 @@ impl Faultline {
 
     /// Starts it, its outputs collected.
     pub fn start(mut self) -> Running {
-        let mut child =
-            self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
         Running { child, stdout, stderr, started: Instant::now() }
@@ -260,8 +264,13 @@ impl Target {
 
 /// Waits until the run has attached its probes: until it holds a uprobe link.
 pub fn wait_attached(running: &Running) {
+    wait_pid_attached(running.pid());
+}
+
+/// The same for a run of which only the process is known.
+pub fn wait_pid_attached(pid: i32) {
     let started = Instant::now();
-    while !holds_uprobe_link(running.pid()) {
+    while !holds_uprobe_link(pid) {
         assert!(started.elapsed() < HUNG_AFTER, "faultline does not attach");
         thread::sleep(Duration::from_millis(5));
     }

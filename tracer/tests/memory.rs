@@ -1,0 +1,568 @@
+//! Reading the memory of a traced program on the real kernel. Needs root.
+//!
+//! - cold pages: every string is read, beside a bpftrace that reads none
+//! - edges: strings, ranges and numbers at the limits of what can be read
+//! - stuck: a task that hangs in a page fault hurts nobody else
+//! - evicted: pages that go while they are read
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use support::{Finished, Target, faultline, number, streaming::Streaming, sum, target};
+
+/// A file on a real disk, where pages can be dropped from the page cache.
+fn disk_file(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("files");
+    fs::create_dir_all(&folder).unwrap();
+    folder.join(name)
+}
+
+/// `PROGRAM ARGS…` as one command line.
+fn command_line(program: &Path, args: &[&str]) -> String {
+    shlex::try_join([program.to_str().unwrap()].into_iter().chain(args.iter().copied())).unwrap()
+}
+
+/// Traces a command with these probes of it (`FUNCTION(ARGS)`), as JSON.
+fn trace_command(program: &Path, args: &[&str], probes: &[&str]) -> Finished {
+    let probes = probes.iter().map(|probe| format!("{}:{probe}", program.display()));
+    let options = ["trace", "--json", "-c"].map(str::to_owned).into_iter();
+    faultline(options.chain([command_line(program, args)]).chain(probes)).run().succeeded()
+}
+
+/// How one value of an event was read.
+#[derive(Debug, PartialEq, Eq)]
+enum Read {
+    Whole(String),
+    Truncated(String),
+    Unread(String),
+}
+
+use Read::{Truncated, Unread, Whole};
+
+impl Read {
+    /// Of the argument `name` (or `ret`) of an event.
+    fn of(event: &Value, name: &str) -> Self {
+        let value = if name == "ret" { &event["ret"] } else { &event["args"][name] };
+        let truncated = event["truncated"].as_array().is_some_and(|t| t.contains(&name.into()));
+        match (value, event["unread"][name].as_str()) {
+            (Value::Null, Some(errno)) => Unread(errno.to_owned()),
+            (Value::String(text), None) if truncated => Truncated(text.clone()),
+            (Value::String(text), None) => Whole(text.clone()),
+            _ => panic!("`{name}` is neither read nor unread: {event}"),
+        }
+    }
+}
+
+fn whole(text: &str) -> Read {
+    Whole(text.to_owned())
+}
+
+fn truncated(text: &str) -> Read {
+    Truncated(text.to_owned())
+}
+
+fn unread(errno: &str) -> Read {
+    Unread(errno.to_owned())
+}
+
+// Cold pages
+
+/// Check that a string on each of 64 pages that are on disk only is read, and that each is counted
+/// as faulted in; and that a bpftrace beside it is given the same pages.
+#[test]
+fn cold_pages_are_read() {
+    let program = target("cold_pages.c", &[]);
+    let path = disk_file("cold_pages");
+    let run = trace_command(&program, &[path.to_str().unwrap()], &["take(text: str)"]);
+    assert!(run.stderr.contains("cold 64\n"), "the pages were not cold: {}", run.stderr);
+    let texts: Vec<_> = run.events().iter().map(|event| Read::of(event, "text")).collect();
+    let expected: Vec<_> = (0..64).map(cold_string).map(Whole).collect();
+    assert_eq!(texts, expected);
+    let summary = run.summary();
+    assert_eq!(number(&summary, "hits"), 64);
+    assert_reads(&summary, Reads { faulted: 64, ..Reads::default() });
+    assert_eq!(number(&summary["faults"], "count"), 64);
+
+    let right = cold_pages_that_bpftrace_reads(&program);
+    println!("cold pages read: faultline 64 of 64, bpftrace {right} of 64");
+}
+
+fn cold_string(page: usize) -> String {
+    format!("the string of page {page}")
+}
+
+/// How many of the 64 strings bpftrace shows, given the same pages.
+fn cold_pages_that_bpftrace_reads(program: &Path) -> usize {
+    let peers = std::env::var_os("FAULTLINE_PEERS")
+        .expect("FAULTLINE_PEERS names no folder with bpftrace (run `cargo xtask test`)");
+    let path = disk_file("cold_pages_bpftrace");
+    let script = format!("uprobe:{}:take {{ printf(\"<%s>\\n\", str(arg0)); }}", program.display());
+    let run = Command::new(Path::new(&peers).join("bpftrace"))
+        .args(["-c", &command_line(program, &[path.to_str().unwrap()]), "-e", &script])
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "bpftrace: {}", String::from_utf8_lossy(&run.stderr));
+    assert!(output.contains("cold 64\n"), "the pages were not cold: {output}");
+    let shown: Vec<_> = output.lines().filter(|line| line.starts_with('<')).collect();
+    assert_eq!(shown.len(), 64, "bpftrace did not see every call: {output}");
+    shown
+        .iter()
+        .enumerate()
+        .filter(|(page, line)| **line == format!("<{}>", cold_string(*page)))
+        .count()
+}
+
+/// What a summary says of reads.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Reads {
+    resident: u64,
+    faulted: u64,
+    truncated: u64,
+    failed: u64,
+}
+
+/// Asserts what became of the reads, and that each failure has its errno.
+#[track_caller]
+fn assert_reads(summary: &Value, expected: Reads) {
+    let reads = &summary["reads"];
+    let found = Reads {
+        resident: number(reads, "resident"),
+        faulted: number(reads, "faulted"),
+        truncated: number(reads, "truncated"),
+        failed: number(reads, "failed"),
+    };
+    assert_eq!(found, expected, "{reads}");
+    assert_eq!(found.failed, sum(&reads["failed_by_errno"]), "{reads}");
+}
+
+// Edges
+
+/// What is read of each call of `edges`, and how many of an event's values come from memory.
+const EDGES: [(&str, u64); 15] = [
+    ("take_str(name: str[32], text: str[16])", 2),
+    ("take_path(name: str[32], text: str)", 2),
+    ("take_u64(name: str[32], bytes: bytes[n], n: u64)", 2),
+    ("take_i32(name: str[32], bytes: bytes[n], n: i32)", 2),
+    ("take_i64(name: str[32], bytes: bytes[n], n: i64)", 2),
+    ("take_u8(name: str[32], bytes: bytes[n], n: u8)", 2),
+    ("take_first(name: str[32], n: u32, bytes: bytes[n])", 2),
+    ("take_fixed(name: str[32], bytes: bytes[8])", 2),
+    ("take_sizes(name: str[32], a: str[300], b: str[3000], c: str[9000], d: bytes[16])", 5),
+    ("take_huge(name: str[32], huge: str[32768], large: str[3000])", 3),
+    ("take_block(name: str[32], bytes: bytes[32768])", 2),
+    ("take_registers(a: i8, b: i16, c: i32, d: i64, e: u8, f: u16)", 0),
+    ("take_more(a: u32, b: u64, c: x8, d: bool, e: char, f: ptr)", 0),
+    (
+        "take_sixteen(a: u8, b: u16, c: u32, d: u64, e: i8, f: i64, g: i8, h: i16, i: i32, j: u64, \
+         k: bool, l: char, m: ptr, n: str, o: bytes[p], p: u16)",
+        10,
+    ),
+    ("give_str() -> str[16]", 1),
+];
+
+/// The run that the tests of edges look at, made once.
+fn edges() -> &'static Finished {
+    static RUN: OnceLock<Finished> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let path = disk_file("edges");
+        let probes = EDGES.map(|(probe, _)| probe);
+        trace_command(&target("edges.c", &[]), &[path.to_str().unwrap()], &probes)
+    })
+}
+
+/// The events of a function of `edges`.
+fn edge_events(function: &str) -> Vec<Value> {
+    let label = format!("edges:{function}");
+    edges().events().into_iter().filter(|event| event["probe"] == label.as_str()).collect()
+}
+
+/// Asserts what was read of the argument `arg` in each call of a function, in order.
+#[track_caller]
+fn assert_edges(function: &str, arg: &str, expected: &[(&str, Read)]) {
+    edges().summary();
+    let events = edge_events(function);
+    let found: Vec<_> = events
+        .iter()
+        .map(|event| (event["args"]["name"].as_str().unwrap(), Read::of(event, arg)))
+        .collect();
+    assert_eq!(found.len(), expected.len(), "calls of {function}: {found:?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found, expected, "{function}({arg})");
+    }
+}
+
+fn alphabet(length: usize) -> String {
+    ('a'..='z').cycle().take(length).collect()
+}
+
+/// Check strings at the edges: of their limit, of pages, of what is mapped, of what is text.
+#[test]
+fn strings_at_the_edges() {
+    let expected = [
+        ("empty", whole("")),
+        ("short", whole("short")),
+        ("at the limit", whole("sixteen letters!")),
+        ("one over", truncated("sixteen letters!")),
+        ("far over", truncated("abcdefghijklmnop")),
+        ("ends before a hole", whole("close")),
+        ("runs into a hole", unread("EFAULT")),
+        ("in a hole", unread("EFAULT")),
+        ("into a cold page", whole("crossing")),
+        ("from cold to cold", whole("crossing")),
+        ("in a cold page", whole("cold")),
+        ("null", unread("EFAULT")),
+        ("almost null", unread("EFAULT")),
+        ("wild", unread("EFAULT")),
+        ("kernel", unread("EFAULT")),
+        ("end of addresses", unread("EFAULT")),
+        ("non-canonical", unread("EFAULT")),
+        ("forbidden", unread("EFAULT")),
+        ("invalid UTF-8", whole(r"a\xff\\b\xc3")),
+        ("escapes", whole("\x1b[31m\u{9b}2J\n\"\x7f")),
+        ("a lone C1 byte", whole(r"\x9b31m")),
+        ("cut in a letter", truncated(r"fifteen letters\xc3")),
+    ];
+    assert_edges("take_str", "text", &expected);
+    let expected = [
+        ("default limit", whole(&alphabet(4096))),
+        ("default limit, one over", truncated(&alphabet(4096))),
+    ];
+    assert_edges("take_path", "text", &expected);
+}
+
+/// Check that what is not UTF-8 is said to be escaped, and only that.
+#[test]
+fn escaped_values_are_named() {
+    edges().summary();
+    for event in edge_events("take_str") {
+        let name = event["args"]["name"].as_str().unwrap();
+        let escaped = matches!(name, "invalid UTF-8" | "a lone C1 byte" | "cut in a letter");
+        let expected = if escaped { serde_json::json!(["text"]) } else { Value::Null };
+        assert_eq!(event["escaped"], expected, "{event}");
+    }
+}
+
+/// Check ranges at the edges: of length arguments, of the limit, of pages, of what is mapped.
+#[test]
+fn ranges_at_the_edges() {
+    let most = alphabet(16384);
+    let expected = [
+        ("some", whole("some\0more")),
+        ("zero", whole("")),
+        ("zero of null", whole("")),
+        ("one of null", unread("EFAULT")),
+        ("ends before a hole", whole("eight ch")),
+        ("runs into a hole", unread("EFAULT")),
+        ("at the limit", whole(&most)),
+        ("one over", truncated(&most)),
+        ("2^63", truncated(&most)),
+        ("2^63 before a hole", unread("EFAULT")),
+        ("not text", whole("\\xff\\xfe\0\x1b[m")),
+        ("into a cold page", whole("crossing")),
+        ("three cold pages", whole(&alphabet(4100))),
+    ];
+    assert_edges("take_u64", "bytes", &expected);
+    let signed = [
+        ("some", whole("some")),
+        ("negative", unread("EINVAL")),
+        ("most negative", unread("EINVAL")),
+    ];
+    assert_edges("take_i32", "bytes", &signed);
+    assert_edges("take_i64", "bytes", &signed);
+    assert_edges("take_u8", "bytes", &[("dirty register", whole("some"))]);
+    assert_edges("take_first", "bytes", &[("length first", whole("some"))]);
+    let fixed = [("eight", whole("eight ch")), ("runs into a hole", unread("EFAULT"))];
+    assert_edges("take_fixed", "bytes", &fixed);
+}
+
+/// Check that lengths themselves are shown as what they are.
+#[test]
+fn lengths_are_shown() {
+    let lengths = |function| -> Vec<Value> {
+        edge_events(function).iter().map(|event| event["args"]["n"].clone()).collect()
+    };
+    let half = 1_u64 << 63;
+    assert_eq!(lengths("take_u64"), [9, 0, 0, 1, 8, 9, 16384, 16385, half, half, 6, 8, 4100]);
+    assert_eq!(lengths("take_i32"), [4, -1, i32::MIN]);
+    assert_eq!(lengths("take_i64"), [4, -1, i64::MIN]);
+    assert_eq!(lengths("take_u8"), [4]);
+    assert_eq!(lengths("take_first"), [4]);
+}
+
+/// Check long strings and ranges that need each of the larger records, several at once, resident
+/// and cold.
+#[test]
+fn long_strings_and_ranges() {
+    let sizes = |make: fn(&str) -> Read, arg, length| {
+        let full = alphabet(length);
+        let small = if arg == "d" { "0123456789abcdef" } else { arg };
+        let over = if arg == "d" { whole(&full) } else { make(&full) };
+        let expected = [
+            ("small", whole(small)),
+            ("full", whole(&full)),
+            ("over", over),
+            ("cold", whole(&full)),
+        ];
+        assert_edges("take_sizes", arg, &expected);
+    };
+    sizes(truncated, "a", 300);
+    sizes(truncated, "b", 3000);
+    sizes(truncated, "c", 9000);
+    sizes(truncated, "d", 16);
+    for (arg, length) in [("huge", 32768), ("large", 3000)] {
+        let full = alphabet(length);
+        let expected = [("full", whole(&full)), ("over", truncated(&full)), ("cold", whole(&full))];
+        assert_edges("take_huge", arg, &expected);
+    }
+    let block = alphabet(32768);
+    assert_edges("take_block", "bytes", &[("resident", whole(&block)), ("cold", whole(&block))]);
+}
+
+/// Check integers of every width and sign, booleans, characters and pointers in registers.
+#[test]
+fn numbers_in_registers() {
+    edges().summary();
+    let args = |function| -> Vec<Value> {
+        edge_events(function).into_iter().map(|event| event["args"].clone()).collect()
+    };
+    assert_eq!(
+        args("take_registers"),
+        [
+            serde_json::json!({
+                "a": i8::MIN, "b": i16::MIN, "c": i32::MIN, "d": i64::MIN, "e": 0, "f": 0
+            }),
+            serde_json::json!({
+                "a": i8::MAX, "b": i16::MAX, "c": i32::MAX, "d": i64::MAX, "e": u8::MAX,
+                "f": u16::MAX
+            }),
+            serde_json::json!({"a": -1, "b": -1, "c": -1, "d": -1, "e": 1, "f": 1}),
+        ]
+    );
+    assert_eq!(
+        args("take_more"),
+        [
+            serde_json::json!({
+                "a": u32::MAX, "b": u64::MAX, "c": "0xab", "d": true, "e": "x", "f": "0x1234"
+            }),
+            serde_json::json!({"a": 0, "b": 0, "c": "0x0", "d": false, "e": "\n", "f": "0x0"}),
+            serde_json::json!({
+                "a": 1, "b": 1, "c": "0x1", "d": true, "e": r"\xff", "f": "0xffffffffffffffff"
+            }),
+        ]
+    );
+}
+
+/// Check the arguments past the registers, 7 to 16: numbers of all kinds, a string, and a range
+/// whose length follows it, all on the stack.
+#[test]
+fn arguments_on_the_stack() {
+    edges().summary();
+    let events = edge_events("take_sixteen");
+    assert_eq!(events.len(), 1);
+    assert_eq!(
+        events[0]["args"],
+        serde_json::json!({
+            "a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6, "g": -7, "h": -8, "i": -9, "j": 10,
+            "k": true, "l": "l", "m": "0xd", "n": "on the stack", "o": "bytes", "p": 5
+        })
+    );
+}
+
+/// Check that a string which is returned is read from a cold page, and that a null one is not.
+#[test]
+fn returned_strings() {
+    edges().summary();
+    let returned: Vec<_> = edge_events("give_str")
+        .iter()
+        .filter(|event| event["kind"] == "return")
+        .map(|event| Read::of(event, "ret"))
+        .collect();
+    assert_eq!(returned, [whole("given back"), unread("EFAULT")]);
+}
+
+/// Check that every read of memory at the edges is counted, under what became of it, and that
+/// exactly the pages that were cold are counted as faulted in.
+#[test]
+fn reads_at_the_edges_add_up() {
+    let events = edges().events();
+    let reads = |(probe, per_event): &(&str, u64)| {
+        let (function, _) = probe.split_once('(').unwrap();
+        // An entry of `give_str` reads nothing.
+        let with_reads = |event: &&Value| function != "give_str" || event["kind"] == "return";
+        edge_events(function).iter().filter(with_reads).count() as u64 * per_event
+    };
+    let all: u64 = EDGES.iter().map(reads).sum();
+    let named = |remark: &str| -> u64 {
+        let named = |event: &Value| match &event[remark] {
+            Value::Array(names) => names.len(),
+            Value::Object(names) => names.len(),
+            _ => 0,
+        };
+        events.iter().map(|event| named(event) as u64).sum()
+    };
+    let summary = edges().summary();
+    let (cut, failed, faulted) = (named("truncated"), named("unread"), 11);
+    let resident = all - cut - failed - faulted;
+    assert_reads(&summary, Reads { resident, faulted, truncated: cut, failed });
+    assert_eq!(number(&summary["faults"], "count"), 32, "{summary}");
+}
+
+/// Check that no byte which a terminal would obey is ever written, neither as text nor as JSON:
+/// not of strings, not of the task's name.
+#[test]
+fn nothing_reaches_the_terminal_raw() {
+    let program = target("edges.c", &[]);
+    let path = disk_file("edges_as_text");
+    let probes = EDGES.map(|(probe, _)| format!("{}:{probe}", program.display()));
+    let command = command_line(&program, &[path.to_str().unwrap()]);
+    let options = ["trace", "-c", &command].map(str::to_owned).into_iter();
+    let run = faultline(options.chain(probes)).run().succeeded();
+    assert_eq!(run.stdout.lines().count(), edges().events().len(), "a line an event");
+    edges().summary();
+    for output in [&run.stdout, &run.stderr, &edges().stdout, &edges().stderr] {
+        let raw = output.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(raw, None, "{output}");
+    }
+    let shown = |text: &str| assert!(run.stdout.contains(text), "no {text} in {}", run.stdout);
+    shown(r#"text="\x1b[31m\xc2\x9b2J\n\"\x7f")"#);
+    shown(r#"text="\x9b31m")"#);
+    shown(r#"text="a\xff\\b\xc3")"#);
+    shown(r#"text="sixteen letters!"…)"#);
+    shown(r#"text=<EFAULT>)"#);
+    shown(r" e\x1b[2Jdges ");
+}
+
+// Bugs
+
+/// Bug: the record of a failed read said that it was whole, and was dropped as undecodable.
+#[test]
+fn failed_reads_are_not_undecodable() {
+    let summary = edges().summary();
+    assert_eq!(number(&summary["dropped"], "undecodable"), 0);
+    assert!(number(&summary["reads"], "failed") > 10, "{summary}");
+}
+
+// Stuck
+
+/// A run on `stuck`, with a task in it that hangs in a page fault since just now.
+fn hang() -> (Target, Streaming) {
+    let program = target("stuck.c", &[]);
+    let mut stuck = Target::start(&program, &[]);
+    let probes = ["same", "other"].map(|name| format!("{}:{name}(text: str)", program.display()));
+    let [same, other] = probes;
+    let run = faultline(["trace", "--json", "-p", &stuck.pid(), &same, &other]).stream_attached();
+    stuck.send("hang");
+    assert_eq!(stuck.line(), "hanging");
+    (stuck, run)
+}
+
+fn is_event(line: &str) -> bool {
+    line.contains(r#""type":"event""#)
+}
+
+/// Waits until the run has told that the task is stuck.
+fn wait_told(run: &Streaming, stuck: &Target) -> String {
+    let told = run.stderr.wait_for(1, |line| line.starts_with("warning: process "));
+    assert!(told[0].text.contains(&format!("process {} (sleeper)", stuck.pid())), "{told:?}");
+    told[0].text.clone()
+}
+
+/// Check that a task which hangs in a page fault keeps no event of another from showing at once;
+/// that the user is told of it; that its process is then read without faulting; that a detach
+/// tells whom it waits for; and that all is accounted for once the page comes.
+#[test]
+fn stuck_fault_hurts_nobody_else() {
+    let (mut stuck, run) = hang();
+    let asked = Instant::now();
+    stuck.send("calls 1000");
+    assert_eq!(stuck.line(), "called");
+    let events = run.stdout.wait_for(2000, is_event);
+    let took = events[1999].at - asked;
+    assert!(took < Duration::from_secs(1), "2,000 events took {took:?}");
+    assert!(events.iter().all(|line| line.text.contains(r#""text":"resident""#)));
+
+    let told = wait_told(&run, &stuck);
+    assert!(told.contains(", task "), "{told}");
+    assert!(told.contains(" in /memfd:slow-storage for 1."), "{told}");
+
+    stuck.send("cold");
+    assert_eq!(stuck.line(), "passed", "a page that nobody serves was faulted in");
+    let cold = run.stdout.wait_for(2001, is_event).remove(2000);
+    let cold = serde_json::from_str(&cold.text).unwrap();
+    assert_eq!(Read::of(&cold, "text"), unread("EAGAIN"));
+
+    run.signal(libc::SIGINT);
+    // Told again and again, as long as it lasts.
+    let waiting = run.stderr.wait_for(2, |line| line.starts_with("waiting for "));
+    for line in &waiting {
+        let whom = format!("waiting for process {} (sleeper), task ", stuck.pid());
+        assert!(line.text.starts_with(&whom), "{line:?}");
+        assert!(line.text.contains(" in /memfd:slow-storage for "), "{line:?}");
+    }
+
+    stuck.send("serve");
+    assert_eq!(stuck.line(), "served");
+    let run = run.finish().succeeded();
+    let last = run.events().pop().unwrap();
+    assert_eq!(last["comm"], "sleeper");
+    assert_eq!(Read::of(&last, "text"), whole("served at last"));
+    let summary = run.summary();
+    assert_eq!(number(&summary, "hits"), 2002);
+    assert_eq!(sum(&summary["dropped"]), 0, "{summary}");
+    assert_reads(&summary, Reads { resident: 2000, faulted: 1, truncated: 0, failed: 1 });
+    assert_eq!(number(&summary["reads"]["failed_by_errno"], "EAGAIN"), 1);
+    println!("2,000 events {took:?} after they were asked for; {told}");
+    stuck.finish();
+}
+
+/// Check that a task which is killed while it hangs sets the run free, and is accounted for.
+#[test]
+fn killed_while_stuck() {
+    let (mut stuck, run) = hang();
+    run.signal(libc::SIGINT);
+    run.stderr.wait_for(1, |line| line.starts_with("waiting for "));
+    stuck.child.kill().unwrap();
+    stuck.child.wait().unwrap();
+    let run = run.finish().succeeded();
+    assert_eq!(number(&run.summary(), "hits"), 1);
+}
+
+// Evicted
+
+/// Check strings on pages that another thread throws out all the time: each is right, or not read
+/// for a reason; never empty, never cut.
+#[test]
+fn evicted_pages() {
+    const CALLS: usize = 5000;
+    let program = target("evicted.c", &[]);
+    let path = disk_file("evicted");
+    let probes = ["within(text: str)", "across(text: str)"];
+    let run = trace_command(&program, &[path.to_str().unwrap(), &CALLS.to_string()], &probes);
+    for (function, text) in
+        [("within", "a string within a page"), ("across", "a string across two pages")]
+    {
+        let label = format!("evicted:{function}");
+        let events: Vec<_> =
+            run.events().into_iter().filter(|event| event["probe"] == label.as_str()).collect();
+        assert_eq!(events.len(), CALLS);
+        for event in events {
+            let read = Read::of(&event, "text");
+            // Never EFAULT: the memory is mapped all the time.
+            assert!(read == whole(text) || read == unread("EAGAIN"), "{event}");
+        }
+    }
+    let summary = run.summary();
+    let reads = &summary["reads"];
+    assert!(number(reads, "faulted") > 0, "nothing was thrown out: {reads}");
+    let all = ["resident", "faulted", "truncated", "failed"].map(|name| number(reads, name));
+    assert_eq!(all.iter().sum::<u64>(), 2 * CALLS as u64, "{reads}");
+}

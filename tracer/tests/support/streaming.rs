@@ -1,0 +1,116 @@
+//! A run whose output is looked at while it runs.
+
+use std::{
+    io::{BufRead as _, BufReader, Read},
+    process::{Child, Stdio},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{Faultline, Finished, HUNG_AFTER, wait_pid_attached};
+
+/// A line, and when it arrived.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub at: Instant,
+    pub text: String,
+}
+
+/// The lines of one output so far.
+pub struct Stream {
+    lines: Arc<Mutex<Vec<Line>>>,
+    reader: JoinHandle<()>,
+}
+
+/// A run of faultline whose outputs can be read while it runs.
+pub struct Streaming {
+    pub child: Child,
+    pub stdout: Stream,
+    pub stderr: Stream,
+}
+
+impl Stream {
+    fn of(source: impl Read + Send + 'static) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let filled = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(source).lines() {
+                let text = line.expect("all output is UTF-8");
+                filled.lock().unwrap().push(Line { at: Instant::now(), text });
+            }
+        });
+        Self { lines, reader }
+    }
+
+    /// What has arrived.
+    pub fn lines(&self) -> Vec<Line> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Waits until so many of the lines satisfy `wanted`, and gives those.
+    #[track_caller]
+    pub fn wait_for(&self, count: usize, wanted: impl Fn(&str) -> bool) -> Vec<Line> {
+        let started = Instant::now();
+        loop {
+            let mut found = self.lines();
+            found.retain(|line| wanted(&line.text));
+            if found.len() >= count {
+                return found;
+            }
+            assert!(
+                started.elapsed() < HUNG_AFTER,
+                "only {} of {count} lines came; all: {:?}",
+                found.len(),
+                self.lines(),
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for its end.
+    fn text(self) -> String {
+        self.reader.join().unwrap();
+        self.lines.lock().unwrap().iter().map(|line| line.text.clone() + "\n").collect()
+    }
+}
+
+impl Faultline {
+    /// Starts it, and waits until its probes are attached.
+    pub fn stream_attached(mut self) -> Streaming {
+        let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = Stream::of(child.stdout.take().unwrap());
+        let stderr = Stream::of(child.stderr.take().unwrap());
+        let running = Streaming { child, stdout, stderr };
+        wait_pid_attached(running.pid());
+        running
+    }
+}
+
+impl Streaming {
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child is not yet waited for, so the id is its own.
+        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+    }
+
+    /// Waits for the end; a run that does not end is killed, and the test fails.
+    pub fn finish(mut self) -> Finished {
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if started.elapsed() > HUNG_AFTER {
+                let _ = self.child.kill();
+                panic!("faultline did not end; stderr: {:?}", self.stderr.lines());
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        Finished { status, stdout: self.stdout.text(), stderr: self.stderr.text() }
+    }
+}
