@@ -21,9 +21,7 @@ use std::{
 use serde_json::Value;
 use support::{
     Finished, Target, assert_conserved, faultline,
-    live::{
-        Bare, Puppet, Traced, probe, probes_of, summary_of, wait_counting, wait_until,
-    },
+    live::{Bare, Puppet, Traced, probe, probes_of, summary_of, wait_counting, wait_until},
     number, target,
 };
 
@@ -147,7 +145,10 @@ fn max_events() {
     let finished = running.finish().succeeded();
     let summary = finished.summary();
     assert_eq!(number(&summary, "delivered"), 10);
-    assert_eq!(values_by_task(&finished.stdout).into_values().next().unwrap(), (0..10).collect::<Vec<_>>());
+    assert_eq!(
+        values_by_task(&finished.stdout).into_values().next().unwrap(),
+        (0..10).collect::<Vec<_>>()
+    );
     assert_eq!(number(&summary, "hits"), 10 + number(&summary["dropped"], "after_limit"));
     assert_eq!(summary["stopped_by"], "--max-events is reached");
     puppet.ends_well();
@@ -611,7 +612,8 @@ fn pseudo_terminal() -> (OwnedFd, OwnedFd) {
     let (mut ours, mut its) = (0, 0);
     let null = std::ptr::null_mut();
     // SAFETY: both descriptors are valid for writes; name, settings and size may be null.
-    let result = unsafe { libc::openpty(&raw mut ours, &raw mut its, null, null.cast(), null.cast()) };
+    let result =
+        unsafe { libc::openpty(&raw mut ours, &raw mut its, null, null.cast(), null.cast()) };
     assert_eq!(result, 0);
     // SAFETY: openpty has just opened both for us alone.
     unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) }
@@ -885,12 +887,8 @@ fn without_privileges() {
 fn with_two_capabilities() {
     let reachable = Reachable::new("with_two_capabilities");
     let mut target = reachable.as_user(&[]);
-    let mut child = target
-        .arg(&reachable.puppet)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        target.arg(&reachable.puppet).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(said.next().unwrap().unwrap(), "ready");
     let pid = child.id().to_string();

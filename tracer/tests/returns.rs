@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use support::{
     Finished, Target, faultline,
-    live::{Traced, probe, private_copy, probes_of, wait_counting},
+    live::{Traced, private_copy, probe, probes_of, wait_counting},
     number, target,
 };
 
@@ -132,7 +132,8 @@ fn recursion_deeper_than_the_kernel_follows() {
     let summary = assert_calls(&finished, (101, 65, 36, 0));
     assert_eq!(calls(probe(&summary, "down")), (100, 64, 36, 0));
     assert_eq!(number(&summary, "hits"), 166);
-    let values: Vec<_> = events(&finished, "down", "return").iter().map(|e| number(e, "ret")).collect();
+    let values: Vec<_> =
+        events(&finished, "down", "return").iter().map(|e| number(e, "ret")).collect();
     assert_eq!(values, (37..=100).collect::<Vec<_>>(), "the outermost 64 return");
 }
 
@@ -176,8 +177,7 @@ fn trace_tails(depth: &str, functions: &[&str]) -> Finished {
 /// Check that functions that end in a jump return together, each with its own duration.
 #[test]
 fn tail_calls() {
-    let functions =
-        ["tail_start -> u64", "tail_middle(v: u64) -> u64", "tail_end(v: u64) -> u64"];
+    let functions = ["tail_start -> u64", "tail_middle(v: u64) -> u64", "tail_end(v: u64) -> u64"];
     let finished = trace_tails("1", &functions);
     // tail_end is called once more by itself.
     assert_calls(&finished, (61, 61, 0, 0));
@@ -221,8 +221,7 @@ fn tail_recursion_deeper_than_the_kernel_follows() {
 /// them return.
 #[test]
 fn longjmp() {
-    let functions =
-        ["land -> u64", "jump_from -> u64", "jump_from_deeper -> u64", "plain -> u64"];
+    let functions = ["land -> u64", "jump_from -> u64", "jump_from_deeper -> u64", "plain -> u64"];
     let finished = trace(&["longjmp", "5"], &functions);
     let summary = assert_calls(&finished, (75, 14, 61, 0));
     assert_eq!(calls(probe(&summary, "land")), (12, 12, 0, 0));
@@ -321,7 +320,8 @@ fn eight_threads() {
         };
         let entered: Vec<_> =
             of_thread("outer", "entry").iter().map(|e| number(&e["args"], "v") * 4 + 2).collect();
-        let returned: Vec<_> = of_thread("outer", "return").iter().map(|e| number(e, "ret")).collect();
+        let returned: Vec<_> =
+            of_thread("outer", "return").iter().map(|e| number(e, "ret")).collect();
         assert_eq!(entered, returned, "each thread's calls return what was called");
         assert_eq!(entered.len() as u64, rounds);
         break;
@@ -347,7 +347,8 @@ fn fork_inside_a_call_with_every_process_traced() {
     let program = private_copy(&program(), "fork_inside_a_call");
     let probes = probes_of(&program, &["split -> i32", "plain(v: u64) -> u64"]);
     let mut target = Target::start(&program, &["split"]);
-    let running = faultline(["trace", "--json"].into_iter().map(str::to_owned).chain(probes)).start();
+    let running =
+        faultline(["trace", "--json"].into_iter().map(str::to_owned).chain(probes)).start();
     wait_counting(running.pid());
     target.send("go");
     assert_eq!(target.line(), "done");
@@ -371,4 +372,3 @@ fn two_probes_on_one_function() {
     assert_eq!(number(&summary, "hits"), 400);
     assert_eq!(events(&finished, "plain", "return").len(), 200);
 }
-

@@ -267,8 +267,8 @@ pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Resul
             Some(path) => Output::append(path),
             None => Output::stdout(),
         };
-        let written = output
-            .and_then(|mut output| output.write(&line, &Patience::of(SUMMARY_PATIENCE)).1);
+        let written =
+            output.and_then(|mut output| output.write(&line, &Patience::of(SUMMARY_PATIENCE)).1);
         // An output that is closed, full or not read takes no summary either.
         if written.is_err() {
             let _ = io::stderr().lock().write_all(&line);

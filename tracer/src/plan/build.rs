@@ -65,6 +65,9 @@ fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProb
             return Err(Obstacle::ReturnInside);
         }
     }
+    if probe.spec.ret.is_some() && returns_twice(probe) {
+        return Err(Obstacle::ReturnsTwice);
+    }
     let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
     if !instruction::begins_at(arch, &code, probe.spec.offset) {
         return Err(Obstacle::InsideInstruction);
@@ -88,4 +91,24 @@ fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProb
         ret: probe.spec.ret.clone(),
         program: program::program(&probe.spec, arch)?,
     })
+}
+
+/// Functions that keep their return address to go there again. Under a return probe that is the
+/// kernel's trampoline, and whoever arrives there a second time is killed.
+const RETURNING_TWICE: [&str; 9] = [
+    "setjmp",
+    "_setjmp",
+    "__setjmp",
+    "sigsetjmp",
+    "__sigsetjmp",
+    "getcontext",
+    "__getcontext",
+    "swapcontext",
+    "__swapcontext",
+];
+
+fn returns_twice(probe: &ResolvedProbe) -> bool {
+    std::iter::once(&probe.symbol)
+        .chain(&probe.aliases)
+        .any(|name| RETURNING_TWICE.contains(&&**name))
 }

@@ -25,6 +25,12 @@ pub enum Obstacle {
         "a return can only be traced from the function's first instruction, not with `+OFFSET`"
     )]
     ReturnInside,
+    /// A function such as `setjmp`, that keeps its return address to go there again.
+    #[error(
+        "it keeps its return address for later, and a return probe would kill the program when it \
+         goes there again (trace it without `-> TYPE`)"
+    )]
+    ReturnsTwice,
     /// The code around the offset could not be read from the file.
     #[error("the code at this offset could not be read, so it is not known to be an instruction")]
     CodeUnreadable,
