@@ -2,6 +2,8 @@
 //!
 //! Sizes given here are placeholders: user space sets them from the plan.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -81,17 +83,19 @@ pub(crate) fn enabled() -> bool {
     match CONTROL.get_ptr(0) {
         // SAFETY: the pointer is to a live array element; user space may write it at any time, so
         // it is read as volatile.
-        Some(control) => unsafe { (&raw const (*control).enabled).read_volatile() != 0 },
+        Some(control) => unsafe { (&raw const (*control).enabled).read_volatile() > 0 },
         None => false,
     }
 }
 
-/// Lets hits count.
+/// Lets hits count, unless the run has ended.
 #[inline(always)]
 pub(crate) fn enable() {
     if let Some(control) = CONTROL.get_ptr_mut(0) {
         // SAFETY: the pointer is to a live array element.
-        unsafe { (&raw mut (*control).enabled).write_volatile(1) };
+        let enabled = unsafe { &raw mut (*control).enabled };
+        // SAFETY: as above, and aligned.
+        unsafe { atomic_xadd::<i64, i64, { AtomicOrdering::Relaxed }>(enabled, 1) };
     }
 }
 

@@ -260,7 +260,7 @@ impl Session {
             && self
                 .processes
                 .iter()
-                .all(|(pid, started)| process::start_time(*pid).ok() != Some(*started))
+                .all(|(pid, started)| process::has_ended(*pid, *started))
     }
 
     /// Releases the links; how long it took, and whether the wait was given up.

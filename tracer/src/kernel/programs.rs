@@ -135,7 +135,8 @@ impl Programs {
     /// All probes of a run begin and end at one moment because of it, however long attaching and
     /// detaching takes.
     pub fn enable(&self, enabled: bool) {
-        self.control.write(0, Control { enabled: u64::from(enabled), zero: 0 });
+        let enabled = if enabled { 1 } else { Control::ENDED };
+        self.control.write(0, Control { enabled, zero: 0 });
     }
 
     /// Whether any probe reads memory, so that a page fault is possible.

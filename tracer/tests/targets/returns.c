@@ -170,6 +170,12 @@ uint64_t replace(const char *mode) {
     abort();
 }
 
+// Replaces the program over and over: each one calls `plain` once.
+static void replace_again(void) {
+    CHECK(plain(1) == 2);
+    replace("again");
+}
+
 static void *replacer(void *unused) {
     (void)unused;
     replace("replaced");
@@ -253,7 +259,9 @@ static void run(const char *mode, uint64_t number) {
 int main(int argc, char **argv) {
     program = "/proc/self/exe";
     const char *mode = argc > 1 ? argv[1] : "plain";
-    if (!strcmp(mode, "replaced")) {
+    if (!strcmp(mode, "again")) {
+        replace_again();
+    } else if (!strcmp(mode, "replaced")) {
         for (uint64_t i = 0; i < 3; i++) CHECK(plain(i) == i + 1);
     } else {
         say("ready");
