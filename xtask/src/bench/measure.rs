@@ -17,6 +17,9 @@ use crate::command::user_command;
 const LOOK: Duration = Duration::from_millis(1);
 /// How long a tracer may take to attach or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What a tracer is given after it says that it is attached and holds its links: faultline says so
+/// some steps before its programs begin to count, and on a busy machine that gap is milliseconds.
+const SETTLE: Duration = Duration::from_millis(100);
 /// Output that has not grown for so long is complete.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -98,6 +101,7 @@ impl Bench {
         let mut tracer = Guarded(command.spawn().context("failed to start the tracer")?);
         wait_attached(&mut tracer, tool, links, &err)?;
         let attached_ms = ms_since(begin);
+        sleep(SETTLE);
         let cpu_attached = Cpu::of(tracer.id())?;
 
         let ns_a_call = target.call()?;
