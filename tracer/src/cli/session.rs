@@ -257,10 +257,7 @@ impl Session {
 
     fn all_gone(&self) -> bool {
         !self.processes.is_empty()
-            && self
-                .processes
-                .iter()
-                .all(|(pid, started)| process::has_ended(*pid, *started))
+            && self.processes.iter().all(|(pid, started)| process::has_ended(*pid, *started))
     }
 
     /// Releases the links; how long it took, and whether the wait was given up.
