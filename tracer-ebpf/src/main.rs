@@ -22,7 +22,7 @@ mod stats;
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_attach_cookie, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_tail_call},
     macros::{raw_tracepoint, uprobe, uretprobe},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
@@ -34,6 +34,7 @@ use crate::{emit::Emission, stats::Site};
 /// A traced function is entered.
 #[uprobe(sleepable, multi)]
 fn entry_multi(ctx: ProbeContext) -> u32 {
+    stay_on_own_stack(ctx.as_ptr());
     on_entry(&ctx);
     0
 }
@@ -41,6 +42,7 @@ fn entry_multi(ctx: ProbeContext) -> u32 {
 /// A traced function returns.
 #[uretprobe(sleepable, multi)]
 fn return_multi(ctx: RetProbeContext) -> u32 {
+    stay_on_own_stack(ctx.as_ptr());
     on_return(&ctx);
     0
 }
@@ -60,6 +62,21 @@ fn task_exec(ctx: RawTracePointContext) -> i32 {
     let old_tid: u32 = ctx.arg(1);
     returns::abandon((now & !0xffff_ffff) | u64::from(old_tid));
     0
+}
+
+/// Makes the kernel run this program on the stack of the task that it runs in.
+///
+/// Since 6.13 frames of 64 bytes and more are put on a "private" stack instead, one a CPU, for
+/// every program of the type that uprobe programs share with kprobe programs. But a uprobe program
+/// can be preempted, and a sleepable one sleeps: the next hit on that CPU then writes over what it
+/// has there, arguments and pointers alike. A program with a tail call anywhere in it is spared
+/// (`check_max_stack_depth`); this one is never reached, and the verifier drops it.
+#[inline(always)]
+fn stay_on_own_stack(ctx: *mut core::ffi::c_void) {
+    if maps::never() {
+        // SAFETY: never reached.
+        unsafe { bpf_tail_call(ctx, core::ptr::null_mut(), 0) };
+    }
 }
 
 #[inline(always)]

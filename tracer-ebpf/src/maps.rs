@@ -34,6 +34,10 @@ static TRACKS_RETURNS: Global<u8> = Global::new(1);
 #[unsafe(no_mangle)]
 static MAY_FAULT: Global<u8> = Global::new(1);
 
+/// Always 0, and the kernel's verifier knows it.
+#[unsafe(no_mangle)]
+static NEVER: Global<u8> = Global::new(0);
+
 /// Records for user space.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
@@ -102,6 +106,12 @@ pub(crate) fn is_traced(tgid: u32) -> bool {
 #[inline(always)]
 pub(crate) fn may_fault(tgid: u32) -> bool {
     MAY_FAULT.load() != 0 && NO_FAULT.get_ptr(&tgid).is_none()
+}
+
+/// `false`, but the compiler does not know it.
+#[inline(always)]
+pub(crate) fn never() -> bool {
+    NEVER.load() != 0
 }
 
 /// Number of probes in the plan.

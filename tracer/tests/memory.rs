@@ -524,6 +524,30 @@ fn stuck_fault_hurts_nobody_else() {
     stuck.finish();
 }
 
+/// Bug: on kernels from 6.13 a hit that slept in a page fault had its variables in memory of the
+/// CPU, not of the task, and came out with the arguments of the hits that came after it there.
+#[test]
+fn sleeping_hit_keeps_its_own_arguments() {
+    let (mut stuck, run) = hang();
+    stuck.send("calls 10");
+    assert_eq!(stuck.line(), "called");
+    stuck.send("serve");
+    assert_eq!(stuck.line(), "served");
+    run.stdout.wait_for(21, is_event);
+    run.signal(libc::SIGINT);
+    let run = run.finish().succeeded();
+    let by = |comm: &str| -> Vec<Value> {
+        run.events().into_iter().filter(|event| event["comm"] == comm).collect()
+    };
+    let of_sleeper: Vec<_> = by("sleeper").iter().map(|event| Read::of(event, "text")).collect();
+    assert_eq!(of_sleeper, [whole("served at last")]);
+    for event in by("stuck") {
+        assert_eq!(Read::of(&event, "text"), whole("resident"), "{event}");
+    }
+    let summary = run.summary();
+    assert_reads(&summary, Reads { resident: 20, faulted: 1, ..Reads::default() });
+}
+
 /// Check that a task which is killed while it hangs sets the run free, and is accounted for.
 #[test]
 fn killed_while_stuck() {

@@ -7,12 +7,13 @@
 //   calls N   passes resident memory N times to each function         → `called`
 //   cold      passes another page of that kind                        → `passed`
 //   serve     serves both pages, and waits for the thread             → `served`
-// and ends with its input.
+// and ends with its input. It runs on one CPU only, so that the calls come where the thread hangs.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,7 +66,15 @@ static int take_over_pages(void) {
     return descriptor;
 }
 
+static void stay_here(void) {
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(sched_getcpu(), &here);
+    check(sched_setaffinity(0, sizeof here, &here) == 0, "sched_setaffinity");
+}
+
 int main(void) {
+    stay_here();
     int descriptor = take_over_pages();
     char resident[PAGE] = "resident", line[64];
     pthread_t sleeper;
