@@ -34,12 +34,18 @@ pod!(program::ReadOp, program::ProbeProgram, task::CallStack, task::FaultInProgr
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Control {
-    /// 0: hits are ignored and not counted. Set once every probe is attached and cleared before
-    /// the first is detached, so that all probes of a run begin and end at one moment.
-    pub enabled: u64,
+    /// Above 0: hits count. Set once every probe is attached, by user space or by the command that
+    /// is to be traced; [`Control::ENDED`] before the first is detached. So all probes of a run
+    /// begin and end at one moment.
+    pub enabled: i64,
     /// Always 0. What begins as this number is one that the kernel's verifier cannot know, so it
     /// checks a loop once for all values instead of once for each.
     pub zero: u64,
+}
+
+impl Control {
+    /// Hits do not count any more. A command that begins adds 1, and cannot change that.
+    pub const ENDED: i64 = i64::MIN;
 }
 
 const _: () = assert!(size_of::<Control>() == 16);

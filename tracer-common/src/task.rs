@@ -10,6 +10,8 @@ pub const MAX_OPEN_CALLS: usize = 64;
 pub struct OpenCall {
     /// The stack pointer at the function's entry: with the task, the identity of the call.
     pub stack_pointer: u64,
+    /// The address of the breakpoint: the function.
+    pub function: u64,
     /// `CLOCK_MONOTONIC` at entry.
     pub entered_ns: u64,
     /// Index of the probe in the plan.
@@ -43,6 +45,6 @@ pub struct FaultInProgress {
     pub padding: u32,
 }
 
-const _: () = assert!(size_of::<OpenCall>() == 24);
-const _: () = assert!(size_of::<CallStack>() == 8 + 24 * MAX_OPEN_CALLS);
+const _: () = assert!(size_of::<OpenCall>() == 32);
+const _: () = assert!(size_of::<CallStack>() == 8 + 32 * MAX_OPEN_CALLS);
 const _: () = assert!(size_of::<FaultInProgress>() == 24);

@@ -64,6 +64,17 @@ fn task_exec(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// The command that is to be traced begins: it replaces the program that started it. From here on
+/// hits count, so that nothing of ours is traced.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn command_begins(_ctx: RawTracePointContext) -> i32 {
+    let tgid = (aya_ebpf::helpers::bpf_get_current_pid_tgid() >> 32) as u32;
+    if maps::is_traced(tgid) {
+        maps::enable();
+    }
+    0
+}
+
 /// Makes the kernel run this program on the stack of the task that it runs in.
 ///
 /// Since 6.13 frames of 64 bytes and more are put on a "private" stack instead, one a CPU, for

@@ -31,6 +31,14 @@ pub(crate) fn stack_pointer(regs: *const pt_regs) -> u64 {
     unsafe { (*regs).rsp }
 }
 
+/// The instruction at the breakpoint.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn instruction_pointer(regs: *const pt_regs) -> u64 {
+    // SAFETY: the kernel passes a valid pt_regs for the program's whole run.
+    unsafe { (*regs).rip }
+}
+
 /// At a return: the stack pointer that the function was entered with. `ret` has popped the return
 /// address by now.
 #[cfg(bpf_target_arch = "x86_64")]
@@ -69,6 +77,14 @@ pub(crate) fn return_value(regs: *const pt_regs) -> u64 {
 pub(crate) fn stack_pointer(regs: *const pt_regs) -> u64 {
     // SAFETY: the kernel passes a valid pt_regs for the program's whole run.
     unsafe { (*regs).sp }
+}
+
+/// The instruction at the breakpoint.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn instruction_pointer(regs: *const pt_regs) -> u64 {
+    // SAFETY: the kernel passes a valid pt_regs for the program's whole run.
+    unsafe { (*regs).pc }
 }
 
 /// At a return: the stack pointer that the function was entered with; the return address was

@@ -46,13 +46,20 @@ fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u
     // SAFETY: only the task itself writes its stack, and it is this task that runs.
     let stack = unsafe { &mut *stack };
     pop_dead(site, stack, stack_pointer);
-    let same_place = top(stack).is_some_and(|call| call.stack_pointer == stack_pointer);
-    if same_place && !is_chained(regs, stack_pointer) {
-        pop_all_at(site, stack, stack_pointer);
+    let function = regs::instruction_pointer(regs);
+    let same_place = top(stack).filter(|call| call.stack_pointer == stack_pointer);
+    if let Some(call) = same_place {
+        // Another probe of the same hit may have opened it just now, if this one has not.
+        let other_function = call.function != function;
+        if (other_function || is_open(stack, site.probe, stack_pointer))
+            && !is_chained(regs, stack_pointer)
+        {
+            pop_all_at(site, stack, stack_pointer);
+        }
     }
     let depth = stack.depth;
     *call_at(stack, depth)? =
-        OpenCall { stack_pointer, entered_ns, probe: site.probe, returned: 0 };
+        OpenCall { stack_pointer, function, entered_ns, probe: site.probe, returned: 0 };
     stack.depth = depth + 1;
     Some(())
 }
@@ -87,9 +94,29 @@ pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<u64> {
     entered_ns
 }
 
-/// Counts every open call of a task as lost and forgets the task.
+/// Whether this probe has an open call that was entered with this stack pointer.
+#[inline(always)]
+fn is_open(stack: &mut CallStack, probe: u32, stack_pointer: u64) -> bool {
+    let mut at = stack.depth;
+    for _ in 0..MAX_OPEN_CALLS {
+        at = at.wrapping_sub(1);
+        match call_at(stack, at) {
+            Some(call) if call.stack_pointer != stack_pointer => return false,
+            Some(call) if call.probe == probe => return true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    false
+}
+
+/// Counts every open call of a task as lost and forgets the task. After the run's end, the calls
+/// that were open at that moment stay open: user space counts them as unfinished.
 #[inline(always)]
 pub(crate) fn abandon(pid_tgid: u64) {
+    if !maps::enabled() {
+        return;
+    }
     let Some(stack) = maps::CALLS.get_ptr_mut(&pid_tgid) else { return };
     // SAFETY: the task exits or has replaced its program; nothing else writes its stack.
     let stack = unsafe { &mut *stack };

@@ -180,8 +180,8 @@ mod tests {
             ["2: `sink` must not import `kernel`"]
         );
         assert_eq!(
-            objections("kernel/mod.rs", "use super::spec::ProbeSpec;"),
-            ["1: `kernel` must not import `spec`"]
+            objections("kernel/mod.rs", "use super::sink::Sink;"),
+            ["1: `kernel` must not import `sink`"]
         );
         assert_eq!(objections("plan/mod.rs", "use crate::resolve::R; use crate::spec;"), [""; 0]);
         assert_eq!(objections("cli/trace.rs", "use crate::{kernel, sink, spec};"), [""; 0]);

@@ -5,6 +5,7 @@
 
 mod apt;
 mod apt_sources;
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -37,6 +38,7 @@ const TASKS: &[Task] = &[
     task("build", "set up, leave target/release/faultline", build::run),
     task("check", "format, lints, dependencies, layers", check::run),
     task("setup", "install what this machine lacks to build", setup::run),
+    task("bench", "measure what tracing costs, next to bpftrace", bench::run),
     task("ebpf", "compile the eBPF programs for every architecture", ebpf::run),
     task("peers", "get the tools that faultline is compared with", peers::run),
 ];

@@ -2,10 +2,9 @@
 //! and waited for.
 
 use std::{
-    fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, PipeWriter, Read as _, Write as _},
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::process::CommandExt as _,
     },
     process::{Child, Command, ExitStatus, Stdio},
@@ -21,7 +20,7 @@ use crate::resolve::Pid;
 #[derive(Debug)]
 pub(super) struct HeldCommand {
     pid: Pid,
-    gate: File,
+    gate: PipeWriter,
     /// What `spawn` gives, once the command is let go and has been executed.
     spawned: thread::JoinHandle<io::Result<Child>>,
     name: String,
@@ -40,47 +39,40 @@ impl HeldCommand {
     pub(super) fn start(words: &[String]) -> anyhow::Result<Self> {
         let (name, arguments) = words.split_first().ok_or_else(|| anyhow!("no command"))?;
         let context = || format!("failed to start `{}`", name.escape_debug());
-        let (mut tell_pid, told_pid) = pipe().map(|(read, write)| (File::from(read), write))?;
-        let (wait_gate, gate) = pipe()?;
+        let (mut told_pid, tell_pid) = io::pipe()?;
+        let (wait_gate, gate) = io::pipe()?;
         let stderr = io::stderr().as_fd().try_clone_to_owned().with_context(context)?;
         let mut command = Command::new(name);
         command.args(arguments).stdout(Stdio::from(stderr));
-        let (pid_fd, gate_fd) = (told_pid.as_raw_fd(), wait_gate.as_raw_fd());
-        // Not held open in the child: an end of the pipe that only we close opens the gate.
         let gate_end = gate.as_raw_fd();
-        // SAFETY: between fork and exec only async-signal-safe calls are made: getpid, write,
-        // close and read on descriptors that stay open until `spawn` has returned.
-        unsafe {
-            command.pre_exec(move || {
-                let pid = libc::getpid().to_ne_bytes();
-                if libc::write(pid_fd, pid.as_ptr().cast(), pid.len()) != pid.len() as isize {
-                    return Err(io::Error::last_os_error());
-                }
-                libc::close(gate_end);
-                let mut byte = 0u8;
-                match libc::read(gate_fd, (&raw mut byte).cast(), 1) {
-                    1 => Ok(()),
-                    _ => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
-                }
-            });
-        }
+        let hold = move || {
+            // Only we may hold the gate's end: if we die, the command must not wait for ever.
+            // SAFETY: this runs in the forked child, where nothing else owns its copy.
+            drop(unsafe { OwnedFd::from_raw_fd(gate_end) });
+            (&tell_pid).write_all(&std::process::id().to_ne_bytes())?;
+            match (&wait_gate).read(&mut [0])? {
+                0 => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
+                _ => Ok(()),
+            }
+        };
+        // SAFETY: between fork and exec only getpid, close, write and read are called, all of them
+        // async-signal-safe; nothing is allocated.
+        unsafe { command.pre_exec(hold) };
         // `spawn` returns only when the command has been executed, so it waits on a thread.
-        let spawned = thread::Builder::new().name("command".to_owned()).spawn(move || {
-            let child = command.spawn();
-            drop((told_pid, wait_gate));
-            child
-        })?;
+        // The command takes our copies of the child's ends with it when it is dropped.
+        let spawned =
+            thread::Builder::new().name("command".to_owned()).spawn(move || command.spawn())?;
         let mut pid = [0; 4];
-        if tell_pid.read_exact(&mut pid).is_err() {
+        if told_pid.read_exact(&mut pid).is_err() {
             let error = match spawned.join() {
                 Ok(Err(error)) => error,
                 _ => io::Error::other("its process did not start"),
             };
             return Err(error).with_context(context);
         }
-        let pid = u32::try_from(i32::from_ne_bytes(pid)).ok().and_then(Pid::new);
+        let pid = Pid::new(u32::from_ne_bytes(pid));
         let pid = pid.ok_or_else(|| anyhow!("its process has no id")).with_context(context)?;
-        Ok(Self { pid, gate: File::from(gate), spawned, name: name.clone() })
+        Ok(Self { pid, gate, spawned, name: name.clone() })
     }
 
     /// Its process id.
@@ -102,10 +94,4 @@ impl HeldCommand {
         })?;
         Ok(RunningCommand { pid: self.pid, ended })
     }
-}
-
-/// A pipe that is not inherited: reading end, writing end.
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = io::pipe()?;
-    Ok((read.into(), write.into()))
 }

@@ -49,6 +49,9 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if crate::kernel::be_releaser_if_asked() {
+        return ExitCode::SUCCESS;
+    }
     init_logging();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -267,8 +267,12 @@ pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Resul
             Some(path) => Output::append(path),
             None => Output::stdout(),
         };
-        // Who closed the output, or filled the disk, has been told of it.
-        let _ = output.map(|mut output| output.write(&line, &Patience::of(SUMMARY_PATIENCE)));
+        let written =
+            output.and_then(|mut output| output.write(&line, &Patience::of(SUMMARY_PATIENCE)).1);
+        // An output that is closed, full or not read takes no summary either.
+        if written.is_err() {
+            let _ = io::stderr().lock().write_all(&line);
+        }
     } else {
         let text = summary.text(colour(io::stderr().is_terminal()));
         let _ = io::stderr().lock().write_all(text.as_bytes());

@@ -1,15 +1,15 @@
 //! What every tracing command shares: which probes, in which processes, for how long.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 
 use super::{Failure, report};
 use crate::{
     kernel::Scope,
     plan::{self, AttachPlan, NotPlanned},
-    resolve::{Pid, ResolveError, ResolvedProbe, Resolver, View, process},
+    resolve::{FileId, FileOffset, Pid, ResolveError, ResolvedProbe, Resolver, View, process},
     sink::summary::SkippedProbe,
     spec::{ProbeSpec, units},
 };
@@ -99,7 +99,8 @@ impl SelectionArgs {
                 }
             }
         }
-        let plan = plan::plan(resolutions, &read_code);
+        let code = CodeReader::default();
+        let plan = plan::plan(resolutions, &|probe| code.read(probe));
         self.judge(&plan, &not_found)?;
         let not_found = not_found
             .into_iter()
@@ -187,9 +188,37 @@ fn command_words(command: &str) -> Result<Vec<String>, Failure> {
     }
 }
 
-fn read_code(probe: &ResolvedProbe) -> Option<Vec<u8>> {
-    let mut start = probe.offset;
-    start.0 = start.0.checked_sub(probe.spec.offset)?;
-    let bytes = usize::try_from(probe.spec.offset + LONGEST_INSTRUCTION).ok()?;
-    probe.file.read_code(start, bytes).context("reading code").ok()
+/// Reads code in pieces that serve many functions: they come by rising address.
+#[derive(Default)]
+struct CodeReader {
+    piece: RefCell<Option<Piece>>,
+}
+
+struct Piece {
+    file: FileId,
+    start: u64,
+    code: Vec<u8>,
+}
+
+const PIECE_BYTES: usize = 64 * 1024;
+
+impl CodeReader {
+    /// The code of the probe's function, from its first byte to past the probed instruction.
+    fn read(&self, probe: &ResolvedProbe) -> Option<Vec<u8>> {
+        let start = probe.offset.0.checked_sub(probe.spec.offset)?;
+        let bytes = usize::try_from(probe.spec.offset + LONGEST_INSTRUCTION).ok()?;
+        let mut piece = self.piece.borrow_mut();
+        if let Some(piece) = &*piece
+            && piece.file == probe.file.id()
+            && let Some(at) = start.checked_sub(piece.start)
+            && let Some(code) = piece.code.get(usize::try_from(at).ok()?..)
+            && code.len() >= bytes
+        {
+            return Some(code[..bytes].to_vec());
+        }
+        let code = probe.file.read_code(FileOffset(start), PIECE_BYTES.max(bytes)).ok()?;
+        let wanted = code.get(..bytes).unwrap_or(&code).to_vec();
+        *piece = Some(Piece { file: probe.file.id(), start, code });
+        Some(wanted)
+    }
 }

@@ -34,6 +34,8 @@ use crate::{
 
 /// How often stuck faults and the end of traced processes are looked for.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// Longer than any handler takes that does not wait for a page.
+const HANDLER_TIME: Duration = Duration::from_millis(2);
 /// How often the user is told whom a detach waits for.
 const TELL_WAITING_EVERY: Duration = Duration::from_secs(2);
 /// How long a command that is still running at the end has to react to SIGTERM.
@@ -125,7 +127,8 @@ impl Session {
             None => selected.scope(),
         };
         let diagnostics = tracing::enabled!(target: "faultline_ebpf", tracing::Level::ERROR);
-        let options = LoadOptions { buffer_bytes, pids, diagnostics };
+        let begin_at_exec = held.is_some();
+        let options = LoadOptions { buffer_bytes, pids, begin_at_exec, diagnostics };
         let plan = Arc::new(selected.plan);
         let attaching = Arc::clone(&plan);
         let (mut programs, links, attached) = blocking("attach", move || {
@@ -166,11 +169,17 @@ impl Session {
     pub(super) async fn run(
         mut self,
         duration: Option<Duration>,
-        mut writer_ended: mpsc::UnboundedReceiver<WriterEnd>,
+        writer_ended: &mut mpsc::UnboundedReceiver<WriterEnd>,
     ) -> Result<Ended, Failure> {
-        self.programs.enable(true);
         let started = Instant::now();
-        let mut command = self.held.take().map(HeldCommand::release).transpose()?;
+        let mut command = match self.held.take() {
+            // Hits count from its first instruction on.
+            Some(held) => Some(held.release()?),
+            None => {
+                self.programs.enable(true);
+                None
+            }
+        };
         let mut command_status = None;
         let mut tick = interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -248,19 +257,35 @@ impl Session {
 
     fn all_gone(&self) -> bool {
         !self.processes.is_empty()
-            && self
-                .processes
-                .iter()
-                .all(|(pid, started)| process::start_time(*pid).ok() != Some(*started))
+            && self.processes.iter().all(|(pid, started)| process::has_ended(*pid, *started))
     }
 
     /// Releases the links; how long it took, and whether the wait was given up.
     async fn detach(&mut self) -> Result<(Duration, bool), Failure> {
-        let links = std::mem::take(&mut self.links);
+        let mut links = std::mem::take(&mut self.links);
         let started = Instant::now();
         let (done, detached) = oneshot::channel();
+        // Who was inside a handler when counting stopped is inside a fault by now, or done.
+        tokio::time::sleep(HANDLER_TIME).await;
+        let mut releaser = None;
+        if self.watch.anyone_inside() {
+            match links.hand_over() {
+                Ok(child) => {
+                    releaser = Some(child);
+                    links = Links::default();
+                }
+                Err((ours, error)) => {
+                    tracing::warn!("failed to start a process that releases the links: {error}");
+                    links = ours;
+                }
+            }
+        }
         std::thread::Builder::new().name("detach".to_owned()).spawn(move || {
-            let _ = done.send(links.detach());
+            links.detach();
+            if let Some(releaser) = releaser {
+                releaser.release();
+            }
+            let _ = done.send(started.elapsed());
         })?;
         let mut tick = interval(WATCH_EVERY);
         let mut told = started;

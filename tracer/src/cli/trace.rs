@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     drain::Drain,
-    sink::{EventWriter, JsonSink, Output, Sink, Tally, TextSink},
+    sink::{EventWriter, JsonSink, Output, Sink, Tally, TextSink, WriterEnd},
     spec::units,
 };
 
@@ -36,7 +36,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Kernel memory for events that wait to be written (64MiB)
+    /// Kernel memory for events that wait to be written, a power of two
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
     buffer: u64,
 }
@@ -102,19 +102,23 @@ async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), 
         report::attached(&session.attached);
     }
     let tally = Arc::new(Tally::new(session.plan.probes.len(), session.counters.cpus()));
-    let (tell_ended, writer_ended) = mpsc::unbounded_channel();
+    let (tell_ended, mut writer_ended) = mpsc::unbounded_channel();
     let plan = Arc::clone(&session.plan);
     let writer =
         EventWriter::new(plan, sink, output, args.max_events, Arc::clone(&tally), tell_ended);
     let drain = Drain::start(session.take_records()?, Box::new(writer))?;
-    let ended = session.run(args.selection.duration, writer_ended).await?;
+    let ended = session.run(args.selection.duration, &mut writer_ended).await?;
     let drained = blocking("finish", move || drain.finish(OUTPUT_PATIENCE)).await?;
     let summary = report::summary(&ended, &tally, drained);
     report::print(&summary, json, args.output.as_deref())?;
-    match ended.reason {
-        Reason::OutputFailed(error) => {
-            Err(anyhow::anyhow!("failed to write events: {error}").into())
-        }
-        _ => Ok(()),
+    // The output may also have failed after the run had ended, with the last events.
+    let failed = match (ended.reason, writer_ended.try_recv()) {
+        (Reason::OutputFailed(error), _) => Some(error),
+        (_, Ok(WriterEnd::OutputFailed(error))) => Some(error.to_string()),
+        _ => None,
+    };
+    match failed {
+        Some(error) => Err(anyhow::anyhow!("failed to write events: {error}").into()),
+        None => Ok(()),
     }
 }

@@ -18,10 +18,11 @@ use crate::kernel::Records;
 
 /// Records that are taken before the reader is told that the batch is complete.
 const BATCH: usize = 4096;
-/// How long the thread sleeps after a batch, and at most while nothing comes. An event shows
+/// How long the thread sleeps after a batch, and at most while nothing comes: the buffer has to hold
+/// what comes meanwhile, and a burst begins while nothing comes. An event shows
 /// within the latter.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
-const LONGEST_SLEEP: Duration = Duration::from_millis(16);
+const LONGEST_SLEEP: Duration = Duration::from_millis(4);
 
 /// Who reads the records.
 pub trait RecordReader: Send {

@@ -74,6 +74,11 @@ impl StuckWatch {
         Ok(reports)
     }
 
+    /// Whether any task is inside a fault at this moment.
+    pub fn anyone_inside(&self) -> bool {
+        !self.faults.waiting(Duration::ZERO).is_empty()
+    }
+
     /// The tasks that are inside a fault for longer than an ordinary one takes: whom a detach
     /// waits for.
     pub fn waiting(&self) -> Vec<StuckReport> {

@@ -97,8 +97,12 @@ fn jit() -> Feature {
 
 fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
     let plan = own_plan()?;
-    let options =
-        LoadOptions { buffer_bytes: 256 * 1024, pids: vec![Pid::own()], diagnostics: false };
+    let options = LoadOptions {
+        buffer_bytes: 256 * 1024,
+        pids: vec![Pid::own()],
+        begin_at_exec: false,
+        diagnostics: false,
+    };
     let mut programs = Programs::load(&plan, &options)?;
     features.push(Feature {
         name: "sleepable uprobe programs",
@@ -190,6 +194,7 @@ fn own_plan() -> anyhow::Result<AttachPlan> {
     program.entry[0].max_bytes = 64;
     let probe = PlannedProbe {
         label: "faultline:traced_by_doctor".into(),
+        doubtful: false,
         offset: FileOffset(address - mapping.start.0 + mapping.offset.0),
         args: vec![PlannedValue { name: "text".into(), ty: ValueType::Str { max: Some(64) } }],
         ret: Some(ValueType::Int { width_bytes: 4, format: IntFormat::Signed }),

@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    marker::PhantomData,
     os::fd::{AsFd, AsRawFd as _},
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
@@ -14,10 +13,9 @@ use aya::Pod;
 /// An array map of `T`, created with `BPF_F_MMAPABLE`.
 #[derive(Debug)]
 pub(super) struct MappedArray<T> {
-    base: NonNull<u8>,
+    base: NonNull<T>,
     bytes: usize,
     len: usize,
-    _element: PhantomData<T>,
 }
 
 // SAFETY: the mapping is shared memory that belongs to nobody's thread; all access goes through
@@ -50,18 +48,16 @@ impl<T: Pod> MappedArray<T> {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { base, bytes, len, _element: PhantomData })
+        Ok(Self { base, bytes, len })
     }
 
     /// Writes an element; the eBPF programs may read it at any time.
     pub(super) fn write(&self, index: usize, value: T) {
         assert!(index < self.len, "element {index} of {}", self.len);
-        // SAFETY: in bounds (checked), aligned (page-aligned base, size a multiple of 8).
-        unsafe {
-            #[expect(clippy::cast_ptr_alignment, reason = "the base is page-aligned")]
-            let element = self.base.as_ptr().cast::<T>().add(index);
-            element.write_volatile(value);
-        }
+        // SAFETY: in bounds (checked).
+        let element = unsafe { self.base.add(index) };
+        // SAFETY: the mapping is page-aligned, readable and writable, and lives as long as `self`.
+        unsafe { element.write_volatile(value) };
     }
 }
 
@@ -69,11 +65,10 @@ impl MappedArray<u64> {
     /// Reads an element that the eBPF programs add to.
     pub(super) fn load(&self, index: usize) -> u64 {
         assert!(index < self.len, "element {index} of {}", self.len);
-        // SAFETY: in bounds (checked) and aligned; the memory lives as long as `self`.
-        let element = unsafe {
-            #[expect(clippy::cast_ptr_alignment, reason = "the base is page-aligned")]
-            AtomicU64::from_ptr(self.base.as_ptr().cast::<u64>().add(index))
-        };
+        // SAFETY: in bounds (checked).
+        let element = unsafe { self.base.add(index) };
+        // SAFETY: the mapping is page-aligned and lives as long as `self`; all access is atomic.
+        let element = unsafe { AtomicU64::from_ptr(element.as_ptr()) };
         element.load(Ordering::Relaxed)
     }
 }

@@ -9,12 +9,14 @@ mod counters;
 mod diagnostics;
 mod error;
 mod features;
+mod handover;
 
 mod links;
 mod mapped;
 mod privileges;
 mod programs;
 mod records;
+mod sys;
 mod tasks;
 
 pub use self::{
@@ -22,6 +24,7 @@ pub use self::{
     diagnostics::Diagnostics,
     error::KernelError,
     features::{Feature, Finding, probe_features},
+    handover::{Releaser, be_releaser_if_asked},
     links::{AttachReport, Links, Scope},
     privileges::{MissingPrivilege, missing_privilege},
     programs::{LoadOptions, Programs},

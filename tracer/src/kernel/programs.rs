@@ -12,7 +12,7 @@ use tracer_common::{Control, counter::COLUMNS, program::ProbeProgram, task::Call
 use super::{Calls, Counters, Diagnostics, Faults, KernelError, Records, mapped::MappedArray};
 use crate::{plan::AttachPlan, resolve::Pid};
 
-/// Tasks that may be inside traced calls at once; one entry takes 1.5 KiB, when it is used.
+/// Tasks that may be inside traced calls at once; one entry takes 2 KiB, when it is used.
 const MAX_TASKS_IN_CALLS: u32 = 65_536;
 
 /// How the programs are loaded.
@@ -22,6 +22,8 @@ pub struct LoadOptions {
     pub buffer_bytes: u32,
     /// Only these processes are traced; all if empty.
     pub pids: Vec<Pid>,
+    /// Hits count by themselves from the moment that a traced process executes a new program.
+    pub begin_at_exec: bool,
     /// Whether the programs' own diagnostics are wanted.
     pub diagnostics: bool,
 }
@@ -48,12 +50,17 @@ impl Programs {
         let reads_memory = plan.probes.iter().any(|probe| probe.program.reads_memory());
         let counters = cpus()? as u32 * COLUMNS * probes;
         let filter_pids = u8::from(!options.pids.is_empty());
+        let only_pid = match options.pids.as_slice() {
+            [pid] => pid.get(),
+            _ => 0,
+        };
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
         let log_level: u8 = if options.diagnostics { 5 } else { 0 };
         let mut loader = EbpfLoader::new();
         let ebpf = loader
             .override_global("PROBES", &probes, true)
             .override_global("FILTER_PIDS", &filter_pids, true)
+            .override_global("ONLY_PID", &only_pid, true)
             .override_global("READS_MEMORY", &u8::from(reads_memory), true)
             .override_global("TRACKS_RETURNS", &u8::from(tracks_returns), true)
             .override_global("AYA_LOG_LEVEL", &log_level, false)
@@ -67,7 +74,7 @@ impl Programs {
         let mut programs =
             Self { control: mapped(&ebpf, "CONTROL", 1)?, ebpf, tracks_returns, reads_memory };
         programs.write_plan(plan, options)?;
-        programs.verify()?;
+        programs.verify(options)?;
         Ok(programs)
     }
 
@@ -84,22 +91,31 @@ impl Programs {
         Ok(())
     }
 
-    fn verify(&mut self) -> Result<(), KernelError> {
+    fn verify(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
         self.uprobe("entry_multi")?.load().map_err(load_error("entry_multi"))?;
         if self.tracks_returns {
             self.uprobe("return_multi")?.load().map_err(load_error("return_multi"))?;
             // Attached first, so that no call is opened whose task's end goes unseen.
-            for (program, tracepoint) in
-                [("task_exit", "sched_process_exit"), ("task_exec", "sched_process_exec")]
-            {
-                let task_end: &mut RawTracePoint = self
-                    .program(program)?
-                    .try_into()
-                    .map_err(|_| KernelError::Missing { kind: "raw tracepoint", name: program })?;
-                task_end.load().map_err(load_error(program))?;
-                task_end.attach(tracepoint).map_err(load_error(program))?;
-            }
+            self.attach_tracepoint("task_exit", "sched_process_exit")?;
+            self.attach_tracepoint("task_exec", "sched_process_exec")?;
         }
+        if options.begin_at_exec {
+            self.attach_tracepoint("command_begins", "sched_process_exec")?;
+        }
+        Ok(())
+    }
+
+    fn attach_tracepoint(
+        &mut self,
+        name: &'static str,
+        tracepoint: &'static str,
+    ) -> Result<(), KernelError> {
+        let program: &mut RawTracePoint = self
+            .program(name)?
+            .try_into()
+            .map_err(|_| KernelError::Missing { kind: "raw tracepoint", name })?;
+        program.load().map_err(load_error(name))?;
+        program.attach(tracepoint).map_err(load_error(name))?;
         Ok(())
     }
 
@@ -119,7 +135,8 @@ impl Programs {
     /// All probes of a run begin and end at one moment because of it, however long attaching and
     /// detaching takes.
     pub fn enable(&self, enabled: bool) {
-        self.control.write(0, Control { enabled: u64::from(enabled), zero: 0 });
+        let enabled = if enabled { 1 } else { Control::ENDED };
+        self.control.write(0, Control { enabled, zero: 0 });
     }
 
     /// Whether any probe reads memory, so that a page fault is possible.

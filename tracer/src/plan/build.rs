@@ -3,14 +3,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AttachPlan, NotPlanned, Obstacle, PlannedFile, PlannedProbe, PlannedValue, ProbeId, program,
+    AttachPlan, NotPlanned, Obstacle, PlannedFile, PlannedProbe, PlannedValue, ProbeId,
+    instruction::{self, Verdict},
+    program,
 };
 use crate::{
-    resolve::{Arch, Resolution, ResolvedProbe},
+    resolve::{Resolution, ResolvedProbe},
     spec::{ArgSpec, ProbeSpec},
 };
 
-/// Reads the code of a probe's function from its first byte up to past the probed instruction.
+/// Reads the code of a probe's function from its first byte to past the probed instruction.
 pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
 
 /// Plans every resolved probe. What cannot be probed is listed with its reason, and the rest is
@@ -62,10 +64,18 @@ fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProb
         if probe.spec.ret.is_some() {
             return Err(Obstacle::ReturnInside);
         }
-        let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
-        if !begins_instruction(arch, &code, probe.spec.offset) {
-            return Err(Obstacle::InsideInstruction);
-        }
+    }
+    if probe.spec.ret.is_some() && returns_twice(probe) {
+        return Err(Obstacle::ReturnsTwice);
+    }
+    let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
+    if !instruction::begins_at(arch, &code, probe.spec.offset) {
+        return Err(Obstacle::InsideInstruction);
+    }
+    let at = usize::try_from(probe.spec.offset).unwrap_or(usize::MAX).min(code.len());
+    let verdict = instruction::judge(arch, &code[at..]);
+    if verdict == Verdict::Misread {
+        return Err(Obstacle::Misread);
     }
     let args = probe.spec.args.iter().filter_map(|arg| match arg {
         ArgSpec::Skip => None,
@@ -75,6 +85,7 @@ fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProb
     });
     Ok(PlannedProbe {
         label: probe.label.as_str().into(),
+        doubtful: verdict == Verdict::Doubtful,
         offset: probe.offset,
         args: args.collect(),
         ret: probe.spec.ret.clone(),
@@ -82,37 +93,22 @@ fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProb
     })
 }
 
-/// Whether an instruction begins `offset` bytes into `code`, which begins with a function's first
-/// instruction. A breakpoint inside an instruction would change what the target executes.
-fn begins_instruction(arch: Arch, code: &[u8], offset: u64) -> bool {
-    match arch {
-        Arch::Aarch64 => offset.is_multiple_of(4),
-        Arch::X86_64 => {
-            let mut decoder =
-                iced_x86::Decoder::with_ip(64, code, 0, iced_x86::DecoderOptions::NONE);
-            while decoder.can_decode() && decoder.ip() < offset {
-                if decoder.decode().is_invalid() {
-                    return false;
-                }
-            }
-            decoder.ip() == offset
-        }
-    }
-}
+/// Functions that keep their return address to go there again. Under a return probe that is the
+/// kernel's trampoline, and whoever arrives there a second time is killed.
+const RETURNING_TWICE: [&str; 9] = [
+    "setjmp",
+    "_setjmp",
+    "__setjmp",
+    "sigsetjmp",
+    "__sigsetjmp",
+    "getcontext",
+    "__getcontext",
+    "swapcontext",
+    "__swapcontext",
+];
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Check that only places where an instruction begins are let through.
-    #[test]
-    fn instruction_boundaries() {
-        // endbr64; push rbp; mov rbp, rsp; sub rsp, 0x10
-        let code = [0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x10];
-        let good: Vec<u64> =
-            (0..=8).filter(|at| begins_instruction(Arch::X86_64, &code, *at)).collect();
-        assert_eq!(good, [0, 4, 5, 8]);
-        assert!(begins_instruction(Arch::Aarch64, &[], 8));
-        assert!(!begins_instruction(Arch::Aarch64, &[], 6));
-    }
+fn returns_twice(probe: &ResolvedProbe) -> bool {
+    std::iter::once(&probe.symbol)
+        .chain(&probe.aliases)
+        .any(|name| RETURNING_TWICE.contains(&&**name))
 }

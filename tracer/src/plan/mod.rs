@@ -2,6 +2,7 @@
 //! reads. Pure: what it must know of the machine is handed to it.
 
 mod build;
+mod instruction;
 mod obstacle;
 mod program;
 #[cfg(test)]
@@ -52,6 +53,8 @@ pub struct PlannedProbe {
     pub label: Arc<str>,
     /// Where the breakpoint goes.
     pub offset: FileOffset,
+    /// The kernel may well refuse the breakpoint: it is tried apart from the others.
+    pub doubtful: bool,
     /// The entry's named arguments, by slot.
     pub args: Vec<PlannedValue>,
     /// The return value: present if the return is traced.

@@ -25,12 +25,24 @@ pub enum Obstacle {
         "a return can only be traced from the function's first instruction, not with `+OFFSET`"
     )]
     ReturnInside,
+    /// A function such as `setjmp`, that keeps its return address to go there again.
+    #[error(
+        "it keeps its return address for later, and a return probe would kill the program when it \
+         goes there again (trace it without `-> TYPE`)"
+    )]
+    ReturnsTwice,
     /// The code around the offset could not be read from the file.
     #[error("the code at this offset could not be read, so it is not known to be an instruction")]
     CodeUnreadable,
     /// The offset is not where an instruction begins.
     #[error("no instruction begins at this offset; a breakpoint there would crash the program")]
     InsideInstruction,
+    /// A vector instruction that the kernel takes for another one.
+    #[error(
+        "it begins with a vector instruction that the kernel would take for another one, and the \
+         program would go wrong (probe its caller, or an instruction after it with `+OFFSET`)"
+    )]
+    Misread,
     /// An argument that is passed on the stack, with a breakpoint past the entry.
     #[error("arguments on the stack can only be read at the function's first instruction")]
     StackInside,

@@ -17,6 +17,7 @@ pub(crate) fn planned(text: &str) -> PlannedProbe {
         ArgSpec::Read { name, ty } => Some(PlannedValue { name: name.into(), ty }),
     });
     PlannedProbe {
+        doubtful: false,
         label: format!("{}:{function}", spec.target).into(),
         offset: FileOffset(0),
         args: args.collect(),

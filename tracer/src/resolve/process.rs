@@ -109,6 +109,24 @@ fn parse_start_time(stat: &[u8]) -> Option<StartTime> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok().map(StartTime)
 }
 
+/// Whether the process that started then has ended. One that its parent has not waited for yet
+/// has, if its threads have too.
+#[must_use]
+pub fn has_ended(pid: Pid, started: StartTime) -> bool {
+    let Ok(stat) = fs::read(pid.path("stat")) else { return true };
+    parse_start_time(&stat) != Some(started) || is_dead(&stat)
+}
+
+/// Fields 3 (state) and 20 (threads) of `/proc/PID/stat`: a zombie with no thread but itself.
+fn is_dead(stat: &[u8]) -> bool {
+    let Some(name_end) = stat.iter().rposition(|&byte| byte == b')') else { return false };
+    let Ok(rest) = str::from_utf8(&stat[name_end + 1..]) else { return false };
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next();
+    let threads = fields.nth(16).and_then(|number| number.parse::<u32>().ok());
+    matches!(state, Some("Z" | "X")) && threads.is_none_or(|threads| threads <= 1)
+}
+
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -300,6 +318,17 @@ mod tests {
         let stat = b"7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 998877 11 12";
         assert_eq!(parse_start_time(stat), Some(StartTime(998_877)));
         assert_eq!(parse_start_time(b"7 (a"), None);
+    }
+
+    /// Check that a process whose first thread alone has exited has not ended.
+    #[test]
+    fn only_a_zombie_without_threads_is_dead() {
+        let stat = |state: &str, threads: &str| {
+            format!("7 (Z 1 (a) {state} 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 9 1")
+        };
+        assert!(is_dead(stat("Z", "1").as_bytes()));
+        assert!(!is_dead(stat("Z", "2").as_bytes()));
+        assert!(!is_dead(stat("S", "1").as_bytes()));
     }
 
     /// Check that this program finds itself.

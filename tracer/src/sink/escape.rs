@@ -79,6 +79,14 @@ pub(super) fn push_text(bytes: &[u8], quotes: Quotes, out: &mut Vec<u8>) {
     }
 }
 
+/// `text` as people may read it.
+pub(super) fn shown(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    push_text(text.as_bytes(), Quotes::None, &mut out);
+    // Whole characters and escapes are UTF-8.
+    String::from_utf8(out).unwrap_or_default()
+}
+
 /// Appends one byte as `\xNN`.
 pub(super) fn push_byte(byte: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(br"\x");

@@ -32,7 +32,7 @@ pub struct Summary {
     /// How the traced command ended, if there was one and it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandEnd>,
-    /// Why the run ended: `Ctrl-C`, `--duration`, …
+    /// Why the run ended, in words: `the command ended`, `--duration is over`, …
     pub stopped_by: String,
     /// How long the probes were counting.
     pub duration_ms: Millis,

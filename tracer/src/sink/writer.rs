@@ -141,6 +141,8 @@ impl Writer {
                 self.failed = true;
                 match error.kind() {
                     io::ErrorKind::BrokenPipe => WriterEnd::OutputClosed,
+                    // The run is over, and its reader was waited for long enough.
+                    io::ErrorKind::WouldBlock => return,
                     _ => WriterEnd::OutputFailed(error),
                 }
             }

@@ -13,12 +13,14 @@ use std::{
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+pub mod live;
 
 /// How long anything may take before the test calls it hung. Far above what is ever needed: it
 /// is no statement about speed.
@@ -27,6 +29,9 @@ pub const HUNG_AFTER: Duration = Duration::from_secs(120);
 /// Compiles `tests/targets/NAME` (`.c` or `.cc`) with the given flags besides `-O1 -g`; the path
 /// of the program. Each flavour is compiled once, whoever comes first.
 pub fn target(source: &str, flags: &[&str]) -> PathBuf {
+    // Two at once would replace each other's file, and a breakpoint be set in the wrong one.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let source_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(source);
     let stem = source.split('.').next().unwrap();
     let flavour: String = flags.concat().chars().filter(char::is_ascii_alphanumeric).collect();

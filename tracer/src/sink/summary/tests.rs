@@ -1,1 +1,242 @@
+use super::*;
+use crate::sink::json_line;
 
+fn ms(ms: u64) -> Millis {
+    Millis(Duration::from_millis(ms))
+}
+
+fn plain(hits: u64) -> Counts {
+    Counts { hits, delivered: hits, ..Counts::default() }
+}
+
+fn probe(label: &str, counts: Counts) -> ProbeSummary {
+    ProbeSummary { probe: label.to_owned(), counts }
+}
+
+/// A run in which all went well.
+fn clean() -> Summary {
+    let counts = Counts {
+        reads: Reads { resident: 1, faulted: 65, ..Reads::default() },
+        faults: Faults { count: 70, wait_ns: 12_000_000 },
+        returns: Returns { opened: 33, returned: 33, ..Returns::default() },
+        ..plain(66)
+    };
+    Summary {
+        counts,
+        probes: vec![probe("libc.so.6:open", counts)],
+        per_cpu: vec![CpuSummary { cpu: 3, counts }],
+        attach: Attach {
+            probes: 10_000,
+            links: 1,
+            ms: Millis(Duration::from_micros(9_100)),
+            ..Attach::default()
+        },
+        detach: Detach { ms: Millis(Duration::from_nanos(34_200_400)) },
+        stopped_by: "Ctrl-C".to_owned(),
+        duration_ms: ms(10_000),
+        ..Summary::default()
+    }
+}
+
+/// A run in which everything went wrong.
+fn troubled() -> Summary {
+    let good = plain(7);
+    let mut bad = Counts {
+        hits: 1_000,
+        delivered: 900,
+        filtered: 30,
+        sampled_out: 20,
+        throttled: 10,
+        dropped: Dropped {
+            ring_full: 19,
+            output: 8,
+            after_limit: 6,
+            no_entry: 4,
+            undecodable: 2,
+            abandoned: 1,
+        },
+        reads: Reads {
+            resident: 50,
+            faulted: 5,
+            truncated: 4,
+            failed: 6,
+            failed_by_errno: FailedByErrno { efault: 3, einval: 2, eagain: 1 },
+        },
+        faults: Faults { count: 5, wait_ns: 5_120 },
+        returns: Returns { opened: 100, returned: 90, lost: 3, unfinished: 7 },
+    };
+    let probes = vec![probe("l:good", good), probe("l:\u{1b}bad", bad)];
+    bad += good;
+    Summary {
+        counts: bad,
+        probes,
+        per_cpu: vec![CpuSummary { cpu: 0, counts: bad }],
+        attach: Attach {
+            probes: 2,
+            links: 3,
+            skipped: 2,
+            ms: ms(40),
+            slowest: Some(SlowestFile { file: "/usr/lib/l.so".to_owned(), ms: ms(30) }),
+        },
+        detach: Detach { ms: ms(1_500) },
+        skipped: vec![SkippedProbe { probe: "l:x".to_owned(), reason: "is data".to_owned() }],
+        command: Some(CommandEnd::Signal(9)),
+        stopped_by: String::new(),
+        duration_ms: ms(90_000),
+    }
+}
+
+/// Check that JSON has the fields of the contract, in their order, and no errno that did not
+/// occur.
+#[test]
+fn json() {
+    let mut out = Vec::new();
+    json_line(&clean(), &mut out).unwrap();
+    let counts = concat!(
+        r#""hits":66,"delivered":66,"filtered":0,"sampled_out":0,"throttled":0,"#,
+        r#""dropped":{"ring_full":0,"output":0,"after_limit":0,"no_entry":0,"undecodable":0,"abandoned":0},"#,
+        r#""reads":{"resident":1,"faulted":65,"truncated":0,"failed":0,"failed_by_errno":{}},"#,
+        r#""faults":{"count":70,"wait_ns":12000000},"#,
+        r#""returns":{"opened":33,"returned":33,"lost":0,"unfinished":0}"#,
+    );
+    let expected = format!(
+        concat!(
+            r#"{{"type":"summary",{counts},"probes":[{{"probe":"libc.so.6:open",{counts}}}],"#,
+            r#""per_cpu":[{{"cpu":3,{counts}}}],"#,
+            r#""attach":{{"probes":10000,"links":1,"skipped":0,"ms":9.1}},"#,
+            r#""detach":{{"ms":34.2}},"skipped":[],"stopped_by":"Ctrl-C","duration_ms":10000.0}}"#,
+            "\n",
+        ),
+        counts = counts
+    );
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+/// Check the JSON of what a clean run does not have.
+#[test]
+fn json_of_trouble() {
+    let mut out = Vec::new();
+    json_line(&troubled(), &mut out).unwrap();
+    let line = String::from_utf8(out).unwrap();
+    for part in [
+        r#""failed_by_errno":{"EFAULT":3,"EINVAL":2,"EAGAIN":1}"#,
+        r#""probe":"l:\u001bbad""#,
+        r#""skipped":[{"probe":"l:x","reason":"is data"}],"command":{"signal":9}"#,
+        r#""slowest":{"file":"/usr/lib/l.so","ms":30.0}"#,
+    ] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let code = serde_json::to_string(&CommandEnd::Code(3)).unwrap();
+    assert_eq!(code, r#"{"exit_code":3}"#);
+}
+
+/// Check that a clean run is told in few words.
+#[test]
+fn text() {
+    assert_eq!(
+        clean().text(false),
+        "\
+66 hits, all delivered in 10.0s (Ctrl-C)
+  faulted in  65  values were not in memory: 70 pages read in, 12.0ms waited
+  10000 probes attached in 9.10ms (1 link), detached in 34.2ms
+"
+    );
+    assert_eq!(
+        Summary { duration_ms: ms(1_000), ..Summary::default() }.text(false),
+        "no hits in 1.0s\n"
+    );
+    assert!(Summary { counts: plain(1), ..clean() }.text(false).starts_with("1 hit delivered in"));
+}
+
+/// Check that each loss is told with its cause, what to do about it, and at which probe it was.
+#[test]
+fn text_of_trouble() {
+    assert_eq!(
+        troubled().text(false),
+        r"1007 hits, 907 delivered, 40 lost in 1m 30s
+  left out     60  30 by the condition, 20 by sampling, 10 by the rate limit
+  ring full    19  lost before they were read: raise --buffer, or trace less
+  output        8  lost because the output could not be written
+  after limit   6  came after the last event that was asked for
+  no entry      4  returns of calls whose entry was not seen
+  undecodable   2  records made no sense: please report it
+  abandoned     1  on their way when the run was left without waiting for them
+  unread        6  values could not be read: 3 EFAULT (not mapped), 2 EINVAL (a negative length), 1 EAGAIN (not in memory, and not waited for)
+  cut           4  values were longer than their limit: raise it, as in str[4096]
+  faulted in    5  values were not in memory: 5 pages read in, 5.12µs waited
+  unfinished    7  of 100 calls had not returned
+  no return     3  calls were jumped out of, nested too deep, or ended with their thread
+  2 probes attached in 40.0ms (3 links, the slowest /usr/lib/l.so with 30.0ms), detached in 1.5s
+  2 functions not probed: the first, l:x: is data
+  the command was ended by signal 9
+  hits  delivered  lost  unread  cut  faulted in  probe
+  1000        900    40       6    4           5  l:\x1bbad
+     7          7     0       0    0           0  l:good
+"
+    );
+}
+
+/// Check that many probes are told in one line.
+#[test]
+fn text_of_many_probes() {
+    let probes = (1..=21).map(|hits| probe(&format!("l:f{hits}"), plain(hits))).collect();
+    let counts = plain((1..=21).sum());
+    let per_cpu = vec![CpuSummary { cpu: 0, counts }];
+    let summary = Summary { counts, probes, per_cpu, ..Summary::default() };
+    assert_eq!(
+        summary.text(false),
+        "231 hits, all delivered in 0ns\n  busiest  21  hits at l:f21, of 21 probes hit\n"
+    );
+}
+
+/// Check that there are colours when asked for, and that losses have one.
+#[test]
+fn colours() {
+    let text = troubled().text(true);
+    assert!(text.contains("\x1b[31m40 lost\x1b[0m"), "{text}");
+    assert!(text.contains("  \x1b[31mring full    19\x1b[0m  lost before"), "{text}");
+    assert!(!troubled().text(false).contains('\x1b'));
+}
+
+/// Check that the equation holds in total, by probe and by CPU, and that the text says if not.
+#[test]
+fn conservation() {
+    assert!(clean().is_conserved());
+    assert!(troubled().is_conserved());
+    assert!(Summary::default().is_conserved());
+    let broken: [fn(&mut Summary); 9] = [
+        |summary| summary.counts.hits += 1,
+        |summary| summary.counts.delivered += 1,
+        |summary| summary.counts.reads.failed += 1,
+        |summary| summary.counts.reads.resident += 1,
+        |summary| summary.probes[0].counts.hits += 1,
+        |summary| summary.probes[1].counts.dropped.output -= 1,
+        |summary| summary.probes.truncate(1),
+        |summary| summary.per_cpu.clear(),
+        |summary| {
+            // As many too many here as too few there.
+            summary.probes[0].counts.delivered += 1;
+            summary.probes[1].counts.delivered -= 1;
+        },
+    ];
+    for (index, break_it) in broken.into_iter().enumerate() {
+        let mut summary = troubled();
+        break_it(&mut summary);
+        assert!(!summary.is_conserved(), "{index}");
+        assert!(summary.text(false).contains("these figures do not add up"), "{index}");
+    }
+}
+
+/// Check that records of no known probe or CPU explain as many hits there, and no more.
+#[test]
+fn undecodable_records_have_no_probe() {
+    let mut summary = clean();
+    summary.counts.delivered -= 2;
+    summary.counts.dropped.undecodable += 2;
+    for counts in [&mut summary.probes[0].counts, &mut summary.per_cpu[0].counts] {
+        counts.delivered -= 2;
+    }
+    assert!(summary.is_conserved());
+    summary.probes[0].counts.delivered -= 1;
+    assert!(!summary.is_conserved());
+}

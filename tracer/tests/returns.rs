@@ -1,0 +1,374 @@
+//! `-> TYPE`: the value and the duration of calls, in every way that a call can end.
+//!
+//! Every call whose return is traced is opened, and then returned, lost or unfinished; exactly.
+//! The targets check their own results and abort where one is wrong.
+//!
+//! Contents: values; nesting and recursion; tail calls; calls that never return; long calls,
+//! attach and detach; threads and processes; several probes on one function.
+
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use support::{
+    Finished, Target, faultline,
+    live::{Traced, private_copy, probe, probes_of, wait_counting},
+    number, target,
+};
+
+/// How calls ended: (opened, returned, lost, unfinished).
+type Calls = (u64, u64, u64, u64);
+
+fn program() -> PathBuf {
+    target("returns.c", &[])
+}
+
+/// Runs a mode of `returns.c` under these probes, to the end of both.
+fn trace(mode: &[&str], functions: &[&str]) -> Finished {
+    let program = program();
+    let mut traced = Traced::start(&program, mode, &probes_of(&program, functions));
+    traced.go();
+    traced.finish().well()
+}
+
+/// Asserts how the calls ended, in total; and that calls, hits and events of every probe add up.
+#[track_caller]
+fn assert_calls(finished: &Finished, expected: Calls) -> Value {
+    let summary = finished.summary();
+    assert_eq!(calls(&summary), expected, "(opened, returned, lost, unfinished): {summary}");
+    for part in summary["probes"].as_array().unwrap() {
+        let (opened, returned, lost, unfinished) = calls(part);
+        assert_eq!(opened, returned + lost + unfinished, "calls are missing: {part}");
+        let returns = returned + number(&part["dropped"], "no_entry");
+        assert_eq!(number(part, "hits"), opened + returns, "hits are not calls: {part}");
+    }
+    summary
+}
+
+fn calls(part: &Value) -> Calls {
+    let returns = &part["returns"];
+    let count = |name| number(returns, name);
+    (count("opened"), count("returned"), count("lost"), count("unfinished"))
+}
+
+/// The events of a kind of one function, in their order.
+fn events(finished: &Finished, function: &str, kind: &str) -> Vec<Value> {
+    let mut events = finished.events();
+    events.retain(|event| {
+        event["kind"] == kind
+            && event["probe"].as_str().unwrap().rsplit(':').next() == Some(function)
+    });
+    events
+}
+
+fn durations(events: &[Value]) -> Vec<u64> {
+    events.iter().map(|event| number(event, "duration_ns")).collect()
+}
+
+// ---- values ----
+
+/// Check that each type of return value is shown as what the function returned, whatever a
+/// compiler leaves in the upper bits of its register.
+#[test]
+fn values_of_every_type() {
+    let expected: [(&str, &str, Value); 18] = [
+        ("get_i8", "i8", (-128).into()),
+        ("get_u8", "u8", 255.into()),
+        ("get_i16", "i16", (-32768).into()),
+        ("get_u16", "u16", 65535.into()),
+        ("get_i32", "i32", i32::MIN.into()),
+        ("get_u32", "u32", u32::MAX.into()),
+        ("get_i64", "i64", i64::MIN.into()),
+        ("get_u64", "u64", u64::MAX.into()),
+        ("get_x32", "x32", "0xdeadbeef".into()),
+        ("get_true", "bool", true.into()),
+        ("get_false", "bool", false.into()),
+        ("get_char", "char", "x".into()),
+        ("get_ptr", "ptr", "0x1234".into()),
+        ("get_str", "str", "résumé".into()),
+        ("get_null", "str", Value::Null),
+        ("get_dirty_u8", "u8", 7.into()),
+        ("get_dirty_i16", "i16", (-2).into()),
+        ("get_dirty_bool", "bool", false.into()),
+    ];
+    let functions: Vec<_> =
+        expected.iter().map(|(function, ty, _)| format!("{function} -> {ty}")).collect();
+    let functions: Vec<_> = functions.iter().map(String::as_str).collect();
+    let finished = trace(&["values"], &functions);
+    assert_calls(&finished, (18, 18, 0, 0));
+    for (function, ty, value) in expected {
+        let returns = events(&finished, function, "return");
+        assert_eq!(returns.len(), 1, "{function}");
+        assert_eq!(returns[0]["ret"], value, "{function} -> {ty}");
+        assert!(number(&returns[0], "duration_ns") > 0, "{function}");
+    }
+    let null = &events(&finished, "get_null", "return")[0];
+    assert_eq!(null["unread"]["ret"], "EFAULT", "{null}");
+}
+
+// ---- nesting and recursion ----
+
+/// Check that each of 50 nested calls of one function returns once, each longer than the one
+/// inside it.
+#[test]
+fn recursion() {
+    let finished = trace(&["recursion", "50"], &["down(depth: u64) -> u64", "plain -> u64"]);
+    assert_calls(&finished, (51, 51, 0, 0));
+    let entries = events(&finished, "down", "entry");
+    let depths: Vec<_> = entries.iter().map(|event| number(&event["args"], "depth")).collect();
+    assert_eq!(depths, (1..=50).rev().collect::<Vec<_>>());
+    let returns = events(&finished, "down", "return");
+    let values: Vec<_> = returns.iter().map(|event| number(event, "ret")).collect();
+    assert_eq!(values, (1..=50).collect::<Vec<_>>());
+    assert!(durations(&returns).is_sorted_by(|inner, outer| inner < outer), "{returns:?}");
+}
+
+/// Check that of 100 nested calls the 64 that the kernel follows return, and the others are
+/// counted as lost.
+#[test]
+fn recursion_deeper_than_the_kernel_follows() {
+    let finished = trace(&["recursion", "100"], &["down -> u64", "plain -> u64"]);
+    let summary = assert_calls(&finished, (101, 65, 36, 0));
+    assert_eq!(calls(probe(&summary, "down")), (100, 64, 36, 0));
+    assert_eq!(number(&summary, "hits"), 166);
+    let values: Vec<_> =
+        events(&finished, "down", "return").iter().map(|e| number(e, "ret")).collect();
+    assert_eq!(values, (37..=100).collect::<Vec<_>>(), "the outermost 64 return");
+}
+
+/// Check that two functions that call each other are told apart.
+#[test]
+fn nested_functions() {
+    let finished = trace(&["nesting"], &["outer(v: u64) -> u64", "inner(v: u64) -> u64"]);
+    assert_calls(&finished, (3, 3, 0, 0));
+    let order: Vec<_> = finished
+        .events()
+        .iter()
+        .map(|event| {
+            let function = event["probe"].as_str().unwrap().rsplit(':').next().unwrap();
+            let value = event["args"]["v"].as_u64().or(event["ret"].as_u64()).unwrap();
+            format!("{function} {} {value}", event["kind"].as_str().unwrap())
+        })
+        .collect();
+    let expected = [
+        "outer entry 10",
+        "inner entry 10",
+        "inner return 20",
+        "inner entry 11",
+        "inner return 22",
+        "outer return 42",
+    ];
+    assert_eq!(order, expected);
+    let inner: u64 = durations(&events(&finished, "inner", "return")).iter().sum();
+    let outer = durations(&events(&finished, "outer", "return"));
+    assert!(outer[0] > inner, "{outer:?} holds {inner}");
+}
+
+// ---- tail calls ----
+
+fn trace_tails(depth: &str, functions: &[&str]) -> Finished {
+    let program = target("tails.c", &["-O2", "-foptimize-sibling-calls"]);
+    let mut traced = Traced::start(&program, &["20", depth], &probes_of(&program, functions));
+    traced.go();
+    traced.finish().well()
+}
+
+/// Check that functions that end in a jump return together, each with its own duration.
+#[test]
+fn tail_calls() {
+    let functions = ["tail_start -> u64", "tail_middle(v: u64) -> u64", "tail_end(v: u64) -> u64"];
+    let finished = trace_tails("1", &functions);
+    // tail_end is called once more by itself.
+    assert_calls(&finished, (61, 61, 0, 0));
+    let starts = events(&finished, "tail_start", "return");
+    let middles = events(&finished, "tail_middle", "return");
+    let ends = events(&finished, "tail_end", "return");
+    assert_eq!((starts.len(), middles.len(), ends.len()), (20, 20, 21));
+    for (call, ((start, middle), end)) in starts.iter().zip(&middles).zip(&ends).enumerate() {
+        let value = call as u64 * 2 + 4;
+        for event in [start, middle, end] {
+            assert_eq!(number(event, "ret"), value);
+        }
+        let duration = |event| number(event, "duration_ns");
+        assert!(duration(start) > duration(middle) && duration(middle) > duration(end));
+    }
+}
+
+/// Check that a function that jumps to its own entry returns as often as it was entered.
+#[test]
+fn tail_recursion() {
+    let finished = trace_tails("30", &["self_tail(depth: u64) -> i32", "tail_end -> u64"]);
+    let summary = assert_calls(&finished, (52, 52, 0, 0));
+    assert_eq!(calls(probe(&summary, "self_tail")), (31, 31, 0, 0));
+    let returns = events(&finished, "self_tail", "return");
+    assert!(returns.iter().all(|event| event["ret"] == 7), "{returns:?}");
+    assert!(durations(&returns).is_sorted_by(|inner, outer| inner < outer), "{returns:?}");
+}
+
+/// Check that tail recursion beyond what the kernel follows is counted as lost, and leaks nothing
+/// into later calls.
+#[test]
+fn tail_recursion_deeper_than_the_kernel_follows() {
+    let finished = trace_tails("99", &["self_tail -> i32", "tail_end -> u64"]);
+    let summary = assert_calls(&finished, (121, 85, 36, 0));
+    assert_eq!(calls(probe(&summary, "self_tail")), (100, 64, 36, 0));
+}
+
+// ---- calls that never return ----
+
+/// Check that calls that `longjmp` jumps over are lost, every one, and the calls around and after
+/// them return.
+#[test]
+fn longjmp() {
+    let functions = ["land -> u64", "jump_from -> u64", "jump_from_deeper -> u64", "plain -> u64"];
+    let finished = trace(&["longjmp", "5"], &functions);
+    let summary = assert_calls(&finished, (75, 14, 61, 0));
+    assert_eq!(calls(probe(&summary, "land")), (12, 12, 0, 0));
+    assert_eq!(calls(probe(&summary, "jump_from")), (60, 0, 60, 0));
+    assert_eq!(calls(probe(&summary, "jump_from_deeper")), (1, 0, 1, 0));
+    assert_eq!(calls(probe(&summary, "plain")), (2, 2, 0, 0));
+    let landed = events(&finished, "land", "return");
+    assert!(landed.iter().all(|event| event["ret"] == 77), "{landed:?}");
+}
+
+/// Check that threads that end inside calls leave lost calls, and nothing open.
+#[test]
+fn thread_exit_inside_calls() {
+    let functions = ["leave_through -> u64", "leave_thread(value: u64) -> u64", "plain -> u64"];
+    let finished = trace(&["leave", "8"], &functions);
+    let summary = assert_calls(&finished, (24, 8, 16, 0));
+    assert_eq!(calls(probe(&summary, "leave_through")), (8, 0, 8, 0));
+    assert_eq!(calls(probe(&summary, "leave_thread")), (8, 0, 8, 0));
+}
+
+/// Check that a call that replaces the program is lost, and the new program is traced on.
+#[test]
+fn exec_inside_a_call() {
+    let finished = trace(&["replace"], &["replace(mode: str) -> u64", "plain(v: u64) -> u64"]);
+    let summary = assert_calls(&finished, (4, 3, 1, 0));
+    assert_eq!(calls(probe(&summary, "replace")), (1, 0, 1, 0));
+    assert_eq!(calls(probe(&summary, "plain")), (3, 3, 0, 0));
+}
+
+// ---- long calls, attach and detach ----
+
+/// Check that a call that is longer than the kernel's lease on return probes (0.1 s) returns, with
+/// its whole duration.
+#[test]
+fn a_call_longer_than_the_lease() {
+    let finished = trace(&["nap", "300"], &["nap(ms: u64) -> u64"]);
+    assert_calls(&finished, (1, 1, 0, 0));
+    let returns = events(&finished, "nap", "return");
+    assert_eq!(returns[0]["ret"], 300);
+    assert!(number(&returns[0], "duration_ns") >= 300_000_000, "{returns:?}");
+}
+
+/// Check that a call that was entered before the probes came is not reported, and the next one is.
+#[test]
+fn a_call_in_flight_at_attach() {
+    let program = program();
+    let mut target = Target::start(&program, &["hold", "2"]);
+    target.send("go");
+    assert_eq!(target.line(), "inside");
+    let mut traced = Traced::attach(target, &probes_of(&program, &["hold -> u64"]));
+    traced.target.send("return");
+    assert_eq!(traced.target.line(), "inside");
+    traced.go();
+    let finished = traced.finish().well();
+    assert_calls(&finished, (1, 1, 0, 0));
+    assert_eq!(events(&finished, "hold", "return")[0]["ret"], 5);
+}
+
+/// Check that a call that has not returned when the run ends is unfinished, and returns to its
+/// caller unharmed.
+#[test]
+fn a_call_in_flight_at_detach() {
+    let program = program();
+    let target = Target::start(&program, &["hold", "2"]);
+    let Traced { mut target, running } =
+        Traced::attach(target, &probes_of(&program, &["hold -> u64"]));
+    target.send("go");
+    assert_eq!(target.line(), "inside");
+    target.send("return");
+    assert_eq!(target.line(), "inside");
+    running.signal(libc::SIGINT);
+    let finished = running.finish().succeeded();
+    target.send("return");
+    assert_eq!(target.line(), "done");
+    assert!(target.finish().0.success());
+    assert_calls(&finished, (2, 1, 0, 1));
+}
+
+// ---- threads and processes ----
+
+/// Check that calls of eight threads at once are told apart: none is lost, none is taken for
+/// another's.
+#[test]
+fn eight_threads() {
+    let rounds = 200;
+    let functions = ["outer(v: u64) -> u64", "inner(v: u64) -> u64", "down -> u64"];
+    let finished = trace(&["threads", "200"], &functions);
+    // A round: outer, two of inner, three of down.
+    let opened = 8 * rounds * 6;
+    assert_calls(&finished, (opened, opened, 0, 0));
+    for thread in events(&finished, "outer", "entry").iter().map(|event| &event["tid"]) {
+        let of_thread = |function, kind| {
+            let mut events = events(&finished, function, kind);
+            events.retain(|event| event["tid"] == *thread);
+            events
+        };
+        let entered: Vec<_> =
+            of_thread("outer", "entry").iter().map(|e| number(&e["args"], "v") * 4 + 2).collect();
+        let returned: Vec<_> =
+            of_thread("outer", "return").iter().map(|e| number(e, "ret")).collect();
+        assert_eq!(entered, returned, "each thread's calls return what was called");
+        assert_eq!(entered.len() as u64, rounds);
+        break;
+    }
+}
+
+/// Check that with `-p` a child that returns from its parent's call is none of the traced
+/// process's business.
+#[test]
+fn fork_inside_a_call() {
+    let finished = trace(&["split"], &["split -> i32", "plain(v: u64) -> u64"]);
+    let summary = assert_calls(&finished, (2, 2, 0, 0));
+    assert_eq!(number(&summary, "hits"), 4);
+    let pids: Vec<_> = finished.events().iter().map(|event| number(event, "pid")).collect();
+    assert!(pids.windows(2).all(|pair| pair[0] == pair[1]), "one process: {pids:?}");
+    assert!(events(&finished, "split", "return")[0]["ret"].as_u64().unwrap() > 1);
+}
+
+/// Check that, where every process is traced, a child that returns from its parent's call is a
+/// hit whose entry was not seen: dropped, and counted.
+#[test]
+fn fork_inside_a_call_with_every_process_traced() {
+    let program = private_copy(&program(), "fork_inside_a_call");
+    let probes = probes_of(&program, &["split -> i32", "plain(v: u64) -> u64"]);
+    let mut target = Target::start(&program, &["split"]);
+    let running =
+        faultline(["trace", "--json"].into_iter().map(str::to_owned).chain(probes)).start();
+    wait_counting(running.pid());
+    target.send("go");
+    assert_eq!(target.line(), "done");
+    running.signal(libc::SIGINT);
+    let finished = running.finish().succeeded();
+    assert!(target.finish().0.success());
+    let summary = assert_calls(&finished, (3, 3, 0, 0));
+    assert_eq!(number(&summary, "hits"), 7);
+    assert_eq!(number(&summary["dropped"], "no_entry"), 1);
+    assert_eq!(number(&probe(&summary, "split")["dropped"], "no_entry"), 1);
+}
+
+// ---- several probes on one function ----
+
+/// Check that two probes on one function, that read different things, both see every return.
+#[test]
+fn two_probes_on_one_function() {
+    let functions = ["plain(value: u64) -> u64", "plain -> x8", "outer -> u64"];
+    let finished = trace(&["plain", "100"], &functions);
+    let summary = assert_calls(&finished, (200, 200, 0, 0));
+    assert_eq!(number(&summary, "hits"), 400);
+    assert_eq!(events(&finished, "plain", "return").len(), 200);
+}
