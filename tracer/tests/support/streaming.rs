@@ -53,15 +53,18 @@ impl Stream {
     pub fn wait_for(&self, count: usize, wanted: impl Fn(&str) -> bool) -> Vec<Line> {
         let started = Instant::now();
         loop {
+            // Looked at first: what came before the end is still seen.
+            let ended = self.reader.is_finished();
             let mut found = self.lines();
             found.retain(|line| wanted(&line.text));
             if found.len() >= count {
                 return found;
             }
             assert!(
-                started.elapsed() < HUNG_AFTER,
-                "only {} of {count} lines came; all: {:?}",
+                !ended && started.elapsed() < HUNG_AFTER,
+                "only {} of {count} lines came{}; all: {:?}",
                 found.len(),
+                if ended { " before the end" } else { "" },
                 self.lines(),
             );
             thread::sleep(Duration::from_millis(5));

@@ -54,7 +54,8 @@ static int take_over_pages(void) {
     check(memory >= 0 && ftruncate(memory, 2 * PAGE) == 0, "memfd");
     unserved = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     check(unserved != MAP_FAILED, "mmap");
-    int descriptor = syscall(SYS_userfaultfd, O_CLOEXEC);
+    // poll() works only on one that does not block.
+    int descriptor = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     check(descriptor >= 0, "userfaultfd");
     struct uffdio_api api = {.api = UFFD_API};
     check(ioctl(descriptor, UFFDIO_API, &api) == 0, "UFFDIO_API");
@@ -85,7 +86,7 @@ int main(void) {
             sleeps = 1;
             check(pthread_create(&sleeper, NULL, sleep_in, NULL) == 0, "pthread_create");
             struct pollfd fault = {.fd = descriptor, .events = POLLIN};
-            check(poll(&fault, 1, -1) == 1, "poll");
+            check(poll(&fault, 1, -1) == 1 && fault.revents == POLLIN, "poll");
             answer("hanging");
         } else if (sscanf(line, "calls %d", &calls) == 1) {
             for (int i = 0; i < calls; i++) {
