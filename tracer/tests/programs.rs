@@ -18,7 +18,7 @@ use support::{Finished, faultline, number, sum, target, wait_attached};
 
 /// Traces this command with these probes, as JSON.
 fn trace_command(command: &str, probes: &[&str]) -> Finished {
-    let options = ["trace", "--json", "-c", command];
+    let options = ["trace", "--json", "--force", "-c", command];
     faultline(options.iter().chain(probes)).run().succeeded()
 }
 

@@ -46,6 +46,11 @@ pub(super) struct SelectionArgs {
     #[arg(long)]
     pub(super) dry_run: bool,
 
+    /// Trace returns also in C++ and Rust programs: one through whose traced function an exception
+    /// or panic passes is ended by it
+    #[arg(long)]
+    force: bool,
+
     /// Fail if any function cannot be probed, instead of tracing the rest
     #[arg(long)]
     pub(super) strict: bool,
@@ -100,7 +105,7 @@ impl SelectionArgs {
             }
         }
         let code = CodeReader::default();
-        let plan = plan::plan(resolutions, &|probe| code.read(probe));
+        let plan = plan::plan(resolutions, &|probe| code.read(probe), self.force);
         self.judge(&plan, &not_found)?;
         let not_found = not_found
             .into_iter()

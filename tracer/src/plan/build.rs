@@ -17,7 +17,9 @@ pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
 
 /// Plans every resolved probe. What cannot be probed is listed with its reason, and the rest is
 /// planned; the same place read in the same way is planned once, however often it was named.
-pub fn plan(resolutions: Vec<Resolution>, read_code: ReadCode<'_>) -> AttachPlan {
+///
+/// `force` plans return probes also where an exception may have to pass through them.
+pub fn plan(resolutions: Vec<Resolution>, read_code: ReadCode<'_>, force: bool) -> AttachPlan {
     let mut plan = AttachPlan::default();
     let mut files: HashMap<_, usize> = HashMap::new();
     let mut seen: HashMap<_, Vec<Arc<ProbeSpec>>> = HashMap::new();
@@ -32,7 +34,7 @@ pub fn plan(resolutions: Vec<Resolution>, read_code: ReadCode<'_>) -> AttachPlan
                 continue;
             }
             at_this_place.push(Arc::clone(&probe.spec));
-            match planned(&probe, read_code) {
+            match planned(&probe, read_code, force) {
                 Ok(planned) => {
                     let id = ProbeId(plan.probes.len() as u32);
                     let file = *files.entry(probe.file.id()).or_insert_with(|| {
@@ -58,15 +60,22 @@ fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
     one.args == other.args && one.ret == other.ret
 }
 
-fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProbe, Obstacle> {
+fn planned(
+    probe: &ResolvedProbe,
+    read_code: ReadCode<'_>,
+    force: bool,
+) -> Result<PlannedProbe, Obstacle> {
     let arch = probe.file.arch();
     if probe.spec.offset != 0 {
         if probe.spec.ret.is_some() {
             return Err(Obstacle::ReturnInside);
         }
     }
-    if probe.spec.ret.is_some() && returns_twice(probe) {
-        return Err(Obstacle::ReturnsTwice);
+    if probe.spec.ret.is_some() && returns_oddly(probe) {
+        return Err(Obstacle::ReturnsOddly);
+    }
+    if probe.spec.ret.is_some() && !force && unwinds(probe) {
+        return Err(Obstacle::Unwinds);
     }
     let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
     if !instruction::begins_at(arch, &code, probe.spec.offset) {
@@ -93,22 +102,54 @@ fn planned(probe: &ResolvedProbe, read_code: ReadCode<'_>) -> Result<PlannedProb
     })
 }
 
-/// Functions that keep their return address to go there again. Under a return probe that is the
-/// kernel's trampoline, and whoever arrives there a second time is killed.
-const RETURNING_TWICE: [&str; 9] = [
+/// Functions that keep their return address, go to another's, or walk the stack by it. Under a
+/// return probe it is the kernel's trampoline, and whoever arrives there unexpected is killed.
+const ODD_RETURNS: [&str; 29] = [
     "setjmp",
     "_setjmp",
     "__setjmp",
     "sigsetjmp",
     "__sigsetjmp",
+    "longjmp",
+    "_longjmp",
+    "siglongjmp",
+    "__longjmp",
+    "__longjmp_chk",
+    "____longjmp_chk",
+    "__libc_longjmp",
+    "__libc_siglongjmp",
     "getcontext",
     "__getcontext",
+    "setcontext",
+    "__setcontext",
+    "makecontext",
+    "__makecontext",
     "swapcontext",
     "__swapcontext",
+    "__cxa_throw",
+    "__cxa_rethrow",
+    "_Unwind_RaiseException",
+    "_Unwind_Resume",
+    "_Unwind_Resume_or_Rethrow",
+    "_Unwind_ForcedUnwind",
+    "_Unwind_Backtrace",
+    "backtrace",
 ];
 
-fn returns_twice(probe: &ResolvedProbe) -> bool {
+/// The dynamic linker's resolver leaves its frame by a jump to the function it has found.
+const RESOLVER_PREFIX: &str = "_dl_runtime_resolve";
+
+fn returns_oddly(probe: &ResolvedProbe) -> bool {
     std::iter::once(&probe.symbol)
         .chain(&probe.aliases)
-        .any(|name| RETURNING_TWICE.contains(&&**name))
+        .any(|name| ODD_RETURNS.contains(&&**name) || name.starts_with(RESOLVER_PREFIX))
+}
+
+/// Whether exceptions or panics may pass through the file's functions: it is linked with what
+/// unwinds stacks for C++ and Rust, or is that itself.
+fn unwinds(probe: &ResolvedProbe) -> bool {
+    let file = &probe.file;
+    let libraries = file.needed().iter().map(String::as_str).chain(file.soname());
+    let unwinding = ["libstdc++.so", "libc++.so", "libc++abi.so", "libgcc_s.so", "libunwind.so"];
+    libraries.into_iter().any(|library| unwinding.iter().any(|name| library.starts_with(name)))
 }

@@ -25,12 +25,19 @@ pub enum Obstacle {
         "a return can only be traced from the function's first instruction, not with `+OFFSET`"
     )]
     ReturnInside,
-    /// A function such as `setjmp`, that keeps its return address to go there again.
+    /// A function such as `setjmp`, `longjmp` or `__cxa_throw`, for which a return address is more
+    /// than a place to return to.
     #[error(
-        "it keeps its return address for later, and a return probe would kill the program when it \
-         goes there again (trace it without `-> TYPE`)"
+        "it uses return addresses in its own way, and a return probe could kill the program \
+         (trace it without `-> TYPE`)"
     )]
-    ReturnsTwice,
+    ReturnsOddly,
+    /// A return probe in a program that unwinds its stack.
+    #[error(
+        "an exception or panic that passes through a function whose return is traced ends a C++ \
+         or Rust program (trace it without `-> TYPE`, or with --force if none does)"
+    )]
+    Unwinds,
     /// The code around the offset could not be read from the file.
     #[error("the code at this offset could not be read, so it is not known to be an instruction")]
     CodeUnreadable,
