@@ -548,6 +548,26 @@ fn sleeping_hit_keeps_its_own_arguments() {
     assert_reads(&summary, Reads { resident: 20, faulted: 1, ..Reads::default() });
 }
 
+/// Check that a second Ctrl-C ends the run although a task still hangs, with the hit that it is in
+/// accounted for, nothing left that keeps a pipeline waiting, and no harm to the task.
+#[test]
+fn second_interrupt_does_not_wait() {
+    let (mut stuck, run) = hang();
+    run.signal(libc::SIGINT);
+    run.stderr.wait_for(1, |line| line.starts_with("waiting for "));
+    run.signal(libc::SIGINT);
+    let run = run.finish().succeeded();
+    let summary = run.summary();
+    assert_eq!(number(&summary, "hits"), 1);
+    assert_eq!(number(&summary["dropped"], "abandoned"), 1);
+    assert!(stuck.child.try_wait().unwrap().is_none(), "the task was to hang all the time");
+    stuck.send("serve");
+    assert_eq!(stuck.line(), "served");
+    stuck.send("calls 1");
+    assert_eq!(stuck.line(), "called");
+    assert!(stuck.finish().0.success());
+}
+
 /// Check that a task which is killed while it hangs sets the run free, and is accounted for.
 #[test]
 fn killed_while_stuck() {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Finished, faultline, number, sum, target, wait_attached};
+use support::{Finished, faultline, live::wait_counting, number, sum, target};
 
 /// Traces this command with these probes, as JSON.
 fn trace_command(command: &str, probes: &[&str]) -> Finished {
@@ -135,7 +135,7 @@ fn bash_reads_lines() {
     bash.wait_for("prompt> ");
     let pid = bash.child.id().to_string();
     let running = faultline(["trace", "--json", "-p", &pid, "bash:readline() -> str"]).start();
-    wait_attached(&running);
+    wait_counting(running.pid());
     // The first line is returned by a call that began before it was traced.
     for line in ["echo begun before", "echo 'Grüße'", "exit"] {
         writeln!(bash.terminal, "{line}").unwrap();
