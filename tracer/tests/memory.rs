@@ -572,6 +572,7 @@ fn second_interrupt_does_not_wait() {
 #[test]
 fn killed_while_stuck() {
     let (mut stuck, run) = hang();
+    wait_told(&run, &stuck);
     run.signal(libc::SIGINT);
     run.stderr.wait_for(1, |line| line.starts_with("waiting for "));
     stuck.child.kill().unwrap();

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Failure,
     command::{HeldCommand, RunningCommand},
+    report,
     selection::{Selected, tell_skipped},
 };
 use crate::{
@@ -169,6 +170,7 @@ impl Session {
     pub(super) async fn run(
         mut self,
         duration: Option<Duration>,
+        tell: bool,
         writer_ended: &mut mpsc::UnboundedReceiver<WriterEnd>,
     ) -> Result<Ended, Failure> {
         let started = Instant::now();
@@ -180,6 +182,10 @@ impl Session {
                 None
             }
         };
+        // Only now: who reads it may count on it.
+        if tell {
+            report::attached(&self.attached);
+        }
         let mut command_status = None;
         let mut tick = interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

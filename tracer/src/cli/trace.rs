@@ -98,16 +98,13 @@ async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), 
     let mut session = Session::attach(selected, buffer_bytes).await?;
     let sink: Box<dyn Sink> =
         if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour(text_output))) };
-    if !json {
-        report::attached(&session.attached);
-    }
     let tally = Arc::new(Tally::new(session.plan.probes.len(), session.counters.cpus()));
     let (tell_ended, mut writer_ended) = mpsc::unbounded_channel();
     let plan = Arc::clone(&session.plan);
     let writer =
         EventWriter::new(plan, sink, output, args.max_events, Arc::clone(&tally), tell_ended);
     let drain = Drain::start(session.take_records()?, Box::new(writer))?;
-    let ended = session.run(args.selection.duration, &mut writer_ended).await?;
+    let ended = session.run(args.selection.duration, !json, &mut writer_ended).await?;
     let drained = blocking("finish", move || drain.finish(OUTPUT_PATIENCE)).await?;
     let summary = report::summary(&ended, &tally, drained);
     report::print(&summary, json, args.output.as_deref())?;
