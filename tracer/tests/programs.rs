@@ -1,6 +1,13 @@
 //! Tracing real programs, end to end on the real kernel. Needs root, and the programs: `cat`,
 //! `bash`, `openssl`, `python3`, a C++ compiler, and the Rust compiler that compiled this.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
+
 mod support;
 
 use std::{
@@ -102,14 +109,15 @@ impl Interactive {
         let slave = unsafe { OwnedFd::from_raw_fd(slave) };
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+        let take_terminal = || {
+            // SAFETY: without preconditions.
+            unsafe { libc::setsid() };
+            // SAFETY: descriptor 0 is the terminal; the request takes a number.
+            unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+            Ok(())
+        };
         // SAFETY: only system calls between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                libc::setsid();
-                libc::ioctl(0, libc::TIOCSCTTY, 0);
-                Ok(())
-            });
-        }
+        unsafe { command.pre_exec(take_terminal) };
         let child = command.spawn().unwrap();
         Self { child, terminal }
     }

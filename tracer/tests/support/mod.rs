@@ -4,6 +4,12 @@
 //! They need root (or CAP_BPF and CAP_PERFMON) and fail without: nothing is skipped.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
 
 pub mod streaming;
 
