@@ -5,6 +5,13 @@
 //! - stuck: a task that hangs in a page fault hurts nobody else
 //! - evicted: pages that go while they are read
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
+
 mod support;
 
 use std::{
@@ -122,7 +129,7 @@ fn cold_pages_that_bpftrace_reads(program: &Path) -> usize {
 }
 
 /// What a summary says of reads.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Reads {
     resident: u64,
     faulted: u64,
@@ -451,6 +458,34 @@ fn failed_reads_are_not_undecodable() {
     assert!(number(&summary["reads"], "failed") > 10, "{summary}");
 }
 
+/// The figures of one function of `edges`.
+fn edge_summary(function: &str) -> Value {
+    let label = format!("edges:{function}");
+    let summary = edges().summary();
+    let probes = summary["probes"].as_array().unwrap();
+    probes.iter().find(|probe| probe["probe"] == label.as_str()).unwrap().clone()
+}
+
+/// Bug: pages that were resident were faulted in too, and counted, where a page after them was
+/// not, and where a read failed.
+#[test]
+fn resident_pages_are_not_counted_as_faults() {
+    let faults = |function| number(&edge_summary(function)["faults"], "count");
+    // One page of "into a cold page", two of "from cold to cold", one of "in a cold page".
+    assert_eq!(faults("take_str"), 4);
+    // One of "into a cold page", three of "three cold pages"; none of what runs into a hole.
+    assert_eq!(faults("take_u64"), 4);
+    assert_eq!(faults("take_fixed"), 0);
+}
+
+/// Bug: a pointer so near the end of the address space that its string wraps was EAGAIN, as if it
+/// could be read another time.
+#[test]
+fn end_of_addresses_is_no_reason_to_try_again() {
+    let failed = &edge_summary("take_str")["reads"]["failed_by_errno"];
+    assert_eq!(number(failed, "EFAULT"), number(&edge_summary("take_str")["reads"], "failed"));
+}
+
 // Stuck
 
 /// A run on `stuck`, with a task in it that hangs in a page fault since just now.
@@ -492,7 +527,9 @@ fn stuck_fault_hurts_nobody_else() {
 
     let told = wait_told(&run, &stuck);
     assert!(told.contains(", task "), "{told}");
-    assert!(told.contains(" in /memfd:slow-storage for 1."), "{told}");
+    let (_, since) = told.split_once(" in /memfd:slow-storage for ").unwrap();
+    let seconds: f64 = since.split_once(" s; ").unwrap().0.parse().unwrap();
+    assert!(seconds >= 1.0, "{told}");
 
     stuck.send("cold");
     assert_eq!(stuck.line(), "passed", "a page that nobody serves was faulted in");
@@ -548,6 +585,26 @@ fn sleeping_hit_keeps_its_own_arguments() {
     assert_reads(&summary, Reads { resident: 20, faulted: 1, ..Reads::default() });
 }
 
+/// Check that a second Ctrl-C ends the run although a task still hangs, with the hit that it is in
+/// accounted for, nothing left that keeps a pipeline waiting, and no harm to the task.
+#[test]
+fn second_interrupt_does_not_wait() {
+    let (mut stuck, run) = hang();
+    run.signal(libc::SIGINT);
+    run.stderr.wait_for(1, |line| line.starts_with("waiting for "));
+    run.signal(libc::SIGINT);
+    let run = run.finish().succeeded();
+    let summary = run.summary();
+    assert_eq!(number(&summary, "hits"), 1);
+    assert_eq!(number(&summary["dropped"], "abandoned"), 1);
+    assert!(stuck.child.try_wait().unwrap().is_none(), "the task was to hang all the time");
+    stuck.send("serve");
+    assert_eq!(stuck.line(), "served");
+    stuck.send("calls 1");
+    assert_eq!(stuck.line(), "called");
+    assert!(stuck.finish().0.success());
+}
+
 /// Check that a task which is killed while it hangs sets the run free, and is accounted for.
 #[test]
 fn killed_while_stuck() {
@@ -564,7 +621,8 @@ fn killed_while_stuck() {
 // Evicted
 
 /// Check strings on pages that another thread throws out all the time: each is right, or not read
-/// for a reason; never empty, never cut.
+/// for a reason; never empty, never cut. (Bug: a page that went again was blamed on the next one,
+/// which may not even be mapped: EFAULT.)
 #[test]
 fn evicted_pages() {
     const CALLS: usize = 5000;

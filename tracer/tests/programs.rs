@@ -1,6 +1,13 @@
 //! Tracing real programs, end to end on the real kernel. Needs root, and the programs: `cat`,
 //! `bash`, `openssl`, `python3`, a C++ compiler, and the Rust compiler that compiled this.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
+
 mod support;
 
 use std::{
@@ -14,7 +21,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Finished, faultline, number, sum, target, wait_attached};
+use support::{Finished, faultline, live::wait_counting, number, sum, target};
 
 /// Traces this command with these probes, as JSON.
 fn trace_command(command: &str, probes: &[&str]) -> Finished {
@@ -102,14 +109,15 @@ impl Interactive {
         let slave = unsafe { OwnedFd::from_raw_fd(slave) };
         let stdio = || Stdio::from(slave.try_clone().unwrap());
         command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+        let take_terminal = || {
+            // SAFETY: without preconditions.
+            unsafe { libc::setsid() };
+            // SAFETY: descriptor 0 is the terminal; the request takes a number.
+            unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+            Ok(())
+        };
         // SAFETY: only system calls between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                libc::setsid();
-                libc::ioctl(0, libc::TIOCSCTTY, 0);
-                Ok(())
-            });
-        }
+        unsafe { command.pre_exec(take_terminal) };
         let child = command.spawn().unwrap();
         Self { child, terminal }
     }
@@ -135,7 +143,7 @@ fn bash_reads_lines() {
     bash.wait_for("prompt> ");
     let pid = bash.child.id().to_string();
     let running = faultline(["trace", "--json", "-p", &pid, "bash:readline() -> str"]).start();
-    wait_attached(&running);
+    wait_counting(running.pid());
     // The first line is returned by a call that began before it was traced.
     for line in ["echo begun before", "echo 'Grüße'", "exit"] {
         writeln!(bash.terminal, "{line}").unwrap();

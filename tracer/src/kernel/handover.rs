@@ -42,7 +42,9 @@ impl Links {
     fn spawn_releaser(&self) -> io::Result<Releaser> {
         let descriptors: Vec<RawFd> = self.descriptors().map(|link| link.as_raw_fd()).collect();
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("faultline").arg(RELEASER).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.arg0("faultline").arg(RELEASER).stdin(Stdio::piped());
+        // Nobody who reads what we write must wait for its end.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         // Out of the terminal's foreground group: Ctrl-C is for us.
         command.process_group(0);
         let inherit = move || {

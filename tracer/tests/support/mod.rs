@@ -4,6 +4,12 @@
 //! They need root (or CAP_BPF and CAP_PERFMON) and fail without: nothing is skipped.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
 
 pub mod streaming;
 
@@ -263,27 +269,4 @@ impl Target {
         self.stdout.read_to_string(&mut rest).unwrap();
         (self.child.wait().unwrap(), rest)
     }
-}
-
-/// Waits until the run has attached its probes: until it holds a uprobe link.
-pub fn wait_attached(running: &Running) {
-    wait_pid_attached(running.pid());
-}
-
-/// The same for a run of which only the process is known.
-pub fn wait_pid_attached(pid: i32) {
-    let started = Instant::now();
-    while !holds_uprobe_link(pid) {
-        assert!(started.elapsed() < HUNG_AFTER, "faultline does not attach");
-        thread::sleep(Duration::from_millis(5));
-    }
-    // The link is there a moment before hits count.
-    thread::sleep(Duration::from_millis(100));
-}
-
-fn holds_uprobe_link(pid: i32) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
-    descriptors.flatten().any(|descriptor| {
-        fs::read_to_string(descriptor.path()).is_ok_and(|info| info.contains("uprobe_multi"))
-    })
 }

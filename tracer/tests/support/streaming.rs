@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Faultline, Finished, HUNG_AFTER, wait_pid_attached};
+use super::{Faultline, Finished, HUNG_AFTER, live::wait_counting};
 
 /// A line, and when it arrived.
 #[derive(Debug, Clone)]
@@ -79,13 +79,13 @@ impl Stream {
 }
 
 impl Faultline {
-    /// Starts it, and waits until its probes are attached.
+    /// Starts it, and waits until hits count.
     pub fn stream_attached(mut self) -> Streaming {
         let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = Stream::of(child.stdout.take().unwrap());
         let stderr = Stream::of(child.stderr.take().unwrap());
         let running = Streaming { child, stdout, stderr };
-        wait_pid_attached(running.pid());
+        wait_counting(running.pid());
         running
     }
 }
