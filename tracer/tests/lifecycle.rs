@@ -820,8 +820,11 @@ fn no_descriptors_are_leaked() {
     let probe = probes_of(&Puppet::program(), &[&format!("{TICK} -> u64")]).remove(0);
     let run = || {
         let resolution = Resolver::new(View::Host).resolve(&probe.parse().unwrap()).unwrap();
-        let plan =
-            plan::plan(vec![resolution], &|probe| probe.file.read_code(probe.offset, 16).ok());
+        let plan = plan::plan(
+            vec![resolution],
+            &|probe| probe.file.read_code(probe.offset, 16).ok(),
+            false,
+        );
         let options = LoadOptions {
             buffer_bytes: 256 * 1024,
             pids: Vec::new(),

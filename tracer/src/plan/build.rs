@@ -66,10 +66,8 @@ fn planned(
     force: bool,
 ) -> Result<PlannedProbe, Obstacle> {
     let arch = probe.file.arch();
-    if probe.spec.offset != 0 {
-        if probe.spec.ret.is_some() {
-            return Err(Obstacle::ReturnInside);
-        }
+    if probe.spec.offset != 0 && probe.spec.ret.is_some() {
+        return Err(Obstacle::ReturnInside);
     }
     if probe.spec.ret.is_some() && returns_oddly(probe) {
         return Err(Obstacle::ReturnsOddly);
