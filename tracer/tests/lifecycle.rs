@@ -3,6 +3,13 @@
 //! Contents: the law of conservation; what ends a run; the command of `-c`; processes; outputs;
 //! probes that cannot be; breakpoints; privileges; ten thousand probes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what a test cannot do is a failed test"
+)]
+
 mod support;
 
 use std::{
@@ -651,8 +658,11 @@ fn pseudo_terminal() -> (OwnedFd, OwnedFd) {
     let result =
         unsafe { libc::openpty(&raw mut ours, &raw mut its, null, null.cast(), null.cast()) };
     assert_eq!(result, 0);
-    // SAFETY: openpty has just opened both for us alone.
-    unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) }
+    // SAFETY: openpty has just opened it for us alone.
+    let ours = unsafe { OwnedFd::from_raw_fd(ours) };
+    // SAFETY: as above.
+    let its = unsafe { OwnedFd::from_raw_fd(its) };
+    (ours, its)
 }
 
 // ---- probes that cannot be ----
