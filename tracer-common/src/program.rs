@@ -23,19 +23,6 @@ pub enum ReadKind {
     BytesOf = 3,
 }
 
-impl ReadKind {
-    /// The kind with this discriminant.
-    pub const fn from_u8(value: u8) -> Option<Self> {
-        match value {
-            0 => Some(Self::Value),
-            1 => Some(Self::Str),
-            2 => Some(Self::Bytes),
-            3 => Some(Self::BytesOf),
-            _ => None,
-        }
-    }
-}
-
 /// `register` of an operation: the value was passed on the stack, at `stack_offset`.
 pub const ON_STACK: u8 = 0xff;
 

@@ -34,7 +34,6 @@ pub struct Programs {
     ebpf: Ebpf,
     control: MappedArray<Control>,
     tracks_returns: bool,
-    reads_memory: bool,
 }
 
 impl Programs {
@@ -71,8 +70,7 @@ impl Programs {
             .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
             .load(object())
             .map_err(|source| KernelError::Maps(Box::new(source)))?;
-        let mut programs =
-            Self { control: mapped(&ebpf, "CONTROL", 1)?, ebpf, tracks_returns, reads_memory };
+        let mut programs = Self { control: mapped(&ebpf, "CONTROL", 1)?, ebpf, tracks_returns };
         programs.write_plan(plan, options)?;
         programs.verify(options)?;
         Ok(programs)
@@ -137,11 +135,6 @@ impl Programs {
     pub fn enable(&self, enabled: bool) {
         let enabled = if enabled { 1 } else { Control::ENDED };
         self.control.write(0, Control { enabled, zero: 0 });
-    }
-
-    /// Whether any probe reads memory, so that a page fault is possible.
-    pub fn reads_memory(&self) -> bool {
-        self.reads_memory
     }
 
     /// The records, to be drained by one owner.
