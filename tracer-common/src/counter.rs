@@ -9,8 +9,9 @@
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter {
-    /// The breakpoint was hit, at entry or return, in a process that is traced.
-    Hits = 0,
+    /// The breakpoint was hit in a process that is traced, and nothing more is to be told of the
+    /// hit than that. Each hit is counted once: here, or as one of [`HITS`]'s others.
+    PlainHits = 0,
     /// Not wanted by the user's condition.
     Filtered = 1,
     /// Left out by sampling.
@@ -45,14 +46,24 @@ pub enum Counter {
     /// Calls that will not return: jumped over, their thread gone, or nested deeper than the
     /// kernel follows.
     CallsLost = 16,
+    /// Taken into account in the kernel: a call counted, a duration put into its histogram.
+    Aggregated = 17,
+    /// Lost: a duration for which the kernel had no memory.
+    NoMemory = 18,
+    /// Of the filtered ones: those where the condition met a value that could not be read.
+    Undecided = 19,
 }
 
+/// The counters that together count every hit, at entry or return, once.
+pub const HITS: [Counter; 4] =
+    [Counter::PlainHits, Counter::CallsOpened, Counter::CallsReturned, Counter::NoEntry];
+
 /// Number of counters.
-pub const COLUMNS: u32 = 17;
+pub const COLUMNS: u32 = 20;
 
 /// Every counter, in the order of the columns.
 pub const ALL: [Counter; COLUMNS as usize] = [
-    Counter::Hits,
+    Counter::PlainHits,
     Counter::Filtered,
     Counter::SampledOut,
     Counter::Throttled,
@@ -69,6 +80,9 @@ pub const ALL: [Counter; COLUMNS as usize] = [
     Counter::CallsOpened,
     Counter::CallsReturned,
     Counter::CallsLost,
+    Counter::Aggregated,
+    Counter::NoMemory,
+    Counter::Undecided,
 ];
 
 const _: () = {

@@ -7,11 +7,15 @@
 //! - [`program`]: what a probe reads, as data: user space writes it, the eBPF program interprets it.
 //! - [`record`]: what the eBPF program writes into the ring buffer.
 //! - [`counter`]: where each outcome is counted, per CPU and probe.
+//! - [`condition`]: what hits the user wants, as data, likewise.
+//! - [`histogram`]: durations, summed up in the kernel.
 //! - [`task`]: what the kernel side remembers of a task: open calls, page faults in progress.
 
 #![no_std]
 
+pub mod condition;
 pub mod counter;
+pub mod histogram;
 pub mod program;
 pub mod record;
 pub mod task;
@@ -28,7 +32,29 @@ macro_rules! pod {
     };
 }
 #[cfg(feature = "user")]
-pod!(program::ReadOp, program::ProbeProgram, task::CallStack, task::FaultInProgress, Control);
+pod!(
+    condition::Condition,
+    condition::Text,
+    program::ReadOp,
+    program::ProbeProgram,
+    task::CallStack,
+    task::FaultInProgress,
+    histogram::Histogram,
+    Control
+);
+
+/// What becomes of a hit that is wanted.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// A record is written of it.
+    #[default]
+    Events = 0,
+    /// It is counted.
+    Count = 1,
+    /// The call's duration goes into a histogram.
+    Latency = 2,
+}
 
 /// What user space tells the running eBPF programs; index 0 of the map `CONTROL`.
 #[repr(C)]

@@ -2,6 +2,8 @@
 //!
 //! One verified eBPF program serves thousands of different probes because what they read is data.
 
+use crate::condition::NO_CONDITION;
+
 /// Most values that one probe reads.
 pub const MAX_VALUES: usize = 16;
 
@@ -58,7 +60,7 @@ pub const FLAG_REGISTERS_ONLY: u8 = 2;
 
 /// What one probe reads at entry and at return.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeProgram {
     /// Operations of the entry in `entry`.
     pub entry_len: u8,
@@ -76,6 +78,11 @@ pub struct ProbeProgram {
     pub return_class: u8,
     /// Explicit padding.
     pub padding: u8,
+    /// Index of the condition that is judged at the entry, or [`NO_CONDITION`].
+    pub entry_condition: u32,
+    /// Index of the condition that is judged at the return, or [`NO_CONDITION`]. Where there is
+    /// one, entries are not wanted.
+    pub return_condition: u32,
     /// Bytes to add to the stack pointer at the breakpoint to get the one at the function's entry.
     pub stack_bias: u64,
     /// The read of the return value, into slot 0.
@@ -85,9 +92,34 @@ pub struct ProbeProgram {
 }
 
 const _: () = assert!(size_of::<ReadOp>() == 16);
-const _: () = assert!(size_of::<ProbeProgram>() == 16 + 16 + 16 * MAX_VALUES);
+const _: () = assert!(size_of::<ProbeProgram>() == 24 + 16 + 16 * MAX_VALUES);
+
+impl Default for ProbeProgram {
+    fn default() -> Self {
+        Self {
+            entry_len: 0,
+            entry_slots: 0,
+            flags: 0,
+            return_flags: 0,
+            return_len: 0,
+            entry_class: 0,
+            return_class: 0,
+            padding: 0,
+            entry_condition: NO_CONDITION,
+            return_condition: NO_CONDITION,
+            stack_bias: 0,
+            on_return: ReadOp::default(),
+            entry: [ReadOp::default(); MAX_VALUES],
+        }
+    }
+}
 
 impl ProbeProgram {
+    /// Whether the user's condition is judged anywhere.
+    pub const fn judges(&self) -> bool {
+        self.entry_condition != NO_CONDITION || self.return_condition != NO_CONDITION
+    }
+
     /// Whether anything but registers is read.
     pub const fn reads_memory(&self) -> bool {
         (self.entry_len != 0 && self.flags & FLAG_REGISTERS_ONLY == 0)

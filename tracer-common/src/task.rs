@@ -17,7 +17,27 @@ pub struct OpenCall {
     /// Index of the probe in the plan.
     pub probe: u32,
     /// 1 once the call has returned and only waits to be popped.
-    pub returned: u32,
+    pub returned: u8,
+    /// A [`Fate`].
+    pub fate: u8,
+    /// What the condition decided at the entry and needs at the return: a bit a test.
+    pub saved: u16,
+}
+
+/// What is to become of a call's return.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is wanted, or its condition is judged at the return.
+    Wanted = 0,
+    /// Like its entry, not wanted by the user's condition.
+    Filtered = 1,
+    /// The same, and the condition met a value that could not be read.
+    Undecided = 2,
+    /// Like its entry, left out by sampling.
+    SampledOut = 3,
+    /// Like its entry, left out by the rate limit.
+    Throttled = 4,
 }
 
 /// The open calls of a task, outermost first: a mirror of the kernel's own list of return

@@ -18,6 +18,7 @@ use crate::{
     maps::{self, RECORDS},
     read::{self, Reads},
     regs,
+    scratch::Scratch,
     stats::{self, Site},
 };
 
@@ -51,6 +52,7 @@ impl Emission {
         program: &ProbeProgram,
         stack_pointer: u64,
         now_ns: u64,
+        scratch: &mut Scratch,
     ) {
         let header = Header {
             time_ns: now_ns,
@@ -65,11 +67,11 @@ impl Emission {
                 len: program.entry_len,
                 class: program.entry_class,
             };
-            read::emit_objects(site, header, registers, stack_pointer, reads);
+            read::emit_objects(site, header, registers, stack_pointer, reads, scratch.hit());
         } else if program.entry_slots <= 2 {
-            emit_values::<2>(site, header, &registers, &program.entry);
+            emit_values::<2>(site, header, scratch.registers(registers), &program.entry);
         } else {
-            emit_values::<MAX_VALUES>(site, header, &registers, &program.entry);
+            emit_values::<MAX_VALUES>(site, header, scratch.registers(registers), &program.entry);
         }
     }
 
@@ -81,6 +83,7 @@ impl Emission {
         program: &ProbeProgram,
         now_ns: u64,
         duration_ns: u64,
+        scratch: &mut Scratch,
     ) {
         let header =
             Header { time_ns: now_ns, duration_ns, kind: KIND_RETURN, slots: program.return_len };
@@ -92,7 +95,7 @@ impl Emission {
                 len: program.return_len,
                 class: program.return_class,
             };
-            read::emit_objects(site, header, registers, 0, reads);
+            read::emit_objects(site, header, registers, 0, reads, scratch.hit());
         } else {
             let Some(mut record) = reserve::<2>(site) else { return };
             let place = record.as_mut_ptr();

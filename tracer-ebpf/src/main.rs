@@ -3,21 +3,31 @@
 //! - `maps`: the maps and the constants that user space sets before it loads the programs
 //! - `regs`: where each architecture keeps arguments, return value and stack pointer
 //! - `stats`: counting
+//! - `scratch`: the memory that the stages of a hit use one after another
+//! - `choice`: which hits are wanted: condition, sample, rate
+//! - `condition`: the interpreter of conditions
 //! - `emit`: from a hit to a record in the ring buffer
 //! - `read`: the interpreter of argument programs: memory into a record
+//! - `latency`: durations into histograms
 //! - `fault`: faulting a page in, with nothing held
+//! - `notices`: processes that begin
 //! - `returns`: the open calls of each task
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "the bpf target offers an atomic add only as an intrinsic")]
 
+mod choice;
+mod condition;
 mod emit;
 mod fault;
+mod latency;
 mod maps;
+mod notices;
 mod read;
 mod regs;
 mod returns;
+mod scratch;
 mod stats;
 
 use aya_ebpf::{
@@ -27,23 +37,76 @@ use aya_ebpf::{
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
 use aya_log_ebpf::debug;
-use tracer_common::{counter::Counter, program::FLAG_TRACK_RETURN};
+use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN, task::Fate};
 
-use crate::{emit::Emission, stats::Site};
+use crate::{choice::Choice, emit::Emission, returns::Entered, scratch::Scratch, stats::Site};
 
 /// A traced function is entered.
 #[uprobe(sleepable, multi)]
 fn entry_multi(ctx: ProbeContext) -> u32 {
-    stay_on_own_stack(ctx.as_ptr());
-    on_entry(&ctx);
-    0
+    entered(&ctx)
+}
+
+/// A traced function is entered, and all that is wanted is how often.
+///
+/// It has no stack frame, so nothing of it is lost when another hit preempts it.
+#[uprobe(multi)]
+fn count_multi(ctx: ProbeContext) -> u32 {
+    counted(&ctx)
 }
 
 /// A traced function returns.
 #[uretprobe(sleepable, multi)]
 fn return_multi(ctx: RetProbeContext) -> u32 {
+    returned(&ctx)
+}
+
+/// The same where a link takes one point: before 6.6.
+#[uprobe(sleepable)]
+fn entry_single(ctx: ProbeContext) -> u32 {
+    entered(&ctx)
+}
+
+#[uretprobe(sleepable)]
+fn return_single(ctx: RetProbeContext) -> u32 {
+    returned(&ctx)
+}
+
+#[uprobe]
+fn count_single(ctx: ProbeContext) -> u32 {
+    counted(&ctx)
+}
+
+/// The same where uprobe programs cannot sleep, with `MAY_FAULT` 0: before 6.0.
+#[uprobe]
+fn entry_unsleeping(ctx: ProbeContext) -> u32 {
+    entered(&ctx)
+}
+
+#[uretprobe]
+fn return_unsleeping(ctx: RetProbeContext) -> u32 {
+    returned(&ctx)
+}
+
+#[inline(always)]
+fn entered(ctx: &ProbeContext) -> u32 {
     stay_on_own_stack(ctx.as_ptr());
-    on_return(&ctx);
+    on_entry(ctx);
+    0
+}
+
+#[inline(always)]
+fn counted(ctx: &ProbeContext) -> u32 {
+    if let Some(site) = site(ctx.as_ptr()) {
+        stats::add(&site, Counter::PlainHits, 1);
+    }
+    0
+}
+
+#[inline(always)]
+fn returned(ctx: &RetProbeContext) -> u32 {
+    stay_on_own_stack(ctx.as_ptr());
+    on_return(ctx);
     0
 }
 
@@ -109,17 +172,32 @@ fn on_entry(ctx: &ProbeContext) {
     let Some(site) = site(ctx.as_ptr()) else { return };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    stats::add(&site, Counter::Hits, 1);
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
     let stack_pointer = regs::stack_pointer(ctx.regs).wrapping_add(program.stack_bias);
-    if maps::tracks_returns() && program.flags & FLAG_TRACK_RETURN != 0 {
-        let followed = returns::open(&site, ctx.regs, stack_pointer, now_ns);
+    // Every hit is counted once: as a call opened or returned, as a return without an entry, or as
+    // a hit and nothing else.
+    let is_plain = !maps::tracks_returns() || program.flags & FLAG_TRACK_RETURN == 0;
+    if is_plain {
+        stats::add(&site, Counter::PlainHits, 1);
+    }
+    let mut scratch = Scratch::new();
+    let choice = Choice::at_entry(&site, ctx.regs, program, stack_pointer, &mut scratch);
+    if !is_plain {
+        let Choice { call, saved, .. } = choice;
+        let entered = Entered { at_ns: now_ns, fate: call, saved };
+        let followed = returns::open(&site, ctx.regs, stack_pointer, entered);
         if !followed {
             let task = site.pid_tgid as u32;
             debug!(ctx, "a call of probe {} by task {} is not followed", site.probe, task);
         }
     }
-    Emission::of_entry(&site, ctx.regs, program, stack_pointer, now_ns);
+    if choice.hit != Fate::Wanted as u8 {
+        choice::count(&site, choice.hit);
+    } else if maps::action_is(Action::Events) {
+        Emission::of_entry(&site, ctx.regs, program, stack_pointer, now_ns, &mut scratch);
+    } else {
+        stats::add(&site, Counter::Aggregated, 1);
+    }
 }
 
 #[inline(always)]
@@ -127,16 +205,26 @@ fn on_return(ctx: &RetProbeContext) {
     let Some(site) = site(ctx.as_ptr()) else { return };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    stats::add(&site, Counter::Hits, 1);
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
     let stack_pointer = regs::entry_stack_pointer(ctx.regs);
-    let Some(entered_ns) = returns::close(&site, stack_pointer) else {
+    let Some(entered) = returns::close(&site, stack_pointer) else {
         stats::add(&site, Counter::NoEntry, 1);
         let task = site.pid_tgid as u32;
         debug!(ctx, "task {} returned from a call of probe {} not seen", task, site.probe);
         return;
     };
-    Emission::of_return(&site, ctx.regs, program, now_ns, now_ns.wrapping_sub(entered_ns));
+    let duration_ns = now_ns.wrapping_sub(entered.at_ns);
+    let mut scratch = Scratch::new();
+    let fate = choice::at_return(&site, ctx.regs, program, &entered, duration_ns, &mut scratch);
+    if fate != Fate::Wanted as u8 {
+        choice::count(&site, fate);
+    } else if maps::action_is(Action::Latency) {
+        latency::record(&site, duration_ns);
+    } else if maps::action_is(Action::Count) {
+        stats::add(&site, Counter::Aggregated, 1);
+    } else {
+        Emission::of_return(&site, ctx.regs, program, now_ns, duration_ns, &mut scratch);
+    }
 }
 
 #[cfg(not(test))]

@@ -11,7 +11,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, RingBuf},
 };
 use tracer_common::{
-    Control,
+    Action, Control,
+    condition::{Condition, SAMPLE_ALL, Text},
+    counter::COLUMNS,
+    histogram::Histogram,
     program::ProbeProgram,
     task::{CallStack, FaultInProgress},
 };
@@ -40,6 +43,30 @@ static TRACKS_RETURNS: Global<u8> = Global::new(1);
 #[unsafe(no_mangle)]
 static MAY_FAULT: Global<u8> = Global::new(1);
 
+/// An [`Action`]: what becomes of hits. The kernel drops the other parts of the program unverified.
+#[unsafe(no_mangle)]
+static ACTION: Global<u8> = Global::new(0);
+
+/// Counters that a probe has on a CPU: see [`tracer_common::counter`].
+#[unsafe(no_mangle)]
+static COUNTER_COLUMNS: Global<u32> = Global::new(COLUMNS);
+
+/// Not 0: some probe has a condition.
+#[unsafe(no_mangle)]
+static CONDITIONAL: Global<u8> = Global::new(1);
+
+/// Calls are sampled: those whose random number, of 32 bits, is below this are kept.
+#[unsafe(no_mangle)]
+static SAMPLE_BELOW: Global<u64> = Global::new(SAMPLE_ALL);
+
+/// Not 0: nanoseconds between two calls of a probe at the limit of its rate.
+#[unsafe(no_mangle)]
+static RATE_INTERVAL_NS: Global<u64> = Global::new(0);
+
+/// How far calls may run ahead of the rate: nanoseconds.
+#[unsafe(no_mangle)]
+static RATE_AHEAD_NS: Global<u64> = Global::new(0);
+
 /// Always 0, and the kernel's verifier knows it.
 #[unsafe(no_mangle)]
 static NEVER: Global<u8> = Global::new(0);
@@ -51,6 +78,18 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 /// What each probe reads, by probe index.
 #[map]
 pub(crate) static PROGRAMS: Array<ProbeProgram> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The conditions, by the indices that `PROGRAMS` has.
+#[map]
+pub(crate) static CONDITIONS: Array<Condition> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The texts that conditions compare with.
+#[map]
+pub(crate) static TEXTS: Array<Text> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// When each probe's next call is due at the limit of its rate, by probe index.
+#[map]
+pub(crate) static RATES: Array<u64> = Array::with_max_entries(1, 0);
 
 /// The counters: see [`tracer_common::counter`].
 #[map]
@@ -80,6 +119,16 @@ pub(crate) static CALLS: HashMap<u64, CallStack> = HashMap::with_max_entries(1, 
 /// An empty call stack: too large for the BPF stack, so new ones are copied from here.
 #[map]
 pub(crate) static NO_CALLS: Array<CallStack> = Array::with_max_entries(1, 0);
+
+/// The durations of each probe's calls, by [`tracer_common::histogram::key`]: an entry takes memory
+/// once the probe is hit.
+#[map]
+pub(crate) static HISTOGRAMS: HashMap<u64, Histogram> =
+    HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// An empty histogram: too large for the BPF stack, so new ones are copied from here.
+#[map]
+pub(crate) static NO_HISTOGRAM: Array<Histogram> = Array::with_max_entries(1, 0);
 
 /// Whether hits count at all now.
 #[inline(always)]
@@ -133,6 +182,42 @@ pub(crate) fn may_fault(tgid: u32) -> bool {
 #[inline(always)]
 pub(crate) fn never() -> bool {
     NEVER.load() != 0
+}
+
+/// Whether this is what becomes of hits.
+#[inline(always)]
+pub(crate) fn action_is(action: Action) -> bool {
+    ACTION.load() == action as u8
+}
+
+/// Counters that a probe has on a CPU.
+#[inline(always)]
+pub(crate) fn counter_columns() -> u32 {
+    COUNTER_COLUMNS.load()
+}
+
+/// Whether any probe has a condition.
+#[inline(always)]
+pub(crate) fn conditional() -> bool {
+    CONDITIONAL.load() != 0
+}
+
+/// Calls whose random number is below this are kept; [`SAMPLE_ALL`]: all.
+#[inline(always)]
+pub(crate) fn sample_below() -> u64 {
+    SAMPLE_BELOW.load()
+}
+
+/// Nanoseconds between two calls at the limit of the rate; 0 without a limit.
+#[inline(always)]
+pub(crate) fn rate_interval_ns() -> u64 {
+    RATE_INTERVAL_NS.load()
+}
+
+/// How far calls may run ahead of the rate.
+#[inline(always)]
+pub(crate) fn rate_ahead_ns() -> u64 {
+    RATE_AHEAD_NS.load()
 }
 
 /// Number of probes in the plan.

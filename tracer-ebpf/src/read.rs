@@ -5,6 +5,8 @@
 //! page is faulted in with nothing held, and the whole is tried again. Holding a reservation
 //! across a fault would keep every later record of every CPU from its reader until the page comes.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     helpers::generated::{
@@ -36,22 +38,25 @@ const MAX_PAGES: u32 = (CLASSES[3].max_object as u64).div_ceil(PAGE_BYTES) as u3
 
 /// All that the attempts of one hit share. It lives on the stack of the program, so it survives
 /// a sleep and no other hit can touch it.
+///
+/// Every byte counts: kernels before 6.8 round each frame up to 32 bytes, and the three that are
+/// nested here have to fit into 512.
 #[repr(C)]
-struct Hit {
+pub(crate) struct Hit {
     registers: [u64; REGISTERS],
     stack_pointer: u64,
     header: Header,
     /// [`ReadStatus`] of each slot, four bits each.
     statuses: u64,
     ops: *const ReadOp,
-    ops_len: u64,
-    /// Index of the size class that the next attempt reserves.
-    class: u64,
-    /// A bit a slot: a page was faulted in for it.
-    faulted: u64,
     /// [`ReadStatus`] of the slots that are not to be read again, four bits each.
     given_up: u64,
-    zero: u64,
+    ops_len: u32,
+    /// Index of the size class that the next attempt reserves.
+    class: u32,
+    /// A bit a slot: a page was faulted in for it.
+    faulted: u32,
+    zero: u32,
     site: Site,
 }
 
@@ -97,26 +102,27 @@ pub(crate) fn emit_objects(
     registers: [u64; REGISTERS],
     stack_pointer: u64,
     reads: Reads,
+    place: &mut MaybeUninit<Hit>,
 ) {
     let Some(zero) = maps::zero() else { return };
     // SAFETY: the pointer is to a live map element.
     let zero = || unsafe { zero.read_volatile() };
-    let mut hit = Hit {
+    let hit = place.write(Hit {
         registers,
         stack_pointer,
         header,
         statuses: zero(),
         ops: reads.ops,
-        ops_len: u64::from(reads.len),
-        class: u64::from(reads.class),
-        faulted: zero(),
         given_up: zero(),
-        zero: zero(),
+        ops_len: u32::from(reads.len),
+        class: u32::from(reads.class),
+        faulted: zero() as u32,
+        zero: zero() as u32,
         site: Site { probe: site.probe, cpu: site.cpu, pid_tgid: site.pid_tgid },
-    };
+    });
     // SAFETY: the callback has the signature that the helper documents, and `hit` outlives it.
     unsafe {
-        bpf_loop(MAX_ATTEMPTS, attempt as *mut _, (&raw mut hit).cast(), 0);
+        bpf_loop(MAX_ATTEMPTS, attempt as *mut _, (&raw mut *hit).cast(), 0);
     }
 }
 
@@ -127,7 +133,7 @@ unsafe extern "C" fn attempt(index: u64, hit_place: *mut Hit) -> i64 {
     let mut attempt = Attempt {
         hit: hit_place,
         data: core::ptr::null_mut(),
-        end: hit.zero + u64::from(hit.header.slots) * SLOT_BYTES as u64,
+        end: u64::from(hit.zero) + u64::from(hit.header.slots) * SLOT_BYTES as u64,
         stop: WHOLE,
         slot: 0,
         address: 0,
@@ -255,7 +261,7 @@ unsafe extern "C" fn run_op<const C: usize>(index: u64, attempt: *mut Attempt) -
     let attempt = unsafe { &mut *attempt };
     // SAFETY: the `Hit` outlives the attempt.
     let hit = unsafe { &mut *attempt.hit };
-    if index >= hit.ops_len || index >= MAX_VALUES as u64 {
+    if index >= u64::from(hit.ops_len) || index >= MAX_VALUES as u64 {
         return 1;
     }
     // SAFETY: the operations are `MAX_VALUES` elements of a map value (a return has one, and
@@ -353,12 +359,13 @@ fn read_str(address: u64, max_bytes: u32, place: *mut u8, class: &SizeClass) -> 
     let size = if wanted < limit { wanted } else { limit };
     // SAFETY: `place` has room for the class's largest object; the helper checks the address.
     let result = unsafe { bpf_probe_read_user_str(place.cast(), size, address as *const _) };
-    if result <= 0 {
+    if result < 0 {
         return Read::NotResident { address, bytes: u64::from(size) };
     }
+    // The terminator included; but kernels as of 6.12 say 0 of a string that is empty.
     let length = result as u32;
     if length < size {
-        Read::Blob { length: length - 1, truncated: false }
+        Read::Blob { length: length.saturating_sub(1), truncated: false }
     } else if size < wanted {
         Read::TooSmall
     } else {
@@ -400,7 +407,7 @@ fn count_reads(hit: &mut Hit) {
 unsafe extern "C" fn count_read(index: u64, hit: *mut Hit) -> i64 {
     // SAFETY: the loop's context is the `Hit`.
     let hit = unsafe { &*hit };
-    if index >= hit.ops_len || index >= MAX_VALUES as u64 {
+    if index >= u64::from(hit.ops_len) || index >= MAX_VALUES as u64 {
         return 1;
     }
     // SAFETY: as in `run_op`.

@@ -21,12 +21,27 @@ use crate::{
     stats::{self, Site},
 };
 
+/// What is known of a call from its entry on.
+#[derive(Clone, Copy)]
+pub(crate) struct Entered {
+    pub(crate) at_ns: u64,
+    /// A [`Fate`](tracer_common::task::Fate).
+    pub(crate) fate: u8,
+    /// What the condition decided at the entry and needs at the return.
+    pub(crate) saved: u16,
+}
+
 /// Opens a call; whether its return will be recognised. One whose return will not is counted as
 /// lost at once.
 #[inline(always)]
-pub(crate) fn open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u64) -> bool {
+pub(crate) fn open(
+    site: &Site,
+    regs: *const pt_regs,
+    stack_pointer: u64,
+    entered: Entered,
+) -> bool {
     stats::add(site, Counter::CallsOpened, 1);
-    let opened = try_open(site, regs, stack_pointer, entered_ns).is_some();
+    let opened = try_open(site, regs, stack_pointer, entered).is_some();
     if !opened {
         stats::add(site, Counter::CallsLost, 1);
     }
@@ -34,7 +49,7 @@ pub(crate) fn open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entere
 }
 
 #[inline(always)]
-fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u64) -> Option<()> {
+fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered: Entered) -> Option<()> {
     let stack = match maps::CALLS.get_ptr_mut(&site.pid_tgid) {
         Some(stack) => stack,
         None => {
@@ -58,23 +73,31 @@ fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered_ns: u
         }
     }
     let depth = stack.depth;
-    *call_at(stack, depth)? =
-        OpenCall { stack_pointer, function, entered_ns, probe: site.probe, returned: 0 };
+    let Entered { at_ns, fate, saved } = entered;
+    *call_at(stack, depth)? = OpenCall {
+        stack_pointer,
+        function,
+        entered_ns: at_ns,
+        probe: site.probe,
+        returned: 0,
+        fate,
+        saved,
+    };
     stack.depth = depth + 1;
     Some(())
 }
 
-/// Closes the innermost call of this probe that was entered with this stack pointer; its time of
-/// entry, or `None` if there is no such call.
+/// Closes the innermost call of this probe that was entered with this stack pointer; what is
+/// known from its entry, or `None` if there is no such call.
 #[inline(always)]
-pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<u64> {
+pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<Entered> {
     let stack = maps::CALLS.get_ptr_mut(&site.pid_tgid)?;
     // SAFETY: only the task itself writes its stack, and it is this task that runs.
     let stack = unsafe { &mut *stack };
     pop_dead(site, stack, stack_pointer);
     // Functions that end in a tail call return together, with one stack pointer.
     let mut at = stack.depth;
-    let mut entered_ns = None;
+    let mut entered = None;
     for _ in 0..MAX_OPEN_CALLS {
         at = at.wrapping_sub(1);
         let Some(call) = call_at(stack, at) else { break };
@@ -83,15 +106,16 @@ pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<u64> {
         }
         if call.probe == site.probe && call.returned == 0 {
             call.returned = 1;
-            entered_ns = Some(call.entered_ns);
+            let OpenCall { entered_ns: at_ns, fate, saved, .. } = *call;
+            entered = Some(Entered { at_ns, fate, saved });
             break;
         }
     }
     pop_returned(stack);
-    if entered_ns.is_some() {
+    if entered.is_some() {
         stats::add(site, Counter::CallsReturned, 1);
     }
-    entered_ns
+    entered
 }
 
 /// Whether this probe has an open call that was entered with this stack pointer.
@@ -200,8 +224,10 @@ fn is_chained(regs: *const pt_regs, stack_pointer: u64) -> bool {
     if address & 0xfff != 0 {
         return false;
     }
+    // Nobody has returned through a new trampoline, so its page may not be resident yet; that of a
+    // caller, which has just been running, nearly always is.
     // SAFETY: the helper checks the user address.
-    let Ok(code) = (unsafe { bpf_probe_read_user(address as *const u32) }) else { return false };
+    let Ok(code) = (unsafe { bpf_probe_read_user(address as *const u32) }) else { return true };
     if cfg!(bpf_target_arch = "aarch64") {
         // `brk #5`, UPROBES_BRK_IMM.
         code == 0xd420_00a0

@@ -3,7 +3,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
-use tracer_common::counter::{COLUMNS, Counter};
+use tracer_common::counter::Counter;
 
 use crate::maps;
 
@@ -39,7 +39,7 @@ impl Site {
 /// load and store by another one that counts in the same slot.
 #[inline(always)]
 pub(crate) fn add(site: &Site, counter: Counter, amount: u64) {
-    let row = site.cpu * COLUMNS + counter as u32;
+    let row = site.cpu * maps::counter_columns() + counter as u32;
     let index = row.wrapping_mul(maps::probes()).wrapping_add(site.probe);
     if let Some(slot) = maps::COUNTERS.get_ptr_mut(index) {
         // `AtomicU64` has no `fetch_add` on this target, because it has no compare-and-swap.

@@ -27,7 +27,7 @@ use std::{
 
 use serde_json::Value;
 use support::{
-    Finished, Target, assert_conserved, faultline,
+    Finished, Target, assert_conserved, faultline, is_emulated, kernel_batches,
     live::{Bare, Puppet, Traced, probe, probes_of, summary_of, wait_counting, wait_until},
     number, target,
 };
@@ -321,8 +321,10 @@ fn command_execs_after_the_end() {
     let program = target("returns.c", &[]);
     let command = format!("{} again", program.display());
     let probe = probes_of(&program, &["plain -> u64"]).remove(0);
+    // Long enough for it to start a few times.
+    let duration = if is_emulated() { "3s" } else { "300ms" };
     let finished =
-        faultline(["trace", "--json", &probe, "-c", &command, "--duration", "300ms"]).run();
+        faultline(["trace", "--json", &probe, "-c", &command, "--duration", duration]).run();
     let finished = finished.succeeded();
     let summary = finished.summary();
     assert!(number(&summary, "hits") > 2, "{summary}");
@@ -521,15 +523,19 @@ fn stalled_reader() {
     let (status, stderr) = run.finish();
     assert!(signalled.elapsed() < Duration::from_secs(20), "{:?}", signalled.elapsed());
     assert_eq!(status.code(), Some(0), "{stderr}");
-    let summary = summary_on_stderr(&stderr);
+    let mut taken = String::new();
+    reader.read_to_string(&mut taken).unwrap();
+    // Behind the last event that found room, there may be some for the summary (seen on 7.2).
+    let last = taken.lines().last().unwrap();
+    let is_on_stdout = last.starts_with(r#"{"type":"summary""#);
+    let summary = summary_on_stderr(if is_on_stdout { last } else { &stderr });
     assert!(number(&summary, "hits") >= 4998, "{summary}");
     assert!(number(&summary["dropped"], "output") > 0, "{summary}");
     assert_eq!(summary["stopped_by"], "SIGINT");
-    let mut taken = String::new();
-    reader.read_to_string(&mut taken).unwrap();
     // The last one may be cut.
     let whole = taken.split_inclusive('\n').filter(|line| line.ends_with('\n')).count();
-    assert_eq!(number(&summary, "delivered"), whole as u64, "{summary}");
+    let events = whole - usize::from(is_on_stdout);
+    assert_eq!(number(&summary, "delivered"), events as u64, "{summary}");
     puppet.ends_well();
 }
 
@@ -776,13 +782,18 @@ fn breakpoints_go() {
     let (mut puppet, mut other) = (Puppet::start(), Puppet::start());
     let (address, of_other) = (address_of_tick(&mut puppet), address_of_tick(&mut other));
     let before = code_of(&puppet, address);
+    // Multi links before 6.10 cannot be limited to a process, only to a thread.
+    let features = tracer::kernel::Features::probe().unwrap();
+    let limits_to_processes = features.pid_filter || !features.batches();
     puppet.go(2);
     for signal in [libc::SIGINT, libc::SIGKILL] {
         let (pid, tick) = (puppet.pid(), tick());
         let running = faultline(["trace", "--json", "-p", &pid, &tick]).start();
         wait_counting(running.pid());
         assert_ne!(code_of(&puppet, address), before, "a breakpoint is set");
-        assert_eq!(code_of(&other, of_other), before, "but in no other process");
+        if limits_to_processes {
+            assert_eq!(code_of(&other, of_other), before, "but in no other process");
+        }
         puppet.wait_called(500);
         running.signal(signal);
         let finished = running.finish();
@@ -813,8 +824,13 @@ fn dry_run() {
 
     let args = ["trace", "--dry-run", "--json", &probe];
     let json = program.unprivileged(&[]).args(args).output().unwrap();
-    let line: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let json = String::from_utf8(json.stdout).unwrap();
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [line, total] = &lines[..] else { panic!("{json}") };
     assert_eq!(line["type"], "planned");
+    assert_eq!(total["type"], "plan");
+    let of_total = |name| number(total, name);
+    assert_eq!((of_total("probes"), of_total("links"), of_total("skipped")), (1, 2, 0));
     assert_eq!((&line["probe"], &line["ret"]), (&"puppet:tick".into(), &true.into()));
 }
 
@@ -823,7 +839,7 @@ fn dry_run() {
 #[test]
 fn no_descriptors_are_leaked() {
     use tracer::{
-        kernel::{Links, LoadOptions, Programs, Scope},
+        kernel::{Features, Links, LoadOptions, Programs, Progress, Scope},
         plan,
         resolve::{Resolver, View},
     };
@@ -833,21 +849,21 @@ fn no_descriptors_are_leaked() {
         let plan = plan::plan(
             vec![resolution],
             &|probe| probe.file.read_code(probe.offset, 16).ok(),
-            false,
+            plan::Wishes::default(),
         );
         let options = LoadOptions {
-            buffer_bytes: 256 * 1024,
-            pids: Vec::new(),
             begin_at_exec: true,
-            diagnostics: false,
+            ..LoadOptions::new(tracer_common::Action::Events, Features::probe().unwrap())
         };
+        let progress = Progress::default();
         let mut programs = Programs::load(&plan, &options).unwrap();
-        let (links, report) = Links::attach(&mut programs, &plan, &Scope::AllProcesses).unwrap();
+        let (links, report) =
+            Links::attach(&programs, &plan, &Scope::AllProcesses, &progress).unwrap();
         assert_eq!((report.probes, report.links), (1, 2));
         let records = programs.take_records().unwrap();
         programs.enable(true);
         programs.enable(false);
-        links.detach();
+        links.detach(&progress);
         drop((programs, records));
         bpf_descriptors()
     };
@@ -936,7 +952,8 @@ fn without_privileges() {
     }
 }
 
-/// Check that CAP_BPF and CAP_PERFMON are all that an ordinary user needs.
+/// Check that CAP_BPF and CAP_PERFMON are all that an ordinary user needs; with CAP_SYS_ADMIN
+/// where each probe takes a link, before 6.6.
 #[test]
 fn with_two_capabilities() {
     let reachable = Reachable::new("with_two_capabilities");
@@ -947,7 +964,9 @@ fn with_two_capabilities() {
     assert_eq!(said.next().unwrap().unwrap(), "ready");
     let pid = child.id().to_string();
     let probe = format!("{}:{TICK} -> u64", reachable.puppet.display());
-    let mut command = reachable.unprivileged(&["bpf", "perfmon"]);
+    let capabilities: &[_] =
+        if kernel_batches() { &["bpf", "perfmon"] } else { &["bpf", "perfmon", "sys_admin"] };
+    let mut command = reachable.unprivileged(capabilities);
     command.args(["trace", "--json", "-p", &pid, &probe]);
     let (mut reader, stdout) = io::pipe().unwrap();
     let run = Bare::start(&mut command, stdout);
@@ -973,16 +992,17 @@ fn with_two_capabilities() {
 /// them, and each counts its own.
 #[test]
 fn ten_thousand_probes() {
-    let program = target("many.c", &[]);
-    let mut traced = Traced::start(&program, &["3"], &probes_of(&program, &["many_*"]));
-    traced.target.send("go");
-    assert_eq!(traced.target.line(), "done 30000");
+    let program = target("functions.c", &["-O0"]);
+    let (functions, count, links) =
+        if kernel_batches() { ("fn_*", 10_000, 1) } else { ("fn_000?", 10, 10) };
+    let mut traced = Traced::start(&program, &["3", "wait"], &probes_of(&program, &[functions]));
+    traced.go();
     let finished = traced.finish().well();
     let summary = summary_of(&finished.stdout);
-    assert_eq!(number(&summary, "hits"), 30_000);
-    assert_eq!(number(&summary["attach"], "probes"), 10_000);
-    assert_eq!(number(&summary["attach"], "links"), 1);
+    assert_eq!(number(&summary, "hits"), count * 3);
+    assert_eq!(number(&summary["attach"], "probes"), count);
+    assert_eq!(number(&summary["attach"], "links"), links);
     let probes = summary["probes"].as_array().unwrap();
-    assert_eq!(probes.len(), 10_000);
+    assert_eq!(probes.len() as u64, count);
     assert!(probes.iter().all(|probe| number(probe, "hits") == 3));
 }

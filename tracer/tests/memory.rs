@@ -23,7 +23,10 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{Finished, Target, faultline, number, streaming::Streaming, sum, target};
+use support::{
+    Finished, Target, faultline, kernel_batches, number, skip::skip_without, streaming::Streaming,
+    sum, target,
+};
 
 /// A file on a real disk, where pages can be dropped from the page cache.
 fn disk_file(name: &str) -> PathBuf {
@@ -478,6 +481,14 @@ fn resident_pages_are_not_counted_as_faults() {
     assert_eq!(faults("take_fixed"), 0);
 }
 
+/// Bug: on 6.12, where the helper says 0 of an empty string and not 1, it was read 256 times over
+/// and then given up.
+#[test]
+fn empty_strings_are_read() {
+    let event = edge_events("take_str").into_iter().find(|event| event["args"]["name"] == "empty");
+    assert_eq!(Read::of(&event.unwrap(), "text"), whole(""));
+}
+
 /// Bug: a pointer so near the end of the address space that its string wraps was EAGAIN, as if it
 /// could be read another time.
 #[test]
@@ -487,6 +498,13 @@ fn end_of_addresses_is_no_reason_to_try_again() {
 }
 
 // Stuck
+
+/// Whether a hit that sleeps keeps others waiting: the kernel runs a program that has a link of its
+/// own point with a buffer of the CPU locked, and the next hit there, of whatever tracer, waits for
+/// the lock (`prepare_uprobe_buffer`; seen on 6.1).
+fn too_old_for_sleeping_hits() -> bool {
+    skip_without(kernel_batches(), "uprobe_multi links: hits that wait for no other hit", (6, 6))
+}
 
 /// A run on `stuck`, with a task in it that hangs in a page fault since just now.
 fn hang() -> (Target, Streaming) {
@@ -516,6 +534,9 @@ fn wait_told(run: &Streaming, stuck: &Target) -> String {
 /// tells whom it waits for; and that all is accounted for once the page comes.
 #[test]
 fn stuck_fault_hurts_nobody_else() {
+    if too_old_for_sleeping_hits() {
+        return;
+    }
     let (mut stuck, run) = hang();
     let asked = Instant::now();
     stuck.send("calls 1000");
@@ -565,6 +586,9 @@ fn stuck_fault_hurts_nobody_else() {
 /// CPU, not of the task, and came out with the arguments of the hits that came after it there.
 #[test]
 fn sleeping_hit_keeps_its_own_arguments() {
+    if too_old_for_sleeping_hits() {
+        return;
+    }
     let (mut stuck, run) = hang();
     stuck.send("calls 10");
     assert_eq!(stuck.line(), "called");

@@ -344,6 +344,10 @@ fn rust_target(source: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(source);
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets").join("shop-rust");
     fs::create_dir_all(program.parent().unwrap()).unwrap();
+    let time = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+    if time(&program) > time(&source) {
+        return program;
+    }
     let rustc = Path::new(env!("CARGO")).with_file_name("rustc");
     let status = Command::new(&rustc)
         .args(["--edition", "2024", "-O", "-g", "-o"])

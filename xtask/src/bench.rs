@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::command::{is_root, note, on_path, quiet, shown, user_command};
 use crate::{build, peers, setup, workspace};
 use cases::{CASES, STARTS};
-use measure::{Bench, Run};
+use measure::{Bench, Run, Whole};
 
 /// Calls of the function in each measurement.
 const CALLS: u64 = 1_000_000;
@@ -39,8 +39,7 @@ struct Settings {
 /// All measurements of a run: by case, then by round.
 struct Measured {
     cases: Vec<Vec<Run>>,
-    /// Milliseconds.
-    starts: Vec<Vec<f64>>,
+    starts: Vec<Vec<Whole>>,
     load_before: String,
     load_after: String,
 }
@@ -51,14 +50,15 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         setup::for_build()?;
         peers::ensure()?;
         shown(build::release_build().stdout(std::io::stderr()))?;
-        compile_target()?;
+        compile_targets()?;
     }
     if !is_root() {
         return again_as_root(args);
     }
     let bench = Bench {
         calls: CALLS,
-        target: target(),
+        target: target("hits"),
+        many: target("many"),
         faultline: workspace::faultline(),
         bpftrace: peers::ensure()?.join("bpftrace"),
         folder: folder(),
@@ -102,18 +102,22 @@ fn folder() -> PathBuf {
     workspace::target().join("bench")
 }
 
-fn target() -> PathBuf {
-    folder().join("hits")
+fn target(name: &str) -> PathBuf {
+    folder().join(name)
 }
 
-fn compile_target() -> Result<()> {
+fn compile_targets() -> Result<()> {
     let folder = folder();
     fs::create_dir_all(&folder)
         .with_context(|| format!("failed to create {}", folder.display()))?;
-    let source = workspace::root().join("xtask/bench/hits.c");
-    let mut cc = user_command("cc");
-    cc.args(["-O2", "-Wall", "-Werror", "-o"]).arg(target()).arg(source);
-    quiet(&mut cc).map(drop)
+    for (name, source, level) in
+        [("hits", "xtask/bench/hits.c", "-O2"), ("many", "tracer/tests/targets/functions.c", "-O0")]
+    {
+        let mut cc = user_command("cc");
+        cc.args([level, "-Wall", "-Werror", "-o"]).arg(target(name));
+        quiet(cc.arg(workspace::root().join(source)))?;
+    }
+    Ok(())
 }
 
 /// The user has built; only measuring needs root.

@@ -1,5 +1,5 @@
-//! Packages of any Debian suite, as files: downloaded with all that they depend on, and unpacked
-//! into a folder. Nothing is installed, and the machine's own apt is not touched.
+//! Packages of any Debian suite, as files: downloaded, alone or with all that they depend on, and
+//! unpacked into a folder. Nothing is installed, and the machine's own apt is not touched.
 //!
 //! A private apt does it, with its own sources, lists and cache below `target/debian/SUITE`, and an
 //! empty list of installed packages, so that every dependency is downloaded. The mirror is the one
@@ -21,9 +21,6 @@ use crate::workspace;
 /// # Errors
 /// If this machine has no apt or names no Debian archive, or if apt fails three times.
 pub(crate) fn download(suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
-    if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
-        bail!("packages of Debian {suite} need apt-get and dpkg-deb, which this machine lacks");
-    }
     let apt = PrivateApt::prepare(suite, &packages.join("+"))?;
     let what = format!("downloading {} of Debian {suite}", packages.join(" "));
     note("debian", &what);
@@ -33,6 +30,45 @@ pub(crate) fn download(suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
         quiet(apt.get().args(["install", "--yes", "--download-only"]).args(packages))
     })?;
     apt.downloaded()
+}
+
+/// A suite whose list of packages is of today.
+pub(crate) struct Suite {
+    name: String,
+    apt: PrivateApt,
+}
+
+impl Suite {
+    /// # Errors
+    /// If this machine has no apt or names no Debian archive, or if apt fails three times.
+    pub(crate) fn updated(name: &str) -> Result<Self> {
+        let apt = PrivateApt::prepare(name, "alone")?;
+        let what = format!("downloading the list of packages of Debian {name}");
+        retried(&what, || quiet(apt.get().arg("update")))?;
+        Ok(Self { name: name.to_owned(), apt })
+    }
+
+    /// The packages whose names begin like this.
+    ///
+    /// # Errors
+    /// If apt fails.
+    pub(crate) fn package_names(&self, prefix: &str) -> Result<Vec<String>> {
+        let names = quiet(self.apt.command("apt-cache").args(["pkgnames", prefix]))?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    /// Downloads packages without what they depend on. Gives the `.deb` files.
+    ///
+    /// # Errors
+    /// If apt fails three times.
+    pub(crate) fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
+        let what = format!("downloading {} of Debian {}", packages.join(" "), self.name);
+        note("debian", &what);
+        retried(&what, || {
+            quiet(self.apt.get().arg("download").args(packages).current_dir(&self.apt.archives))
+        })?;
+        self.apt.downloaded()
+    }
 }
 
 /// Unpacks packages one over the other. The folder appears only when it is complete.
@@ -70,6 +106,9 @@ struct PrivateApt {
 
 impl PrivateApt {
     fn prepare(suite: &str, request: &str) -> Result<Self> {
+        if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
+            bail!("packages of Debian {suite} need apt-get and dpkg-deb, which this machine lacks");
+        }
         let folder = workspace::target().join("debian").join(suite);
         let archives = folder.join(request);
         if archives.exists() {
@@ -88,7 +127,11 @@ impl PrivateApt {
     }
 
     fn get(&self) -> Command {
-        let mut command = user_command("apt-get");
+        self.command("apt-get")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = user_command(program);
         command.arg("--config-file").arg(&self.config).env("LC_ALL", "C.UTF-8");
         command
     }

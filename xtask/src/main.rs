@@ -10,6 +10,7 @@ mod build;
 mod check;
 mod command;
 mod debian;
+mod dist;
 mod ebpf;
 mod layers;
 mod peers;
@@ -19,6 +20,7 @@ mod setup;
 mod test;
 mod tools;
 mod versions;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
@@ -39,8 +41,10 @@ const TASKS: &[Task] = &[
     task("check", "format, lints, dependencies, layers", check::run),
     task("setup", "install what this machine lacks to build", setup::run),
     task("bench", "measure what tracing costs, next to bpftrace", bench::run),
+    task("dist", "make the Debian package and an archive; --test installs it", dist::run),
     task("ebpf", "compile the eBPF programs for every architecture", ebpf::run),
     task("peers", "get the tools that faultline is compared with", peers::run),
+    task("vm", "run the tests on the kernels of Debian in QEMU", vm::run),
 ];
 
 const fn task(name: &'static str, about: &'static str, run: fn(&[OsString]) -> Result<()>) -> Task {

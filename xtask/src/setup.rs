@@ -24,6 +24,9 @@ const FOR_TEST: &[Needed] = &[
     Needed { command: "objcopy", packages: &["binutils"], why: "separate debug files" },
     Needed { command: "xz", packages: &["xz-utils"], why: "compressed debug information" },
     Needed { command: "python3", packages: &["python3"], why: "a real program to trace" },
+    Needed { command: "prometheus", packages: &["prometheus"], why: "scrapes the daemon" },
+    Needed { command: "systemd-analyze", packages: &["systemd"], why: "checks the unit" },
+    Needed { command: "curl", packages: &["curl"], why: "a client of the daemon" },
     Needed { command: "openssl", packages: &["openssl"], why: "a real program to trace" },
 ];
 

@@ -35,6 +35,13 @@ const CARGO_DENY: Tool = Tool {
     profile: "dev",
 };
 
+const CARGO_DEB: Tool = Tool {
+    name: "cargo-deb",
+    version: versions::CARGO_DEB,
+    why: "makes the Debian package",
+    profile: "dev",
+};
+
 /// The bpf-linker to link with; one on `PATH` is taken only if it is the pinned version.
 pub(crate) fn bpf_linker() -> PathBuf {
     BPF_LINKER.find().unwrap_or_else(|| BPF_LINKER.installed())
@@ -46,6 +53,10 @@ pub(crate) fn ensure_bpf_linker() -> Result<()> {
 
 pub(crate) fn ensure_cargo_deny() -> Result<PathBuf> {
     CARGO_DENY.ensure()
+}
+
+pub(crate) fn ensure_cargo_deb() -> Result<PathBuf> {
+    CARGO_DEB.ensure()
 }
 
 impl Tool {

@@ -14,3 +14,6 @@ pub(crate) const BPF_LINKER: &str = "0.10.4";
 
 /// Checks licences, sources and duplicates of dependencies.
 pub(crate) const CARGO_DENY: &str = "0.20.2";
+
+/// Makes the Debian package.
+pub(crate) const CARGO_DEB: &str = "3.8.0";

@@ -2,11 +2,15 @@
 //! and waited for.
 
 use std::{
+    env,
+    ffi::CString,
+    fs,
     io::{self, PipeWriter, Read as _, Write as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::process::CommandExt as _,
+        unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
 };
@@ -39,6 +43,8 @@ impl HeldCommand {
     pub(super) fn start(words: &[String]) -> anyhow::Result<Self> {
         let (name, arguments) = words.split_first().ok_or_else(|| anyhow!("no command"))?;
         let context = || format!("failed to start `{}`", name.escape_debug());
+        // The held process finds out only when it is let go, with everything attached.
+        find(name).with_context(context)?;
         let (mut told_pid, tell_pid) = io::pipe()?;
         let (wait_gate, gate) = io::pipe()?;
         let stderr = io::stderr().as_fd().try_clone_to_owned().with_context(context)?;
@@ -94,4 +100,34 @@ impl HeldCommand {
         })?;
         Ok(RunningCommand { pid: self.pid, ended })
     }
+}
+
+/// Finds the program that a name means, as `execvp(3)` does.
+fn find(name: &str) -> io::Result<PathBuf> {
+    let may_be_run = |path: &Path| -> io::Result<()> {
+        if fs::metadata(path)?.is_dir() {
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
+        }
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: the path is a C string that lives through the call.
+        match unsafe { libc::access(path.as_ptr(), libc::X_OK) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    if name.contains('/') {
+        let path = PathBuf::from(name);
+        return may_be_run(&path).map(|()| path);
+    }
+    let folders = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    let mut refused = io::Error::from_raw_os_error(libc::ENOENT);
+    for folder in env::split_paths(&folders) {
+        let path = folder.join(name);
+        match may_be_run(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refused = error,
+            Err(_) => {}
+        }
+    }
+    Err(refused)
 }

@@ -1,6 +1,9 @@
 //! `faultline doctor`: what this kernel, these privileges and this target allow.
 
-use std::{fs, io::IsTerminal as _};
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Write as _},
+};
 
 use serde::Serialize;
 
@@ -37,24 +40,33 @@ struct Line<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let mut features = probe_features();
-    if let Some(pid) = args.pid {
-        features.push(look_at_process(pid));
+    let host = probe_features();
+    let process = args.pid.map(look_at_process);
+    let target = args.target.as_deref().map(|target| look_at_target(target, args.pid));
+    let mut out = io::stdout().lock();
+    let colour = colour(out.is_terminal());
+    let mut features = host.iter().chain(&process).chain(&target);
+    let written = features.try_for_each(|feature| print(&mut out, feature, args.json, colour));
+    match written.and_then(|()| out.flush()) {
+        // `| head` is a normal end.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(anyhow::Error::new(error).context("failed to write what was found").into());
+        }
+        _ => {}
     }
-    if let Some(target) = &args.target {
-        features.push(look_at_target(target, args.pid));
+    let fails = |feature: &Feature| feature.finding == Finding::Fails;
+    if host.iter().any(fails) {
+        Err(anyhow::anyhow!("tracing cannot work here").into())
+    } else if process.as_ref().is_some_and(fails) {
+        Err(anyhow::anyhow!("this process cannot be traced").into())
+    } else if target.as_ref().is_some_and(fails) {
+        Err(anyhow::anyhow!("there is nothing to trace in this target").into())
+    } else {
+        Ok(())
     }
-    let colour = colour(std::io::stdout().is_terminal());
-    for feature in &features {
-        print(feature, args.json, colour)?;
-    }
-    if features.iter().any(|feature| feature.finding == Finding::Fails) {
-        return Err(anyhow::anyhow!("tracing cannot work here").into());
-    }
-    Ok(())
 }
 
-fn print(feature: &Feature, json: bool, colour: bool) -> Result<(), Failure> {
+fn print(out: &mut impl io::Write, feature: &Feature, json: bool, colour: bool) -> io::Result<()> {
     let (word, code) = match feature.finding {
         Finding::Works => ("works", "32"),
         Finding::Degraded => ("degraded", "33"),
@@ -63,13 +75,12 @@ fn print(feature: &Feature, json: bool, colour: bool) -> Result<(), Failure> {
     let Feature { name, means, .. } = feature;
     if json {
         let line = Line { r#type: "feature", feature: name, finding: word, means };
-        println!("{}", serde_json::to_string(&line)?);
+        writeln!(out, "{}", serde_json::to_string(&line)?)
     } else if colour {
-        println!("\x1b[{code}m{word:<9}\x1b[0m {name}: {means}");
+        writeln!(out, "\x1b[{code}m{word:<9}\x1b[0m {name}: {means}")
     } else {
-        println!("{word:<9} {name}: {means}");
+        writeln!(out, "{word:<9} {name}: {means}")
     }
-    Ok(())
 }
 
 fn look_at_process(pid: Pid) -> Feature {
@@ -80,6 +91,10 @@ fn look_at_process(pid: Pid) -> Feature {
             return feature(Finding::Fails, format!("cannot look at process {pid}: {error}"));
         }
     };
+    if process::is_kernel_thread(pid).unwrap_or(false) {
+        let means = format!("{pid} ({comm}) is a thread of the kernel: it runs no code of a file");
+        return feature(Finding::Fails, means);
+    }
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let seccomp_filter =
         status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|v| v.trim() == "2"));
@@ -107,18 +122,22 @@ fn look_at_target(target: &str, pid: Option<Pid>) -> Feature {
             if listing.file.has_local_symbols() {
                 feature(
                     Finding::Works,
-                    format!("{path}: {} functions can be probed, {not} cannot", total - not),
+                    format!("{path}: {} can be probed, {not} cannot", functions(total - not)),
                 )
             } else {
                 feature(
                     Finding::Degraded,
                     format!(
-                        "{path} is stripped: only its {} exported functions can be probed \
-                         (install its debug symbols to see the rest)",
-                        total - not
+                        "{path} is stripped: only its exports can be probed, {} (install its \
+                         debug symbols to see the rest)",
+                        functions(total - not)
                     ),
                 )
             }
         }
     }
+}
+
+fn functions(count: usize) -> String {
+    format!("{count} function{}", if count == 1 { "" } else { "s" })
 }

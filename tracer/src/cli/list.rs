@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
-use super::Failure;
+use super::{Failure, tell::tell};
 use crate::{
     resolve::{ListedFunction, Listing, Pid, Resolver, View},
     spec::{FunctionPattern, ProbeSpec},
@@ -119,6 +119,8 @@ fn text(out: &mut impl Write, listing: &Listing) -> io::Result<()> {
     }
     let (path, total) = (listing.file.shown_path().display(), listing.functions.len());
     let not = listing.functions.iter().filter(|function| function.unprobeable.is_some()).count();
-    eprintln!("{path}: {} functions can be probed, {not} cannot", total - not);
+    let can = total - not;
+    let functions = if can == 1 { "function" } else { "functions" };
+    tell!("{path}: {can} {functions} can be probed, {not} cannot");
     Ok(())
 }

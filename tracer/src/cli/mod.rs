@@ -4,19 +4,30 @@
 //! anything is done with it.
 
 mod command;
+mod costs;
+mod count;
+mod ctl;
+mod daemon;
 mod doctor;
 mod failure;
+mod latency;
 mod list;
+mod progress;
 mod report;
+mod screen;
 mod selection;
 mod session;
+mod summed;
+mod tell;
 mod trace;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::failure::Failure;
+use crate::sink::Output;
 
 /// A production uprobe tracer: see what functions of running programs do, without losing an
 /// argument and without hurting the host.
@@ -32,6 +43,8 @@ Examples:
   faultline trace 'libc:open*(path: str, flags: x32) -> i32' -c 'cat /etc/hostname'
   faultline trace 'bash:readline() -> str'
   faultline trace -p 1234 'libssl:SSL_write(ssl: ptr, buf: bytes[num], num: i32)' --json
+  faultline count 'libc:*' -c 'ls /'
+  faultline latency 'libssl:SSL_read' --duration 10s
   faultline list libssl:'SSL_*'
   faultline doctor
 
@@ -41,10 +54,23 @@ A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]; `faultline trace --help` 
 enum Command {
     /// Print a line per call
     Trace(trace::Args),
+    /// Count the calls of functions, in the kernel
+    Count(count::Args),
+    /// Show how long calls take: percentiles and a histogram per function, in the kernel
+    Latency(latency::Args),
     /// Show which functions can be probed
     List(list::Args),
     /// Show what this kernel, these privileges and this target allow
     Doctor(doctor::Args),
+    /// Keep a set of probes attached, controlled live and scraped by Prometheus
+    Daemon(daemon::Args),
+    /// Control a running daemon
+    Ctl(ctl::Args),
+}
+
+/// The definition of the command line: for manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program.
@@ -52,7 +78,6 @@ pub fn main() -> ExitCode {
     if crate::kernel::be_releaser_if_asked() {
         return ExitCode::SUCCESS;
     }
-    init_logging();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -61,10 +86,15 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    init_logging(matches!(cli.command, Command::Daemon(_)));
     let result = match cli.command {
         Command::Trace(args) => trace::run(args),
+        Command::Count(args) => count::run(&args),
+        Command::Latency(args) => latency::run(&args),
         Command::List(args) => list::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Daemon(args) => daemon::run(&args),
+        Command::Ctl(args) => ctl::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,20 +102,43 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Messages of our own and of the eBPF programs, to standard error; off unless `FAULTLINE_LOG`
-/// asks for them (`FAULTLINE_LOG=debug`, `FAULTLINE_LOG=faultline_ebpf=debug`).
-fn init_logging() {
-    let Ok(filter) = std::env::var("FAULTLINE_LOG") else { return };
+/// Messages of our own and of the eBPF programs, to standard error. The daemon's are always wanted;
+/// others only where `FAULTLINE_LOG` asks for them (`FAULTLINE_LOG=debug`,
+/// `FAULTLINE_LOG=faultline_ebpf=debug`).
+fn init_logging(daemon: bool) {
+    let filter = match std::env::var("FAULTLINE_LOG") {
+        Ok(filter) => filter,
+        Err(_) if daemon => "tracer=info".to_owned(),
+        Err(_) => return,
+    };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)
+        // A line that cannot be written is lost; to say so on standard error would panic.
+        .log_internal_errors(false)
+        .with_target(!daemon)
         .with_ansi(colour(std::io::IsTerminal::is_terminal(&std::io::stderr())));
-    let _ = subscriber.try_init();
+    let _ = if daemon && std::env::var_os("JOURNAL_STREAM").is_some() {
+        // The journal has its own.
+        subscriber.without_time().try_init()
+    } else {
+        subscriber.try_init()
+    };
 }
 
 /// Whether to colour what goes to a place that is a terminal or not.
 fn colour(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The file that the user named, or standard output.
+fn open_output(path: Option<&Path>) -> anyhow::Result<Output> {
+    match path {
+        Some(path) => {
+            Output::file(path).with_context(|| format!("failed to create {}", path.display()))
+        }
+        None => Output::stdout().context("standard output is closed"),
+    }
 }
 
 /// The async runtime of a command.

@@ -11,16 +11,17 @@ use std::{
 use serde::Serialize;
 use tracer_common::counter::Counter;
 
-use super::{Failure, colour, selection::Selected, session::Ended};
+use super::{Failure, colour, costs, selection::Selected, session::Ended, tell::tell};
 use crate::{
     drain::Patience,
-    kernel::{AttachReport, CounterSnapshot},
-    plan::{AttachPlan, NotPlanned, PlannedProbe, ProbeId},
+    kernel::{AttachReport, CounterSnapshot, Features, Scope, links_needed},
+    plan::{AttachPlan, Costs, NotPlanned, PlannedProbe, ProbeId},
+    resolve::Pid,
     sink::{
         Outcome, Output, Summary, Tally, json_line,
         summary::{
             Attach, CommandEnd, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults, Millis,
-            ProbeSummary, Reads, Returns, SkippedProbe,
+            ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
         },
     },
     spec::units::duration_text,
@@ -38,6 +39,33 @@ struct PlannedLine<'a> {
     offset: u64,
     args: Vec<&'a str>,
     ret: bool,
+    #[serde(flatten)]
+    place: Option<PlaceLine>,
+    #[serde(flatten)]
+    wishes: &'a std::collections::BTreeMap<&'static str, String>,
+}
+
+/// Where a breakpoint goes, in `--dry-run --json`.
+#[derive(Serialize)]
+struct PlaceLine {
+    moved_bytes: u64,
+    class: String,
+    entry_class: String,
+    /// Nanoseconds that a call costs, measured on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ns_a_call: Option<u64>,
+}
+
+impl PlaceLine {
+    fn of(probe: &PlannedProbe, costs: Option<&Costs>) -> Option<Self> {
+        let place = probe.place?;
+        Some(Self {
+            moved_bytes: place.moved_bytes,
+            class: place.class.to_string(),
+            entry_class: place.entry_class.to_string(),
+            ns_a_call: costs.and_then(|costs| costs.of_call(probe)),
+        })
+    }
 }
 
 /// A function that is left out, in `--dry-run --json`.
@@ -46,6 +74,15 @@ struct SkippedLine<'a> {
     r#type: &'static str,
     #[serde(flatten)]
     skipped: &'a SkippedProbe,
+}
+
+/// The last line of `--dry-run --json`.
+#[derive(Serialize)]
+struct PlanLine {
+    r#type: &'static str,
+    probes: usize,
+    links: usize,
+    skipped: usize,
 }
 
 /// Shows what would be attached.
@@ -61,7 +98,9 @@ pub(super) fn dry_run(selected: &Selected, json: bool) -> Result<(), Failure> {
 }
 
 fn planned(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
+    let links = links_of(selected);
     let plan = &selected.plan;
+    let costs = costs::costs();
     for file in &plan.files {
         writeln!(out, "{}", file.file.shown_path().display())?;
         for probe in probes_of(plan, &file.probes) {
@@ -69,10 +108,11 @@ fn planned(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
             let ret = if probe.ret.is_some() { " and its return" } else { "" };
             writeln!(
                 out,
-                "  {:>#10x}  {}({}){ret}",
+                "  {:>#10x}  {}({}){ret}{}",
                 probe.offset.0,
                 probe.label.escape_debug(),
                 args.join(", "),
+                placed(probe, costs.as_ref()),
             )?;
         }
     }
@@ -84,17 +124,46 @@ fn planned(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
             format!("process {}", pids.join(", "))
         }
     };
+    for SkippedProbe { probe, reason } in &selected.skipped {
+        writeln!(out, "skipped {}: {}", probe.escape_debug(), reason.escape_debug())?;
+    }
+    for (option, wish) in wishes(selected) {
+        writeln!(out, "{option} {wish}")?;
+    }
     writeln!(
         out,
         "would attach {} in {processes} with {}; {} skipped; nothing was attached (--dry-run)",
         counted(plan.probes.len(), "probe"),
-        counted(links(plan) * selected.pids.len().max(1), "link"),
+        counted(links, "link"),
         selected.skipped.len(),
     )
 }
 
+/// `  +4 emulated (was single-stepped), 470ns a call`.
+fn placed(probe: &PlannedProbe, costs: Option<&Costs>) -> String {
+    let Some(place) = &probe.place else { return String::new() };
+    let class = match place.moved_bytes {
+        0 => place.class.to_string(),
+        moved => format!("+{moved} {} (was {})", place.class, place.entry_class),
+    };
+    let cost = costs.and_then(|costs| costs.of_call(probe));
+    let cost = cost.map_or_else(String::new, |ns| format!(", {} a call", duration_text(ns)));
+    format!("  {class}{cost}")
+}
+
+/// What the user wishes beyond the probes: options and their values.
+fn wishes(selected: &Selected) -> Vec<(&'static str, String)> {
+    let Selected { condition, sample, rate, .. } = selected;
+    let condition = condition.as_ref().map(|condition| ("where", condition.to_string()));
+    let sample = sample.map(|sample| ("sample", sample.to_string()));
+    let rate = rate.map(|rate| ("rate", rate.to_string()));
+    [condition, sample, rate].into_iter().flatten().collect()
+}
+
 fn planned_json(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
+    let costs = costs::costs();
     let plan = &selected.plan;
+    let wishes = wishes(selected).into_iter().collect();
     for file in &plan.files {
         for probe in probes_of(plan, &file.probes) {
             let line = PlannedLine {
@@ -104,6 +173,8 @@ fn planned_json(out: &mut impl io::Write, selected: &Selected) -> io::Result<()>
                 offset: probe.offset.0,
                 args: probe.args.iter().map(|arg| &*arg.name).collect(),
                 ret: probe.ret.is_some(),
+                place: PlaceLine::of(probe, costs.as_ref()),
+                wishes: &wishes,
             };
             writeln!(out, "{}", serde_json::to_string(&line)?)?;
         }
@@ -112,7 +183,13 @@ fn planned_json(out: &mut impl io::Write, selected: &Selected) -> io::Result<()>
         let line = SkippedLine { r#type: "skipped", skipped };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;
     }
-    Ok(())
+    let line = PlanLine {
+        r#type: "plan",
+        probes: plan.probes.len(),
+        links: links_of(selected),
+        skipped: selected.skipped.len(),
+    };
+    writeln!(out, "{}", serde_json::to_string(&line)?)
 }
 
 fn probes_of<'a>(
@@ -122,11 +199,15 @@ fn probes_of<'a>(
     ids.iter().filter_map(|id| plan.probes.get(id.0 as usize))
 }
 
-/// Links that the plan takes in one process or in all: one a file, one more for its returns.
-fn links(plan: &AttachPlan) -> usize {
-    let of_file =
-        |ids: &[ProbeId]| 1 + usize::from(probes_of(plan, ids).any(|probe| probe.ret.is_some()));
-    plan.files.iter().map(|file| of_file(&file.probes)).sum()
+/// Links that the plan takes on this kernel; on one that lacks nothing, where we may not ask.
+fn links_of(selected: &Selected) -> usize {
+    let features = Features::probe().unwrap_or(Features::ALL);
+    // The command's process has no id yet; any serves to count.
+    let scope = match &selected.command {
+        Some(_) => Scope::Processes(vec![Pid::own()]),
+        None => selected.scope(),
+    };
+    links_needed(&selected.plan, &scope, features)
 }
 
 fn counted(count: usize, what: &str) -> String {
@@ -134,8 +215,11 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 /// Tells that the probes are attached.
-pub(super) fn attached(report: &AttachReport) {
-    eprintln!(
+pub(super) fn attached(report: &AttachReport, notes: &[String]) {
+    for note in notes {
+        tell!("note: {note}");
+    }
+    tell!(
         "tracing {} ({}, attached in {}); Ctrl-C ends it",
         counted(report.probes, "probe"),
         counted(report.links, "link"),
@@ -195,10 +279,14 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
             links: attached.links as u64,
             skipped: skipped.len() as u64,
             ms: Millis(attached.took),
-            slowest: None,
+            slowest: attached.slowest.as_ref().map(|slowest| SlowestFile {
+                file: slowest.file.to_string_lossy().into_owned(),
+                ms: Millis(slowest.took),
+            }),
         },
-        detach: Detach { ms: Millis(ended.detach) },
+        detach: Detach { ms: Millis(ended.detach.took), grace_ms: ended.detach.grace.map(Millis) },
         skipped,
+        notes: ended.notes.clone(),
         command: ended.command.and_then(command_end),
         stopped_by: ended.reason.to_string(),
         duration_ms: Millis(ended.ran),
@@ -213,13 +301,17 @@ fn kernel_counts(counters: &CounterSnapshot) -> Counts {
         eagain: get(Counter::ReadEagain),
     };
     Counts {
-        hits: get(Counter::Hits),
+        hits: counters.hits(),
+        // What the kernel side sums up has reached its end there.
+        delivered: get(Counter::Aggregated),
         filtered: get(Counter::Filtered),
+        filtered_undecided: get(Counter::Undecided),
         sampled_out: get(Counter::SampledOut),
         throttled: get(Counter::Throttled),
         dropped: Dropped {
             ring_full: get(Counter::RingFull),
             no_entry: get(Counter::NoEntry),
+            no_memory: get(Counter::NoMemory),
             ..Dropped::default()
         },
         reads: Reads {
@@ -236,13 +328,12 @@ fn kernel_counts(counters: &CounterSnapshot) -> Counts {
             lost: get(Counter::CallsLost),
             unfinished: 0,
         },
-        ..Counts::default()
     }
 }
 
 /// Adds what became of the records that the kernel side wrote.
 fn user_counts(counts: &mut Counts, tally: impl Fn(Outcome) -> u64, waited: bool) {
-    counts.delivered = tally(Outcome::Delivered);
+    counts.delivered += tally(Outcome::Delivered);
     counts.dropped.output = tally(Outcome::OutputLost);
     counts.dropped.after_limit = tally(Outcome::AfterLimit);
     counts.dropped.undecodable = tally(Outcome::Undecodable);

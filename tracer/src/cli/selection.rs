@@ -1,21 +1,22 @@
 //! What every tracing command shares: which probes, in which processes, for how long.
 
-use std::{cell::RefCell, time::Duration};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
+use tracer_common::Action;
 
-use super::{Failure, report};
+use super::{Failure, report, tell::tell};
 use crate::{
     kernel::Scope,
-    plan::{self, AttachPlan, NotPlanned},
-    resolve::{FileId, FileOffset, Pid, ResolveError, ResolvedProbe, Resolver, View, process},
+    plan::{self, AttachPlan, NotPlanned, PlannedFile, Wishes},
+    resolve::{
+        self, CodeReader, Pid, ResolveError, Resolver, View,
+        process::{self, MappingSource},
+    },
     sink::summary::SkippedProbe,
-    spec::{ProbeSpec, units},
+    spec::{Condition, ProbeSpec, Rate, Sample, SpecError, Untyped, units},
 };
-
-/// Longest instruction of any machine, for reading code past an offset.
-const LONGEST_INSTRUCTION: u64 = 15;
 
 /// Which probes, in which processes, for how long.
 #[derive(Debug, Args)]
@@ -42,6 +43,18 @@ pub(super) struct SelectionArgs {
     #[arg(long)]
     pub(super) json: bool,
 
+    /// Only hits of which this holds: size > 4096 && path ^= "/etc/" (see docs/where.md)
+    #[arg(long = "where", value_name = "EXPR")]
+    condition: Option<String>,
+
+    /// Only this share of the calls, chosen at random: 1/100
+    #[arg(long, value_name = "1/N")]
+    sample: Option<Sample>,
+
+    /// At most so many calls of each probe: 1000/s, 20/m; a tenth of the number may come at once
+    #[arg(long, value_name = "N/s")]
+    rate: Option<Rate>,
+
     /// Show what would be attached, and attach nothing
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -51,13 +64,28 @@ pub(super) struct SelectionArgs {
     #[arg(long)]
     force: bool,
 
+    /// Where breakpoints go: `auto` moves each along its function's first instructions to the cheapest
+    /// one, where that changes nothing that you see; `entry` does not
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
+    placement: Placement,
+
     /// Fail if any function cannot be probed, instead of tracing the rest
     #[arg(long)]
     pub(super) strict: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, units::UnitError> {
+pub(super) fn duration(text: &str) -> Result<Duration, units::UnitError> {
     units::parse_duration(text)
+}
+
+/// Where breakpoints go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Placement {
+    /// To the cheapest place.
+    #[default]
+    Auto,
+    /// To the function's first instruction.
+    Entry,
 }
 
 /// What was asked for, found on this machine.
@@ -69,6 +97,12 @@ pub(super) struct Selected {
     pub(super) pids: Vec<Pid>,
     /// The command to start.
     pub(super) command: Option<Vec<String>>,
+    /// Which hits are wanted; the plan has it too.
+    pub(super) condition: Option<Condition>,
+    /// What share of the calls is wanted.
+    pub(super) sample: Option<Sample>,
+    /// How many calls of each probe are wanted.
+    pub(super) rate: Option<Rate>,
     /// What is not probed, and why.
     pub(super) skipped: Vec<SkippedProbe>,
 }
@@ -82,16 +116,26 @@ impl Selected {
 
 impl SelectionArgs {
     /// Parses, resolves and plans. What cannot be probed is told on standard error.
-    pub(super) fn select(&self) -> Result<Selected, Failure> {
-        let specs = self.specs()?;
+    pub(super) fn select(&self, action: Action) -> Result<Selected, Failure> {
+        if action == Action::Count {
+            self.refuse_limits("every call is counted in the kernel, which costs next to nothing")?;
+        }
+        let condition = self.condition()?;
+        let names_return = condition.as_ref().is_some_and(Condition::names_return);
+        let specs = self.specs(action, names_return)?;
+        let condition = condition.map(|condition| about(condition, &specs)).transpose()?;
         let command = self.command.as_deref().map(command_words).transpose()?;
-        let views = if self.pids.is_empty() {
+        // A process that is named twice is traced once.
+        let mut pids = self.pids.clone();
+        pids.sort_unstable();
+        pids.dedup();
+        let views = if pids.is_empty() {
             vec![View::Host]
         } else {
-            for pid in &self.pids {
+            for pid in &pids {
                 check_process(*pid)?;
             }
-            self.pids.iter().copied().map(View::Process).collect()
+            pids.iter().copied().map(View::Process).collect()
         };
         let mut resolutions = Vec::new();
         let mut not_found = Vec::new();
@@ -105,22 +149,52 @@ impl SelectionArgs {
             }
         }
         let code = CodeReader::default();
-        let plan = plan::plan(resolutions, &|probe| code.read(probe), self.force);
+        let wishes = Wishes { force: self.force, condition: condition.as_ref() };
+        let mut plan = plan::plan(resolutions, &|probe| code.read(probe), wishes);
+        if self.placement == Placement::Auto {
+            plan::place(&mut plan, &resolve::code_pieces);
+        }
         self.judge(&plan, &not_found)?;
+        tell_unmapped(&plan, &pids);
         let not_found = not_found
             .into_iter()
             .map(|(probe, error)| SkippedProbe { probe, reason: error.to_string() });
         let skipped = not_found.chain(plan.skipped.iter().map(report::skipped)).collect();
-        Ok(Selected { plan, pids: self.pids.clone(), command, skipped })
+        Ok(Selected {
+            plan,
+            pids,
+            command,
+            condition,
+            sample: self.sample,
+            rate: self.rate,
+            skipped,
+        })
     }
 
-    fn specs(&self) -> Result<Vec<ProbeSpec>, Failure> {
-        self.probes
-            .iter()
-            .map(|text| {
-                text.parse::<ProbeSpec>().map_err(|error| Failure::Usage(error.to_string()))
-            })
-            .collect()
+    /// Refuses `--sample` and `--rate`, for a command that takes every call into account anyway.
+    fn refuse_limits(&self, why: &str) -> Result<(), Failure> {
+        let given = [("--sample", self.sample.is_some()), ("--rate", self.rate.is_some())];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => {
+                Err(Failure::Usage(format!("{option} makes no sense here: {why}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn condition(&self) -> Result<Option<Condition>, Failure> {
+        let parse = |text: &String| text.parse::<Condition>().map_err(|e| wrong_condition(&e));
+        self.condition.as_ref().map(parse).transpose()
+    }
+
+    fn specs(&self, action: Action, names_return: bool) -> Result<Vec<ProbeSpec>, Failure> {
+        let spec = |text: &String| {
+            let mut spec: ProbeSpec =
+                text.parse().map_err(|error: SpecError| Failure::Usage(error.to_string()))?;
+            plan::suit(&mut spec, action, self.condition.is_some(), names_return);
+            Ok(spec)
+        };
+        self.probes.iter().map(spec).collect()
     }
 
     /// Tells what is not probed; fails if that is all there is, or with `--strict` anything.
@@ -143,7 +217,7 @@ impl SelectionArgs {
             }
         }
         for (probe, error) in not_found {
-            eprintln!("warning: `{}` is not traced: {error}", probe.escape_debug());
+            tell!("warning: `{}` is not traced: {error}", probe.escape_debug());
         }
         tell_skipped(&plan.skipped);
         if nothing_left {
@@ -157,23 +231,93 @@ impl SelectionArgs {
     }
 }
 
-/// Tells which functions are not probed: the first few by name, the rest by number.
-pub(super) fn tell_skipped(skipped: &[NotPlanned]) {
-    const SHOWN: usize = 10;
-    for NotPlanned { label, obstacle } in skipped.iter().take(SHOWN) {
-        eprintln!("warning: `{}` is not traced: {obstacle}", label.escape_debug());
+/// The condition, if it is about at least one of the probes and wrong about none. Those that it is
+/// not about are skipped, with that reason, when they are planned.
+fn about(condition: Condition, specs: &[ProbeSpec]) -> Result<Condition, Failure> {
+    let mut absent = Vec::new();
+    for spec in specs {
+        match condition.typed(spec) {
+            Ok(_) => {}
+            Err(Untyped::Absent(error)) => absent.push(error),
+            Err(Untyped::Wrong(error)) => return Err(wrong_condition(&error)),
+        }
     }
-    if skipped.len() > SHOWN {
-        eprintln!(
-            "warning: {} more are not traced (--json lists them in its summary)",
-            skipped.len() - SHOWN
-        );
+    match absent.first() {
+        Some(error) if absent.len() == specs.len() => Err(wrong_condition(error)),
+        _ => Ok(condition),
+    }
+}
+
+fn wrong_condition(error: &SpecError) -> Failure {
+    Failure::Usage(format!("--where: {error}"))
+}
+
+/// Tells which files none of the processes maps: an old version of a file that was replaced looks
+/// just like a file that is not used.
+fn tell_unmapped(plan: &AttachPlan, pids: &[Pid]) {
+    if pids.is_empty() {
+        return;
+    }
+    let maps = pids.iter().map(|pid| process::maps(*pid)).collect::<Result<Vec<_>, _>>();
+    // A process that is gone by now is told of elsewhere.
+    let Ok(maps) = maps else { return };
+    for PlannedFile { file, .. } in &plan.files {
+        let is_mapped = maps.iter().flatten().any(|mapping| {
+            // An overlay filesystem tells other inode numbers there.
+            let same_path = matches!(
+                &mapping.source,
+                MappingSource::File { path, deleted: false } if path == file.shown_path()
+            );
+            same_path || mapping.inode == file.id().inode()
+        });
+        if !is_mapped {
+            tell!(
+                "warning: no process of `-p` has {} in its memory now: it does not use it yet, or \
+                 runs an older version that was replaced (`/proc/PID/exe` names a program that is)",
+                file.shown_path().display()
+            );
+        }
+    }
+}
+
+/// Tells which functions are not probed: a line a reason, with the first few names.
+pub(super) fn tell_skipped(skipped: &[NotPlanned]) {
+    const NAMED: usize = 3;
+    let mut by_reason: Vec<(String, Vec<&str>)> = Vec::new();
+    for NotPlanned { label, obstacle } in skipped {
+        let reason = obstacle.to_string();
+        // The hint in parentheses is about one function; those of many are too much to read.
+        let kind = |reason: &str| reason.split(" (").next().unwrap_or_default().to_owned();
+        match by_reason.iter_mut().find(|(known, _)| kind(known) == kind(&reason)) {
+            Some((known, labels)) => {
+                if *known != reason {
+                    *known = kind(known);
+                }
+                labels.push(label);
+            }
+            None => by_reason.push((reason, vec![label])),
+        }
+    }
+    for (reason, labels) in by_reason {
+        let named: Vec<_> =
+            labels.iter().take(NAMED).map(|label| format!("`{}`", label.escape_debug())).collect();
+        let more = match labels.len() - named.len() {
+            0 => String::new(),
+            more => format!(" and {more} more (--json lists them in its summary)"),
+        };
+        let are = if labels.len() == 1 { "is" } else { "are" };
+        tell!("warning: {}{more} {are} not traced: {reason}", named.join(", "));
     }
 }
 
 fn check_process(pid: Pid) -> Result<(), Failure> {
     match process::thread_group(pid) {
-        Ok(group) if group == pid => Ok(()),
+        Ok(group) if group == pid => match process::is_kernel_thread(pid) {
+            Ok(true) => Err(Failure::Usage(format!(
+                "{pid} is a thread of the kernel, which runs no code that can be probed"
+            ))),
+            _ => Ok(()),
+        },
         Ok(group) => {
             Err(Failure::Usage(format!("{pid} is a thread of process {group} (use `-p {group}`)")))
         }
@@ -187,43 +331,17 @@ fn check_process(pid: Pid) -> Result<(), Failure> {
 /// The words of a command, split as a shell would.
 fn command_words(command: &str) -> Result<Vec<String>, Failure> {
     match shlex::split(command) {
-        Some(words) if !words.is_empty() => Ok(words),
+        Some(words) if !words.is_empty() => {
+            const SHELL: [&str; 9] = ["|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"];
+            if let Some(word) = words.iter().find(|word| SHELL.contains(&word.as_str())) {
+                tell!(
+                    "note: `-c` starts a program, not a shell, and gives it `{word}` as an argument \
+                     (for a shell: -c 'sh -c \"…\"')"
+                );
+            }
+            Ok(words)
+        }
         Some(_) => Err(Failure::Usage("`-c` needs a command".to_owned())),
         None => Err(Failure::Usage(format!("a quote in `-c {command}` is not closed"))),
-    }
-}
-
-/// Reads code in pieces that serve many functions: they come by rising address.
-#[derive(Default)]
-struct CodeReader {
-    piece: RefCell<Option<Piece>>,
-}
-
-struct Piece {
-    file: FileId,
-    start: u64,
-    code: Vec<u8>,
-}
-
-const PIECE_BYTES: usize = 64 * 1024;
-
-impl CodeReader {
-    /// The code of the probe's function, from its first byte to past the probed instruction.
-    fn read(&self, probe: &ResolvedProbe) -> Option<Vec<u8>> {
-        let start = probe.offset.0.checked_sub(probe.spec.offset)?;
-        let bytes = usize::try_from(probe.spec.offset + LONGEST_INSTRUCTION).ok()?;
-        let mut piece = self.piece.borrow_mut();
-        if let Some(piece) = &*piece
-            && piece.file == probe.file.id()
-            && let Some(at) = start.checked_sub(piece.start)
-            && let Some(code) = piece.code.get(usize::try_from(at).ok()?..)
-            && code.len() >= bytes
-        {
-            return Some(code[..bytes].to_vec());
-        }
-        let code = probe.file.read_code(FileOffset(start), PIECE_BYTES.max(bytes)).ok()?;
-        let wanted = code.get(..bytes).unwrap_or(&code).to_vec();
-        *piece = Some(Piece { file: probe.file.id(), start, code });
-        Some(wanted)
     }
 }

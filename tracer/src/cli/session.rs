@@ -13,17 +13,21 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+use tracer_common::Action;
+
 use super::{
     Failure,
     command::{HeldCommand, RunningCommand},
+    progress::ProgressLine,
     report,
     selection::{Selected, tell_skipped},
+    tell::tell,
 };
 use crate::{
     guard::StuckWatch,
     kernel::{
-        AttachReport, Calls, Counters, Diagnostics, Links, LoadOptions, Programs, Records, Scope,
-        missing_privilege,
+        AttachReport, Calls, Counters, DetachReport, Diagnostics, Features, Latencies, Links,
+        LoadOptions, Programs, Records, Scope, missing_privilege,
     },
     plan::AttachPlan,
     resolve::{
@@ -37,10 +41,17 @@ use crate::{
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// Longer than any handler takes that does not wait for a page.
 const HANDLER_TIME: Duration = Duration::from_millis(2);
+/// Links that are released one after another and are worth waiting for.
+const FEW_LINKS: usize = 8;
 /// How often the user is told whom a detach waits for.
 const TELL_WAITING_EVERY: Duration = Duration::from_secs(2);
 /// How long a command that is still running at the end has to react to SIGTERM.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is told where the kernel takes long.
+const SLOW_DETACH: &str = "\
+    the probes are off; this kernel removes their breakpoints one after another (Ctrl-C: do not wait, \
+    it goes on by itself)";
 
 /// The plan's programs in the kernel, with everything attached.
 pub(super) struct Session {
@@ -55,6 +66,7 @@ pub(super) struct Session {
     processes: Vec<(Pid, StartTime)>,
     held: Option<HeldCommand>,
     skipped: Vec<SkippedProbe>,
+    notes: Vec<String>,
     interrupts: Interrupts,
 }
 
@@ -97,9 +109,11 @@ pub(super) struct Ended {
     pub(super) counters: Counters,
     pub(super) attached: AttachReport,
     pub(super) skipped: Vec<SkippedProbe>,
+    /// What works differently on this kernel.
+    pub(super) notes: Vec<String>,
     pub(super) reason: Reason,
     pub(super) ran: Duration,
-    pub(super) detach: Duration,
+    pub(super) detach: DetachReport,
     /// The probe of each call that had not returned.
     pub(super) unfinished: Vec<crate::plan::ProbeId>,
     pub(super) command: Option<ExitStatus>,
@@ -110,7 +124,11 @@ pub(super) struct Ended {
 
 impl Session {
     /// Loads and attaches. Nothing counts yet.
-    pub(super) async fn attach(selected: Selected, buffer_bytes: u32) -> Result<Self, Failure> {
+    pub(super) async fn attach(
+        selected: Selected,
+        action: Action,
+        buffer_bytes: u32,
+    ) -> Result<Self, Failure> {
         if let Some(missing) = missing_privilege() {
             return Err(anyhow::anyhow!("{missing} (run it with sudo)").into());
         }
@@ -129,15 +147,32 @@ impl Session {
         };
         let diagnostics = tracing::enabled!(target: "faultline_ebpf", tracing::Level::ERROR);
         let begin_at_exec = held.is_some();
-        let options = LoadOptions { buffer_bytes, pids, begin_at_exec, diagnostics };
+        let by_process = scope != Scope::AllProcesses;
+        let (sample, rate) = (selected.sample, selected.rate);
         let plan = Arc::new(selected.plan);
         let attaching = Arc::clone(&plan);
-        let (mut programs, links, attached) = blocking("attach", move || {
-            let mut programs = Programs::load(&attaching, &options)?;
-            let (links, attached) = Links::attach(&mut programs, &attaching, &scope)?;
+        let mut line = ProgressLine::new("attaching");
+        let progress = Arc::clone(&line.progress);
+        let attach = blocking("attach", move || {
+            let features = Features::probe()?;
+            let options = LoadOptions {
+                action,
+                buffer_bytes,
+                pids,
+                more_pids: 0,
+                begin_at_exec,
+                diagnostics,
+                features,
+                sample,
+                rate,
+            };
+            let programs = Programs::load(&attaching, &options)?;
+            let (links, attached) = Links::attach(&programs, &attaching, &scope, &progress)?;
             anyhow::Ok((programs, links, attached))
-        })
-        .await??;
+        });
+        let (mut programs, links, attached) = showing(&mut line, attach).await??;
+        drop(line);
+        let notes = programs.features().notes(by_process);
         tell_skipped(&attached.refused);
         if attached.probes == 0 {
             return Err(anyhow::anyhow!("the kernel refused every probe").into());
@@ -155,6 +190,7 @@ impl Session {
             processes,
             held,
             skipped: selected.skipped,
+            notes,
             interrupts,
         })
     }
@@ -162,6 +198,11 @@ impl Session {
     /// The records, to be drained.
     pub(super) fn take_records(&mut self) -> Result<Records, Failure> {
         Ok(self.programs.take_records()?)
+    }
+
+    /// The durations of calls, for the action [`Action::Latency`].
+    pub(super) fn take_latencies(&mut self) -> Result<Latencies, Failure> {
+        Ok(self.programs.take_latencies()?)
     }
 
     /// Lets hits count, waits until the run is to end, and detaches.
@@ -184,7 +225,7 @@ impl Session {
         };
         // Only now: who reads it may count on it.
         if tell {
-            report::attached(&self.attached);
+            report::attached(&self.attached, &self.notes);
         }
         let mut command_status = None;
         let mut tick = interval(WATCH_EVERY);
@@ -235,6 +276,7 @@ impl Session {
             counters: self.counters,
             attached: self.attached,
             skipped: self.skipped,
+            notes: self.notes,
             reason,
             ran,
             detach,
@@ -249,9 +291,7 @@ impl Session {
         match self.watch.check() {
             Ok(reports) => {
                 for report in reports {
-                    eprintln!(
-                        "warning: {report}; its process is read without faulting from now on"
-                    );
+                    tell!("warning: {report}; its process is read without faulting from now on");
                 }
             }
             Err(error) => tracing::warn!("failed to look for stuck tasks: {error}"),
@@ -267,14 +307,15 @@ impl Session {
     }
 
     /// Releases the links; how long it took, and whether the wait was given up.
-    async fn detach(&mut self) -> Result<(Duration, bool), Failure> {
+    async fn detach(&mut self) -> Result<(DetachReport, bool), Failure> {
         let mut links = std::mem::take(&mut self.links);
         let started = Instant::now();
         let (done, detached) = oneshot::channel();
         // Who was inside a handler when counting stopped is inside a fault by now, or done.
         tokio::time::sleep(HANDLER_TIME).await;
         let mut releaser = None;
-        if self.watch.anyone_inside() {
+        let slow = !self.programs.features().batches() && links.len() > FEW_LINKS;
+        if slow || self.watch.anyone_inside() {
             match links.hand_over() {
                 Ok(child) => {
                     releaser = Some(child);
@@ -286,39 +327,47 @@ impl Session {
                 }
             }
         }
+        let mut line = ProgressLine::new("detaching");
+        let progress = Arc::clone(&line.progress);
         std::thread::Builder::new().name("detach".to_owned()).spawn(move || {
-            links.detach();
-            if let Some(releaser) = releaser {
-                releaser.release();
-            }
-            let _ = done.send(started.elapsed());
+            let report = match releaser {
+                Some(releaser) => {
+                    drop(links);
+                    releaser.release(&progress)
+                }
+                None => links.detach(&progress),
+            };
+            let _ = done.send(DetachReport { took: started.elapsed(), ..report });
         })?;
+        let so_far = || DetachReport { took: started.elapsed(), grace: None };
         let mut tick = interval(WATCH_EVERY);
         let mut told = started;
         tokio::pin!(detached);
         loop {
             tokio::select! {
-                took = &mut detached => return Ok((took.unwrap_or(started.elapsed()), false)),
-                _ = self.interrupts.next(), if told != started => {
-                    return Ok((started.elapsed(), true));
-                }
+                report = &mut detached => return Ok((report.unwrap_or_else(|_| so_far()), false)),
+                _ = self.interrupts.next(), if told != started => return Ok((so_far(), true)),
                 _ = tick.tick() => {
+                    line.show();
                     let first = told == started && started.elapsed() > Duration::from_millis(500);
+                    if first && slow {
+                        line.say(SLOW_DETACH);
+                    }
                     if first || (told != started && told.elapsed() > TELL_WAITING_EVERY) {
                         told = Instant::now();
-                        self.tell_waiting();
+                        self.tell_waiting(&line);
                     }
                 }
             }
         }
     }
 
-    fn tell_waiting(&self) {
+    fn tell_waiting(&self, line: &ProgressLine) {
         for report in self.watch.waiting() {
-            eprintln!(
+            line.say(&format!(
                 "waiting for {report}; the probes are off, but the kernel cannot let go of them \
                  before the page is served or the process is killed (Ctrl-C: do not wait)"
-            );
+            ));
         }
     }
 }
@@ -330,14 +379,14 @@ impl std::fmt::Debug for Session {
 }
 
 /// The signals that end a run.
-struct Interrupts {
+pub(super) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
 impl Interrupts {
-    fn new() -> anyhow::Result<Self> {
+    pub(super) fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("failed to listen for signals");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
@@ -346,7 +395,7 @@ impl Interrupts {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
@@ -372,8 +421,20 @@ async fn stop_command(command: RunningCommand) -> Option<ExitStatus> {
     match tokio::time::timeout(COMMAND_PATIENCE, command.ended).await {
         Ok(status) => status.ok(),
         Err(_) => {
-            eprintln!("warning: the command (process {pid}) goes on in spite of SIGTERM");
+            tell!("warning: the command (process {pid}) goes on in spite of SIGTERM");
             None
+        }
+    }
+}
+
+/// Waits for something, and shows meanwhile how far it has come.
+async fn showing<T>(line: &mut ProgressLine, work: impl Future<Output = T>) -> T {
+    let mut tick = interval(WATCH_EVERY);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            _ = tick.tick() => line.show(),
         }
     }
 }

@@ -2,17 +2,17 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use tokio::sync::mpsc;
+use tracer_common::Action;
 
 use super::{
-    Failure, colour, report, runtime,
+    Failure, colour, open_output, report, runtime,
     selection::{Selected, SelectionArgs},
     session::{Reason, Session, blocking},
 };
 use crate::{
     drain::Drain,
-    sink::{EventWriter, JsonSink, Output, Sink, Tally, TextSink, WriterEnd},
+    sink::{EventWriter, JsonSink, Sink, Tally, TextSink, WriterEnd},
     spec::units,
 };
 
@@ -36,7 +36,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Kernel memory for events that wait to be written, a power of two
+    /// Kernel memory for events that wait to be written: from 256KiB to 1GiB, rounded up to a power
+    /// of two
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
     buffer: u64,
 }
@@ -45,29 +46,34 @@ fn size(text: &str) -> Result<u64, units::UnitError> {
     units::parse_size(text)
 }
 
-const HELP: &str = "\
-A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]
+const HELP: &str = r#"A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]
   TARGET    a path, a library (libc, libssl.so.3) or a command on PATH (bash)
   FUNCTION  a symbol, a glob (SSL_*) or /regex/; C++ and Rust names as you read them
   ARGS      by position: (fd: i32, buf: bytes[count], count: u64); _ skips one
   -> TYPE   trace the return too: its value and how long the call took
   Types     i8…i64 u8…u64 x8…x64 (hex) bool char ptr str str[MAX] bytes[N] bytes[ARG]
 
+A condition (--where) compares arguments, ret, duration, pid, tid and comm with constants:
+  size > 64KiB && path ^= "/etc/"     flags in {0, 0x10} || flags & 0x40 != 0
+  ret < 0 && !(comm == "bash")        duration > 10ms
+
 Examples:
   faultline trace 'libc:open*(path: str, flags: x32) -> i32' -c 'cat /etc/hostname'
   faultline trace 'bash:readline() -> str' --duration 1m
   faultline trace -p 1234 'libssl:SSL_write(_, buf: bytes[num], num: i32)' --json
   faultline trace './app:ns::Parser::parse' --max-events 10
+  faultline trace 'libc:open64(path: str) -> i32' --where 'path ^= "/etc/" || ret < 0'
+  faultline trace 'libc:malloc(size: u64)' --where 'size > 1MiB' --rate 100/s
   faultline trace 'libc:/^(read|write)$/(fd: i32)' --dry-run
 
 Events go to standard output, everything else to standard error. The run ends with Ctrl-C, with
 the command, with the traced processes, or when the output is closed; its summary says what was
-hit and what was lost: hits = delivered + filtered + sampled out + throttled + dropped.";
+hit and what was lost: hits = delivered + filtered + sampled out + throttled + dropped."#;
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let buffer_bytes = ring_bytes(args.buffer)?;
-    let selected = args.selection.select()?;
+    let selected = args.selection.select(Action::Events)?;
     if args.selection.dry_run {
         return report::dry_run(&selected, args.selection.json);
     }
@@ -87,15 +93,10 @@ fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
 }
 
 async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
-    let output = match &args.output {
-        Some(path) => {
-            Output::file(path).with_context(|| format!("failed to create {}", path.display()))?
-        }
-        None => Output::stdout().context("standard output is closed")?,
-    };
+    let output = open_output(args.output.as_deref())?;
     let json = args.selection.json;
     let text_output = output.is_terminal();
-    let mut session = Session::attach(selected, buffer_bytes).await?;
+    let mut session = Session::attach(selected, Action::Events, buffer_bytes).await?;
     let sink: Box<dyn Sink> =
         if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour(text_output))) };
     let tally = Arc::new(Tally::new(session.plan.probes.len(), session.counters.cpus()));

@@ -54,6 +54,11 @@ impl Patience {
             || self.deadline.is_some_and(|deadline| Instant::now() > deadline)
     }
 
+    /// From now on, nobody waits any more.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
     /// Something was done.
     pub fn renew(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
@@ -71,6 +76,8 @@ pub struct Drain {
 struct Shared {
     /// Nothing more comes: take what is there and end.
     finish: AtomicBool,
+    /// Times that the thread has looked for records.
+    looks: AtomicU64,
     patience: Patience,
 }
 
@@ -87,6 +94,11 @@ impl Drain {
             .name("drain".to_owned())
             .spawn(move || run(records, reader, &own))?;
         Ok(Self { thread, shared })
+    }
+
+    /// How often it has looked for records: a number that stands still is a thread that hangs.
+    pub fn looks(&self) -> u64 {
+        self.shared.looks.load(Ordering::Relaxed)
     }
 
     /// Has what is left drained, and waits for it; to be called when the probes are gone. A reader
@@ -109,7 +121,7 @@ impl Drain {
                 // it holds is not counted as delivered.
                 return false;
             } else if since.elapsed() > patience {
-                self.shared.patience.given_up.store(true, Ordering::Relaxed);
+                self.shared.patience.give_up();
             }
         }
         true
@@ -122,6 +134,7 @@ fn run(mut records: Records, mut reader: Box<dyn RecordReader>, shared: &Shared)
     loop {
         // Read first: what was there before the order to finish is drained after it.
         let finish = shared.finish.load(Ordering::Acquire);
+        shared.looks.fetch_add(1, Ordering::Relaxed);
         reader.begin();
         let taken = records.drain(BATCH, |record| reader.record(record, patience));
         reader.flush(patience);

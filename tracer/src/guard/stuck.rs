@@ -74,6 +74,11 @@ impl StuckWatch {
         Ok(reports)
     }
 
+    /// Tasks that are inside a fault at this moment.
+    pub fn inside(&self) -> usize {
+        self.faults.waiting(Duration::ZERO).len()
+    }
+
     /// Whether any task is inside a fault at this moment.
     pub fn anyone_inside(&self) -> bool {
         !self.faults.waiting(Duration::ZERO).is_empty()

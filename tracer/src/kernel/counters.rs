@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracer_common::counter::{COLUMNS, Counter};
+use tracer_common::counter::{COLUMNS, Counter, HITS};
 
 use super::mapped::MappedArray;
 use crate::plan::ProbeId;
@@ -12,6 +12,8 @@ use crate::plan::ProbeId;
 pub struct Counters {
     slots: Arc<MappedArray<u64>>,
     cpus: usize,
+    /// Counters that a probe has on a CPU: all, or only the first, its hits.
+    columns: usize,
     probes: usize,
 }
 
@@ -25,6 +27,29 @@ impl CounterSnapshot {
         self.0[counter as usize]
     }
 
+    /// A reading of hits alone.
+    #[cfg(test)]
+    pub(crate) fn of_hits(hits: u64) -> Self {
+        let mut counters = [0; COLUMNS as usize];
+        counters[Counter::PlainHits as usize] = hits;
+        Self(counters)
+    }
+
+    /// What was counted since an earlier reading.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut since = *self;
+        for (now, before) in since.0.iter_mut().zip(before.0) {
+            *now = now.saturating_sub(before);
+        }
+        since
+    }
+
+    /// Hits, at entry or return, in processes that are traced.
+    pub fn hits(&self) -> u64 {
+        HITS.into_iter().map(|counter| self.get(counter)).sum()
+    }
+
     /// Adds another reading.
     pub fn add(&mut self, other: &Self) {
         for (sum, value) in self.0.iter_mut().zip(other.0) {
@@ -34,8 +59,8 @@ impl CounterSnapshot {
 }
 
 impl Counters {
-    pub(super) fn new(slots: MappedArray<u64>, cpus: usize, probes: usize) -> Self {
-        Self { slots: Arc::new(slots), cpus, probes }
+    pub(super) fn new(slots: MappedArray<u64>, cpus: usize, columns: usize, probes: usize) -> Self {
+        Self { slots: Arc::new(slots), cpus, columns, probes }
     }
 
     /// Number of CPUs.
@@ -46,6 +71,11 @@ impl Counters {
     /// Number of probes.
     pub fn probes(&self) -> usize {
         self.probes
+    }
+
+    /// Hits of one probe over all CPUs, at entry or return, in processes that are traced.
+    pub fn hits(&self, probe: ProbeId) -> u64 {
+        HITS.into_iter().map(|counter| self.sum(probe, counter)).sum()
     }
 
     /// One counter of one probe, over all CPUs.
@@ -59,7 +89,15 @@ impl Counters {
     }
 
     fn load(&self, cpu: usize, probe: ProbeId, counter: Counter) -> u64 {
-        let row = cpu * COLUMNS as usize + counter as usize;
+        let counter = match counter {
+            // Where the number of hits is all that is wanted, each has reached its end.
+            Counter::Aggregated if self.columns == 1 => Counter::PlainHits,
+            counter => counter,
+        };
+        if counter as usize >= self.columns {
+            return 0;
+        }
+        let row = cpu * self.columns + counter as usize;
         self.slots.load(row * self.probes + probe.0 as usize)
     }
 }

@@ -41,7 +41,7 @@ pub enum KernelError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A file's breakpoints were refused, all of them and for the same reason.
-    #[error("failed to attach to {}: {source}", file.display())]
+    #[error("failed to attach to {}", file.display())]
     Attach {
         /// The file.
         file: PathBuf,
@@ -49,4 +49,52 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    /// What the kernel offers could not be found out.
+    #[error("failed to find out what this kernel offers")]
+    Features {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Each breakpoint takes a link on this kernel, and each link an open file.
+    #[error(
+        "{} probes need {} open files on this kernel, and the limit is {} (ulimit -n)",
+        grouped(*probes as u64),
+        grouped(*needed as u64),
+        grouped(*limit)
+    )]
+    TooManyLinks {
+        /// Probes that were to be attached.
+        probes: usize,
+        /// Links that they take.
+        needed: usize,
+        /// The hard limit.
+        limit: u64,
+    },
+}
+
+/// `10,000`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index != 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that thousands are set apart.
+    #[test]
+    fn grouped_digits() {
+        let numbers = [0, 12, 123, 1_234, 123_456, 1_048_576];
+        let expected = ["0", "12", "123", "1,234", "123,456", "1,048,576"];
+        assert_eq!(numbers.map(grouped), expected);
+    }
 }

@@ -1,249 +1,169 @@
-//! Finds out what this kernel can do by doing it, never by its version: traces a function of our
-//! own, with an argument on a page that is not resident, and looks at what arrives.
+//! What this kernel offers, found by asking it for it: never by its version, which says little
+//! where features are carried back.
 
-use std::{
-    ffi::c_char, fs::File, hint::black_box, os::fd::AsRawFd as _, sync::Arc, time::Duration,
-};
+use std::{env, io};
 
-use tracer_common::{
-    counter::Counter,
-    program::{FLAG_REGISTERS_ONLY, FLAG_TRACK_RETURN, ProbeProgram, ReadKind},
-};
+use aya::sys::{UProbeMultiFeature, is_uprobe_multi_supported};
 
-use super::{Links, LoadOptions, Programs, Scope, missing_privilege};
-use crate::{
-    plan::{AttachPlan, PlannedFile, PlannedProbe, PlannedValue, ProbeId},
-    resolve::{FileOffset, Pid, Resolver, View, process},
-    spec::{IntFormat, ValueType},
-};
+use super::{KernelError, sys};
 
-/// A feature, what was found of it, and what that means for the user.
-#[derive(Debug, Clone)]
-pub struct Feature {
-    /// Its name.
-    pub name: &'static str,
-    /// What was found.
-    pub finding: Finding,
-    /// What it means to have it, or not to have it.
-    pub means: String,
+/// The variable that makes faultline do without features that the kernel has, to test the ways
+/// that are meant for older ones: words from [`Features::without`], separated by commas.
+const ASSUME: &str = "FAULTLINE_ASSUME";
+
+/// What this kernel offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// One link takes any number of breakpoints (6.6). Without it, each takes its own.
+    pub multi_links: bool,
+    /// Such a link can be limited to a process (6.10). Without it, it was limited to one thread:
+    /// the breakpoints are then set in every process, and the programs tell whose hits count.
+    pub pid_filter: bool,
+    /// A program may sleep, so that it can fault in the page of an argument (6.0).
+    pub sleepable: bool,
 }
 
-/// What was found of a feature.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// It works.
-    Works,
-    /// It does not, and tracing goes on without it.
-    Degraded,
-    /// It does not, and tracing cannot.
-    Fails,
-}
+impl Features {
+    /// Everything that there is.
+    pub const ALL: Self = Self { multi_links: true, pid_filter: true, sleepable: true };
 
-/// The function that is traced.
-#[inline(never)]
-extern "C" fn traced_by_doctor(text: *const c_char) -> i32 {
-    // The argument must be in its register at entry, and its page must stay untouched.
-    black_box(text);
-    black_box(7)
-}
-
-/// Tries everything that tracing needs.
-pub fn probe_features() -> Vec<Feature> {
-    let mut features = Vec::new();
-    features.push(privileges());
-    match try_tracing(&mut features) {
-        Ok(()) => {}
-        Err(error) => features.push(Feature {
-            name: "tracing",
-            finding: Finding::Fails,
-            means: format!("{error:#}"),
-        }),
+    /// Asks the kernel. Takes some system calls, below a millisecond.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Features`] without privileges: then there is no answer.
+    pub fn probe() -> Result<Self, KernelError> {
+        let error = |source| KernelError::Features { source };
+        let multi = |feature| is_uprobe_multi_supported(feature).map_err(error);
+        let found = Self {
+            multi_links: multi(UProbeMultiFeature::LinkCreation)?,
+            pid_filter: multi(UProbeMultiFeature::ProcessScopedPidFilter)?,
+            sleepable: sys::loads_sleepable().map_err(error)?,
+        };
+        let assumed = env::var(ASSUME).unwrap_or_default();
+        let assumed = assumed.split(',').map(str::trim).filter(|word| !word.is_empty());
+        assumed.clone().try_fold(found, Self::without).ok_or_else(|| {
+            let words = assumed.collect::<Vec<_>>().join(",");
+            error(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{ASSUME}={words}: there are no-multi, no-pid-filter and no-sleepable"),
+            ))
+        })
     }
-    features.push(jit());
-    features
-}
 
-fn privileges() -> Feature {
-    match missing_privilege() {
-        None => Feature {
-            name: "privileges",
-            finding: Finding::Works,
-            means: "eBPF programs may be loaded and attached".to_owned(),
-        },
-        Some(missing) => Feature {
-            name: "privileges",
-            finding: Finding::Fails,
-            means: format!("{missing} (run it with sudo)"),
-        },
+    /// The same without one: `no-multi`, `no-pid-filter` or `no-sleepable`.
+    #[must_use]
+    pub fn without(self, feature: &str) -> Option<Self> {
+        match feature {
+            "no-multi" => Some(Self { multi_links: false, ..self }),
+            "no-pid-filter" => Some(Self { pid_filter: false, ..self }),
+            "no-sleepable" => Some(Self { sleepable: false, ..self }),
+            _ => None,
+        }
     }
-}
 
-fn jit() -> Feature {
-    // Without the file, the JIT compiler is always on.
-    let off = std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")
-        .is_ok_and(|value| value.trim() == "0");
-    Feature {
-        name: "BPF JIT",
-        finding: if off { Finding::Degraded } else { Finding::Works },
-        means: if off {
-            "the kernel interprets eBPF: each hit costs several times more \
-             (sysctl net.core.bpf_jit_enable=1)"
-                .to_owned()
-        } else {
-            "eBPF programs run as machine code".to_owned()
-        },
+    /// The programs for entry and return.
+    ///
+    /// There is none for multi links that cannot sleep: a kernel without the one lacks the other.
+    pub(super) fn programs(self) -> UprobePrograms {
+        match self {
+            Self { sleepable: false, .. } => UprobePrograms {
+                entry: "entry_unsleeping",
+                ret: "return_unsleeping",
+                count: "count_single",
+                multi: false,
+            },
+            Self { multi_links: false, .. } => UprobePrograms {
+                entry: "entry_single",
+                ret: "return_single",
+                count: "count_single",
+                multi: false,
+            },
+            _ => UprobePrograms {
+                entry: "entry_multi",
+                ret: "return_multi",
+                count: "count_multi",
+                multi: true,
+            },
+        }
     }
-}
 
-fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
-    let plan = own_plan()?;
-    let options = LoadOptions {
-        buffer_bytes: 256 * 1024,
-        pids: vec![Pid::own()],
-        begin_at_exec: false,
-        diagnostics: false,
-    };
-    let mut programs = Programs::load(&plan, &options)?;
-    features.push(Feature {
-        name: "sleepable uprobe programs",
-        finding: Finding::Works,
-        means: "the kernel accepts the programs; an argument on an absent page can be faulted in"
-            .to_owned(),
-    });
-    let scope = Scope::Processes(vec![Pid::own()]);
-    let (links, report) = Links::attach(&mut programs, &plan, &scope)?;
-    if let Some(refused) = report.refused.first() {
-        anyhow::bail!("multi-uprobe links: {}", refused.obstacle);
+    /// Whether one link takes many breakpoints, all things considered.
+    #[must_use]
+    pub fn batches(self) -> bool {
+        self.programs().multi
     }
-    let counters = programs.counters(plan.probes.len())?;
-    let mut records = programs.take_records()?;
-    programs.enable(true);
-    let page = absent_page()?;
-    black_box(traced_by_doctor as extern "C" fn(*const c_char) -> i32)(page.text());
-    programs.enable(false);
-    let detach = links.detach();
-    features.push(multi_links(report.took, detach));
 
-    let count = |counter| counters.sum(ProbeId(0), counter);
-    let works = |name, ok: bool, yes: &str, no: &str, otherwise| Feature {
-        name,
-        finding: if ok { Finding::Works } else { otherwise },
-        means: if ok { yes.to_owned() } else { no.to_owned() },
-    };
-    features.push(works(
-        "probes of one process",
-        count(Counter::Hits) == 2,
-        "-p and -c trace the process they name, at the cost of that process alone",
-        "a probe that is limited to one process is not hit in it: -p and -c do not work here",
-        Finding::Fails,
-    ));
-    features.push(works(
-        "arguments on absent pages",
-        count(Counter::ReadFaulted) == 1,
-        "a page that is not resident is faulted in, and the argument is read",
-        "an argument on a page that is not resident is shown as null with EAGAIN",
-        Finding::Degraded,
-    ));
-    features.push(works(
-        "return probes",
-        count(Counter::CallsReturned) == 1,
-        "`-> TYPE` gives the return value and the duration",
-        "`-> TYPE` shows no returns here",
-        Finding::Degraded,
-    ));
-    let arrived = records.drain(16, |_| ());
-    features.push(works(
-        "ring buffer",
-        arrived as u64 + count(Counter::RingFull) == count(Counter::Hits) && arrived == 2,
-        "every event that was counted has arrived",
-        "events do not arrive",
-        Finding::Fails,
-    ));
-    Ok(())
-}
+    /// Whether links can be limited to a process with all its threads: perf events always can.
+    pub(super) fn filters_by_process(self) -> bool {
+        self.pid_filter || !self.batches()
+    }
 
-fn multi_links(attach: Duration, detach: Duration) -> Feature {
-    Feature {
-        name: "multi-uprobe links",
-        finding: Finding::Works,
-        means: format!(
-            "any number of probes of a file attach and detach at once (2 probes: {:.0} ms and \
-             {:.0} ms, nearly all of it the kernel's grace period)",
-            attach.as_secs_f64() * 1e3,
-            detach.as_secs_f64() * 1e3,
-        ),
+    /// What the user of a run must know, because it is not so elsewhere.
+    #[must_use]
+    pub fn notes(self, by_process: bool) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.sleepable {
+            notes.push(
+                "this kernel's uprobe programs cannot sleep: an argument on a page that is not \
+                 resident is null with EAGAIN"
+                    .to_owned(),
+            );
+        }
+        if !self.batches() {
+            notes.push(
+                "this kernel takes a link for each probe, and detaches them one after another"
+                    .to_owned(),
+            );
+        } else if by_process && !self.filters_by_process() {
+            notes.push(
+                "this kernel cannot limit breakpoints to a process: every process that runs the \
+                 code pays for them, though only the named ones are traced"
+                    .to_owned(),
+            );
+        }
+        notes
     }
 }
 
-/// A plan with one probe: our own function, its string, its return.
-fn own_plan() -> anyhow::Result<AttachPlan> {
-    let address = (traced_by_doctor as extern "C" fn(*const c_char) -> i32) as usize as u64;
-    let mapping = process::maps(Pid::own())?
-        .into_iter()
-        .find(|mapping| (mapping.start.0..mapping.end.0).contains(&address))
-        .ok_or_else(|| anyhow::anyhow!("our own code is not mapped"))?;
-    let mut program = ProbeProgram {
-        entry_len: 1,
-        entry_slots: 1,
-        flags: FLAG_TRACK_RETURN,
-        return_flags: FLAG_REGISTERS_ONLY,
-        return_len: 1,
-        ..ProbeProgram::default()
-    };
-    program.entry[0].kind = ReadKind::Str as u8;
-    program.entry[0].max_bytes = 64;
-    let probe = PlannedProbe {
-        label: "faultline:traced_by_doctor".into(),
-        doubtful: false,
-        offset: FileOffset(address - mapping.start.0 + mapping.offset.0),
-        args: vec![PlannedValue { name: "text".into(), ty: ValueType::Str { max: Some(64) } }],
-        ret: Some(ValueType::Int { width_bytes: 4, format: IntFormat::Signed }),
-        program,
-    };
-    let file = Resolver::new(View::Host).target("/proc/self/exe")?;
-    Ok(AttachPlan {
-        probes: vec![probe],
-        files: vec![PlannedFile { file: Arc::clone(&file), probes: vec![ProbeId(0)] }],
-        skipped: Vec::new(),
-    })
+/// The names of the programs that serve a kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UprobePrograms {
+    pub(super) entry: &'static str,
+    pub(super) ret: &'static str,
+    /// For entries of which only the number is wanted.
+    pub(super) count: &'static str,
+    /// They are for links of many breakpoints.
+    pub(super) multi: bool,
 }
 
-/// A page that is mapped and not resident in this process.
-struct AbsentPage(*mut libc::c_void);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-const PAGE_BYTES: usize = 4096;
-
-/// Maps the first page of our own file, which begins with a string (`\x7fELF…`), afresh: nobody
-/// has touched it, so it has no page-table entry.
-fn absent_page() -> std::io::Result<AbsentPage> {
-    let file = File::open("/proc/self/exe")?;
-    // SAFETY: a fresh private mapping of a file that we hold open.
-    let page = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            PAGE_BYTES,
-            libc::PROT_READ,
-            libc::MAP_PRIVATE,
-            file.as_raw_fd(),
-            0,
-        )
-    };
-    if page == libc::MAP_FAILED {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok(AbsentPage(page))
+    /// Check that every feature can be assumed away, and that what is missing picks the programs.
+    #[test]
+    fn assumptions_pick_the_programs() {
+        let entry = |words: &[&str]| {
+            let features = words.iter().try_fold(Features::ALL, |all, word| all.without(word));
+            features.map(|features| features.programs().entry)
+        };
+        assert_eq!(entry(&[]), Some("entry_multi"));
+        assert_eq!(entry(&["no-pid-filter"]), Some("entry_multi"));
+        assert_eq!(entry(&["no-multi"]), Some("entry_single"));
+        assert_eq!(entry(&["no-sleepable"]), Some("entry_unsleeping"));
+        assert_eq!(entry(&["no-multi", "no-sleepable"]), Some("entry_unsleeping"));
+        assert_eq!(entry(&["multi"]), None);
     }
-}
 
-impl AbsentPage {
-    fn text(&self) -> *const c_char {
-        self.0.cast()
-    }
-}
-
-impl Drop for AbsentPage {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nothing borrows from it.
-        unsafe { libc::munmap(self.0, PAGE_BYTES) };
+    /// Check that a user is told what differs, and nothing where nothing does.
+    #[test]
+    fn notes_tell_what_differs() {
+        assert!(Features::ALL.notes(true).is_empty());
+        let no_filter = Features { pid_filter: false, ..Features::ALL };
+        assert!(no_filter.notes(false).is_empty());
+        assert_eq!(no_filter.notes(true).len(), 1);
+        let none = Features { multi_links: false, pid_filter: false, sleepable: false };
+        assert_eq!(none.notes(true).len(), 2);
     }
 }

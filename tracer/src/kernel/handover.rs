@@ -3,18 +3,28 @@
 //! Closing the last descriptor of a link waits, uninterruptibly, until no task is inside a handler.
 //! A task that hangs in a page fault would so keep us from ending, however often we are told to. So
 //! where a task is inside a fault, a child of ours gets the descriptors and closes them; it may
-//! hang, and we need not.
+//! hang, and we need not. Where each breakpoint has a link and the kernel takes minutes to close
+//! them, we need not wait for that either.
+//!
+//! The child reads from its standard input the numbers of the descriptors that it is to close, once
+//! that is closed; none if its parent is no more. To its standard output it writes, for each link,
+//! how many nanoseconds that took.
 
 use std::{
-    env, io,
+    env,
+    io::{self, Read as _, Write as _},
     os::{
-        fd::{AsRawFd as _, RawFd},
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::process::CommandExt as _,
     },
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use super::Links;
+use super::{
+    DetachReport, Links, Progress,
+    links::{Link, LinkKind, release_each},
+};
 
 /// The argument that makes this program a releaser.
 const RELEASER: &str = "__release-links";
@@ -24,6 +34,9 @@ const RELEASER: &str = "__release-links";
 pub struct Releaser {
     child: Child,
     hold: ChildStdin,
+    told: ChildStdout,
+    /// Each link's descriptor and breakpoints.
+    links: Vec<(RawFd, usize)>,
 }
 
 impl Links {
@@ -40,11 +53,13 @@ impl Links {
     }
 
     fn spawn_releaser(&self) -> io::Result<Releaser> {
-        let descriptors: Vec<RawFd> = self.descriptors().map(|link| link.as_raw_fd()).collect();
+        let links: Vec<_> =
+            self.iter().map(|link| (link.descriptor.as_raw_fd(), link.points)).collect();
+        let descriptors: Vec<RawFd> = links.iter().map(|(descriptor, _)| *descriptor).collect();
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("faultline").arg(RELEASER).stdin(Stdio::piped());
+        command.arg0("faultline").arg(RELEASER).stdin(Stdio::piped()).stdout(Stdio::piped());
         // Nobody who reads what we write must wait for its end.
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.stderr(Stdio::null());
         // Out of the terminal's foreground group: Ctrl-C is for us.
         command.process_group(0);
         let inherit = move || {
@@ -60,7 +75,8 @@ impl Links {
         unsafe { command.pre_exec(inherit) };
         let mut child = command.spawn()?;
         let hold = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Releaser { child, hold })
+        let told = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Releaser { child, hold, told, links })
     }
 }
 
@@ -68,11 +84,26 @@ impl Releaser {
     /// Has the links released, and waits until they are.
     ///
     /// Blocks as long as a task is inside a handler: not for the async threads.
-    pub fn release(self) {
-        let Self { mut child, hold } = self;
+    pub fn release(self, progress: &Progress) -> DetachReport {
+        let started = Instant::now();
+        let Self { mut child, mut hold, mut told, links } = self;
+        progress.begin(links.iter().map(|(_, points)| points).sum());
+        let numbers: Vec<u8> =
+            links.iter().flat_map(|(descriptor, _)| descriptor.to_ne_bytes()).collect();
+        // A child that is gone has released them.
+        let _ = hold.write_all(&numbers);
         drop(hold);
-        // The child has nothing to say; it ends when the last link is closed.
+        let points = progress.total().checked_div(links.len()).unwrap_or(0);
+        let mut grace: Option<Duration> = None;
+        let mut took_ns = [0; 8];
+        while told.read_exact(&mut took_ns).is_ok() {
+            let took = Duration::from_nanos(u64::from_ne_bytes(took_ns));
+            grace = Some(grace.map_or(took, |grace| grace.min(took)));
+            progress.add(points);
+        }
+        // The child has nothing more to say; it ends when the last link is closed.
         let _ = child.wait();
+        DetachReport { took: started.elapsed(), grace }
     }
 }
 
@@ -82,7 +113,20 @@ pub fn be_releaser_if_asked() -> bool {
     if arguments.next().is_none_or(|argument| argument != RELEASER) {
         return false;
     }
-    // Until our parent closes its end, or is no more. The descriptors close when we end.
-    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    // Until our parent closes its end, or is no more. What is not named closes when we end.
+    let mut numbers = Vec::new();
+    let _ = io::stdin().lock().read_to_end(&mut numbers);
+    let (numbers, _) = numbers.as_chunks();
+    let links = numbers.iter().map(|number| {
+        // SAFETY: the parent left us its links under these numbers, and nobody else here owns them.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*number)) };
+        Link { descriptor, points: 0, kind: LinkKind::Single }
+    });
+    release_each(links.collect(), LinkKind::Single.at_once(), |_, took| {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        // Our parent may have gone.
+        let _ = io::stdout().lock().write_all(&took_ns.to_ne_bytes());
+        let _ = io::stdout().lock().flush();
+    });
     true
 }

@@ -1,34 +1,28 @@
-//! Attaches and detaches, a link a file.
-//!
-//! One link takes any number of breakpoints and waits for one grace period when it is released, so
-//! ten thousand probes come and go in the time of one.
+//! The breakpoints that are set, and how they go.
 
 use std::{
-    collections::HashMap,
-    ffi::{CStr, CString},
-    io,
-    os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
+    mem,
+    os::fd::OwnedFd,
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use super::{
-    KernelError, Programs,
-    programs::load_error,
-    sys::{Points, create_link},
-};
+use super::{AttachReport, KernelError, Programs, Progress, attach::Transaction};
 use crate::{
-    plan::{AttachPlan, NotPlanned, Obstacle, ProbeId},
+    plan::{AttachPlan, ProbeId},
     resolve::Pid,
 };
 
-/// Most breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
-const MAX_POINTS: usize = 1 << 20;
-/// Links that are created or released at once; each release waits for its own grace period.
-const AT_ONCE: usize = 16;
+/// Multi links that are created or released at once. Each release waits for a grace period of the
+/// kernel, and those that wait at the same time share one; their threads do nothing but wait.
+const MULTI_AT_ONCE: usize = 64;
+/// The same of links that take one point. The kernel releases one after another: it waits for the
+/// grace period with a lock held that all trace events share (`event_mutex`). Whoever else wants it
+/// stands behind everyone of ours that does.
+const SINGLE_AT_ONCE: usize = 4;
+/// A thread that makes one system call after another needs little of it.
+const STACK_BYTES: usize = 128 * 1024;
 
 /// In which processes the breakpoints are set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,226 +33,185 @@ pub enum Scope {
     Processes(Vec<Pid>),
 }
 
-/// The breakpoints that are set; they go when this is dropped.
+/// Breakpoints that are set; they go when this is dropped.
 #[derive(Debug, Default)]
 pub struct Links {
-    links: Vec<OwnedFd>,
+    links: Vec<Link>,
 }
 
-/// What became of the plan.
-#[derive(Debug, Default)]
-pub struct AttachReport {
-    /// Probes that are attached.
-    pub probes: usize,
-    /// Links that they took.
-    pub links: usize,
-    /// Probes that the kernel refused.
-    pub refused: Vec<NotPlanned>,
+/// A link, and how many breakpoints it holds.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) descriptor: OwnedFd,
+    pub(super) points: usize,
+    pub(super) kind: LinkKind,
+}
+
+/// How a link is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkKind {
+    /// It takes many points.
+    Multi,
+    /// It takes one.
+    Single,
+}
+
+impl LinkKind {
+    /// How many are created or released at once.
+    pub(super) fn at_once(self) -> usize {
+        match self {
+            Self::Multi => MULTI_AT_ONCE,
+            Self::Single => SINGLE_AT_ONCE,
+        }
+    }
+}
+
+/// How breakpoints went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DetachReport {
     /// How long it took.
     pub took: Duration,
+    /// The grace period, as far as it can be seen: how long the link took that was released
+    /// fastest. That is the kernel's wait until no task is inside a handler any more, and the
+    /// removal of that link's breakpoints. `None` if there was no link.
+    pub grace: Option<Duration>,
 }
 
 impl Links {
-    /// Sets every breakpoint of the plan. One that the kernel refuses is found by bisection and
-    /// reported; the rest stays.
+    /// Sets every breakpoint of the plan, or none: see [`Links::attach_groups`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Links::attach_groups`].
+    pub fn attach(
+        programs: &Programs,
+        plan: &AttachPlan,
+        scope: &Scope,
+        progress: &Progress,
+    ) -> Result<(Self, AttachReport), KernelError> {
+        let all: Vec<_> = (0..plan.probes.len() as u32).map(ProbeId).collect();
+        let (mut links, report) = Self::attach_groups(programs, plan, &[&all], scope, progress)?;
+        Ok((links.pop().unwrap_or_default(), report))
+    }
+
+    /// Sets the breakpoints of groups of probes, each with links of its own, so that one group can
+    /// be released and the others stay. All of them at once, in parallel.
+    ///
+    /// A breakpoint that the kernel refuses is found and reported, and the rest stays. Nothing is
+    /// counted before the programs are enabled, so the order in which they are set does not matter.
     ///
     /// Blocks for some milliseconds a link: not for the async threads.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`] if a file's breakpoints fail for a reason that is not one point's.
-    pub fn attach(
-        programs: &mut Programs,
+    /// [`KernelError::Attach`] if a file's breakpoints fail for a reason that is not one point's,
+    /// [`KernelError::TooManyLinks`] where each takes a link and they are too many for the limit of
+    /// open files. Nothing is attached then.
+    pub fn attach_groups(
+        programs: &Programs,
         plan: &AttachPlan,
+        groups: &[&[ProbeId]],
         scope: &Scope,
-    ) -> Result<(Self, AttachReport), KernelError> {
-        let started = Instant::now();
-        let mut links = Self::default();
-        let mut refused: HashMap<ProbeId, String> = HashMap::new();
-        for file in &plan.files {
-            let path = file.file.attach_path();
-            let attach_error =
-                |source| KernelError::Attach { file: file.file.shown_path().to_owned(), source };
-            let path = CString::new(path.as_os_str().as_bytes())
-                .map_err(|_| attach_error(io::ErrorKind::InvalidInput.into()))?;
-            let point = |id: &ProbeId| Point {
-                id: *id,
-                offset: plan.probes[id.0 as usize].offset.0,
-                doubtful: plan.probes[id.0 as usize].doubtful,
-            };
-            let entries: Vec<_> = file.probes.iter().map(point).collect();
-            let with_return = |id: &&ProbeId| plan.probes[id.0 as usize].ret.is_some();
-            let returns: Vec<_> = file.probes.iter().filter(with_return).map(point).collect();
-            for pid in scope.pids() {
-                // Returns first: a call must not be opened that could return unseen.
-                for (program, points) in [("return_multi", &returns), ("entry_multi", &entries)] {
-                    if points.is_empty() {
-                        continue;
-                    }
-                    let program = programs.uprobe(program)?;
-                    let mut attachment = Attachment {
-                        at_return: matches!(program.kind(), aya::programs::ProbeKind::Return),
-                        program: program.fd().map_err(load_error("uprobe"))?.as_fd(),
-                        path: &path,
-                        pid,
-                        links: &mut links.links,
-                        refused: &mut refused,
-                    };
-                    for points in points.chunks(MAX_POINTS) {
-                        attachment.attach(points).map_err(attach_error)?;
-                    }
-                }
-            }
-        }
-        let report = AttachReport {
-            probes: plan.probes.len() - refused.len(),
-            links: links.links.len(),
-            refused: refused
-                .into_iter()
-                .map(|(id, reason)| NotPlanned {
-                    label: plan.probes[id.0 as usize].label.clone(),
-                    obstacle: Obstacle::Refused(reason),
-                })
-                .collect(),
-            took: started.elapsed(),
-        };
-        Ok((links, report))
+        progress: &Progress,
+    ) -> Result<(Vec<Self>, AttachReport), KernelError> {
+        Transaction::new(programs, plan, groups, scope)?.run(progress)
     }
 
-    /// Descriptors of the links, to hand to another process.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.links.iter().map(OwnedFd::as_fd)
+    pub(super) fn new(links: Vec<Link>) -> Self {
+        Self { links }
+    }
+
+    /// All of them as one.
+    pub(super) fn join(all: impl IntoIterator<Item = Self>) -> Self {
+        Self::new(all.into_iter().flat_map(|mut links| mem::take(&mut links.links)).collect())
+    }
+
+    /// Number of links.
+    pub fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// Number of breakpoints.
+    pub fn points(&self) -> usize {
+        self.links.iter().map(|link| link.points).sum()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter()
     }
 
     /// Removes the breakpoints and waits until no task is inside a handler.
     ///
     /// Blocks, and cannot be interrupted, as long as one is: not for the async threads.
-    pub fn detach(self) -> Duration {
-        let started = Instant::now();
-        let mut links = self.links;
-        while !links.is_empty() {
-            let batch = links.split_off(links.len().saturating_sub(AT_ONCE));
-            thread::scope(|scope| {
-                for link in batch {
-                    scope.spawn(move || drop(link));
-                }
-            });
-        }
-        started.elapsed()
+    pub fn detach(self, progress: &Progress) -> DetachReport {
+        Self::detach_all([self], progress)
+    }
+
+    /// The same for many at once.
+    pub fn detach_all(all: impl IntoIterator<Item = Self>, progress: &Progress) -> DetachReport {
+        release(
+            all.into_iter().flat_map(|mut links| mem::take(&mut links.links)).collect(),
+            progress,
+        )
     }
 }
 
-impl Scope {
-    /// The processes that a link is limited to, one each; `None` is a link for all.
-    fn pids(&self) -> Vec<Option<u32>> {
-        match self {
-            Self::AllProcesses => vec![None],
-            Self::Processes(pids) => pids.iter().map(|pid| Some(pid.get())).collect(),
-        }
+impl Drop for Links {
+    fn drop(&mut self) {
+        release(mem::take(&mut self.links), &Progress::default());
     }
 }
 
-/// One breakpoint.
-#[derive(Debug, Clone, Copy)]
-struct Point {
-    id: ProbeId,
-    offset: u64,
-    doubtful: bool,
+fn release(links: Vec<Link>, progress: &Progress) -> DetachReport {
+    let started = Instant::now();
+    progress.begin(links.iter().map(|link| link.points).sum());
+    let fastest = Mutex::new(None);
+    let at_once = links.iter().map(|link| link.kind.at_once()).min().unwrap_or(0);
+    release_each(links, at_once, |points, took| {
+        progress.add(points);
+        let mut fastest = fastest.lock().unwrap_or_else(PoisonError::into_inner);
+        *fastest = Some(fastest.map_or(took, |fastest: Duration| fastest.min(took)));
+    });
+    let grace = fastest.into_inner().unwrap_or_else(PoisonError::into_inner);
+    DetachReport { took: started.elapsed(), grace }
 }
 
-/// One program, one file, one scope.
-struct Attachment<'a> {
-    program: BorrowedFd<'a>,
-    at_return: bool,
-    path: &'a CStr,
-    pid: Option<u32>,
-    links: &'a mut Vec<OwnedFd>,
-    refused: &'a mut HashMap<ProbeId, String>,
-}
-
-impl Attachment<'_> {
-    /// Attaches the points, but for those that the kernel refuses.
-    ///
-    /// A link that fails takes back what it had set and waits out a grace period. So where it
-    /// fails, the points that are likely to be at fault are tried first, each alone and many at
-    /// once; only what is left is bisected.
-    fn attach(&mut self, points: &[Point]) -> io::Result<()> {
-        match self.create(points) {
-            Ok(link) => {
-                self.links.push(link);
-                return Ok(());
-            }
-            Err(error) if is_general(&error) => return Err(error),
-            Err(error) if points.len() == 1 => {
-                self.refuse(points[0], &error);
-                return Ok(());
-            }
-            Err(_) => {}
+/// Closes links, many at once, and tells of each its breakpoints and how long it took.
+pub(super) fn release_each(
+    links: Vec<Link>,
+    at_once: usize,
+    tell: impl Fn(usize, Duration) + Sync,
+) {
+    let workers = links.len().min(at_once);
+    let links = Mutex::new(links.into_iter());
+    let next = || links.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(Link { descriptor, points, .. }) = next() {
+            let started = Instant::now();
+            drop(descriptor);
+            tell(points, started.elapsed());
         }
-        let (doubtful, likely): (Vec<_>, Vec<_>) =
-            points.iter().copied().partition(|point| point.doubtful);
-        for batch in doubtful.chunks(AT_ONCE) {
-            let tried: Vec<_> = thread::scope(|scope| {
-                let this = &*self;
-                let tries: Vec<_> =
-                    batch.iter().map(|point| scope.spawn(move || this.create(&[*point]))).collect();
-                tries.into_iter().map(thread::ScopedJoinHandle::join).collect()
-            });
-            for (point, result) in batch.iter().zip(tried) {
-                match result {
-                    Ok(Ok(link)) => self.links.push(link),
-                    Ok(Err(error)) if is_general(&error) => return Err(error),
-                    Ok(Err(error)) => self.refuse(*point, &error),
-                    Err(_) => return Err(io::Error::other("a thread that attached panicked")),
-                }
+    };
+    thread::scope(|scope| {
+        for _ in 1..workers {
+            // Where no thread can be had, those that there are do the work.
+            if small_thread(scope, work).is_err() {
+                break;
             }
         }
-        if doubtful.is_empty() { self.halve(&likely) } else { self.attach_likely(&likely) }
-    }
-
-    fn attach_likely(&mut self, points: &[Point]) -> io::Result<()> {
-        if points.is_empty() { Ok(()) } else { self.attach(points) }
-    }
-
-    fn halve(&mut self, points: &[Point]) -> io::Result<()> {
-        let (first, second) = points.split_at(points.len() / 2);
-        self.attach(first)?;
-        self.attach(second)
-    }
-
-    fn refuse(&mut self, point: Point, error: &io::Error) {
-        self.refused.insert(point.id, refusal(error));
-    }
-
-    fn create(&self, points: &[Point]) -> io::Result<OwnedFd> {
-        let offsets: Vec<_> = points.iter().map(|point| point.offset).collect();
-        let cookies: Vec<_> = points.iter().map(|point| u64::from(point.id.0)).collect();
-        let points = Points {
-            path: self.path,
-            offsets: &offsets,
-            cookies: &cookies,
-            pid: self.pid,
-            at_return: self.at_return,
-        };
-        create_link(self.program, &points)
-    }
+        work();
+    });
 }
 
-/// Whether an error is not a matter of one point: the process is gone, no privilege, no memory.
-fn is_general(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ESRCH | libc::EPERM | libc::EACCES | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
-    )
-}
-
-/// `ENOTSUPP`, an error number of the kernel's own that the C library does not know.
-const ENOTSUPP: i32 = 524;
-
-/// Why the kernel refused a point, in words.
-fn refusal(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(ENOTSUPP) => "it does not support the instruction there".to_owned(),
-        _ => error.to_string(),
-    }
+/// Starts a thread that makes system calls.
+pub(super) fn small_thread<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> std::io::Result<thread::ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new().stack_size(STACK_BYTES).name("link".to_owned()).spawn_scoped(scope, work)
 }

@@ -5,29 +5,44 @@
 //! programs in the kernel, [`Links`] that keep its breakpoints, and handles on what the programs
 //! share with us: records, counters, tasks inside a fault.
 
+mod attach;
+mod calibrate;
 mod counters;
+mod descriptors;
 mod diagnostics;
 mod error;
 mod features;
 mod handover;
-
+mod holders;
+mod latencies;
 mod links;
 mod mapped;
+mod notices;
+mod own_code;
 mod privileges;
 mod programs;
+mod progress;
 mod records;
 mod sys;
 mod tasks;
+mod trial;
 
 pub use self::{
+    attach::{AttachReport, SlowestFile, links_needed},
+    calibrate::measure_costs,
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,
-    features::{Feature, Finding, probe_features},
+    features::Features,
     handover::{Releaser, be_releaser_if_asked},
-    links::{AttachReport, Links, Scope},
+    holders::{HeldLinks, Holders, Releasing},
+    latencies::Latencies,
+    links::{DetachReport, Links, Scope},
+    notices::ProcessNotices,
     privileges::{MissingPrivilege, missing_privilege},
     programs::{LoadOptions, Programs},
+    progress::Progress,
     records::Records,
     tasks::{Calls, Faults, StuckTask},
+    trial::{Feature, Finding, probe_features},
 };

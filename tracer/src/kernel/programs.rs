@@ -1,31 +1,82 @@
 //! Loads the eBPF object with maps of the plan's size.
 
-use std::{fs, io, num::NonZeroUsize};
+use std::{
+    fs, io,
+    num::NonZeroUsize,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, Map, MapData, RingBuf},
     programs::{Program, ProgramError, RawTracePoint, UProbe},
 };
-use tracer_common::{Control, counter::COLUMNS, program::ProbeProgram, task::CallStack};
+use tracer_common::{
+    Action, Control,
+    condition::{Condition, SAMPLE_ALL, Text},
+    counter::COLUMNS,
+    histogram::{Histogram, SHARDS},
+    program::ProbeProgram,
+    task::CallStack,
+};
 
-use super::{Calls, Counters, Diagnostics, Faults, KernelError, Records, mapped::MappedArray};
-use crate::{plan::AttachPlan, resolve::Pid};
+use super::{
+    Calls, Counters, Diagnostics, Faults, Features, KernelError, Latencies, Records,
+    features::UprobePrograms, mapped::MappedArray,
+};
+use crate::{
+    plan::{AttachPlan, Conditions},
+    resolve::Pid,
+    spec::{Rate, Sample},
+};
 
 /// Tasks that may be inside traced calls at once; one entry takes 2 KiB, when it is used.
 const MAX_TASKS_IN_CALLS: u32 = 65_536;
 
+/// The smallest ring buffer that there is, for programs that write no records.
+const NO_BUFFER_BYTES: u32 = 64 * 1024;
+
 /// How the programs are loaded.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
+    /// What becomes of hits.
+    pub action: Action,
     /// Bytes of the ring buffer: a power of two, at least 128 KiB, so that the largest record fits.
+    /// Only events need one.
     pub buffer_bytes: u32,
-    /// Only these processes are traced; all if empty.
+    /// Only these processes are traced; all if empty and there is no room for more.
     pub pids: Vec<Pid>,
+    /// Room for so many processes that are traced later ([`Programs::trace_process`]).
+    pub more_pids: u32,
     /// Hits count by themselves from the moment that a traced process executes a new program.
     pub begin_at_exec: bool,
     /// Whether the programs' own diagnostics are wanted.
     pub diagnostics: bool,
+    /// What the kernel offers.
+    pub features: Features,
+    /// What share of the calls is wanted; all if not given.
+    pub sample: Option<Sample>,
+    /// How many calls of each probe are wanted; all if not given.
+    pub rate: Option<Rate>,
+}
+
+impl LoadOptions {
+    /// For every process and every call, with the smallest buffer that every record fits into, and
+    /// without diagnostics.
+    #[must_use]
+    pub fn new(action: Action, features: Features) -> Self {
+        Self {
+            action,
+            buffer_bytes: 256 * 1024,
+            pids: Vec::new(),
+            more_pids: 0,
+            begin_at_exec: false,
+            diagnostics: false,
+            features,
+            sample: None,
+            rate: None,
+        }
+    }
 }
 
 /// The plan's programs, loaded.
@@ -34,6 +85,9 @@ pub struct Programs {
     ebpf: Ebpf,
     control: MappedArray<Control>,
     tracks_returns: bool,
+    features: Features,
+    /// Nothing is wanted but the number of hits.
+    only_counts: bool,
 }
 
 impl Programs {
@@ -46,11 +100,21 @@ impl Programs {
     pub fn load(plan: &AttachPlan, options: &LoadOptions) -> Result<Self, KernelError> {
         let probes = plan.probes.len().max(1) as u32;
         let tracks_returns = plan.probes.iter().any(|probe| probe.ret.is_some());
-        let reads_memory = plan.probes.iter().any(|probe| probe.program.reads_memory());
-        let counters = cpus()? as u32 * COLUMNS * probes;
-        let filter_pids = u8::from(!options.pids.is_empty());
+        let reads_memory = options.action == Action::Events
+            && plan.probes.iter().any(|probe| probe.program.reads_memory());
+        let conditional = plan.probes.iter().any(|probe| probe.program.judges());
+        let chooses = conditional || options.sample.is_some() || options.rate.is_some();
+        let only_counts = options.action == Action::Count && !tracks_returns && !chooses;
+        let columns = if only_counts { 1 } else { COLUMNS };
+        let counters = counters_len(cpus()?, columns, probes)?;
+        let histograms = if options.action == Action::Latency { probes * SHARDS } else { 1 };
+        let buffer_bytes = match options.action {
+            Action::Events => options.buffer_bytes,
+            Action::Count | Action::Latency => NO_BUFFER_BYTES,
+        };
+        let filter_pids = u8::from(!options.pids.is_empty() || options.more_pids != 0);
         let only_pid = match options.pids.as_slice() {
-            [pid] => pid.get(),
+            [pid] if options.more_pids == 0 => pid.get(),
             _ => 0,
         };
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
@@ -60,39 +124,99 @@ impl Programs {
             .override_global("PROBES", &probes, true)
             .override_global("FILTER_PIDS", &filter_pids, true)
             .override_global("ONLY_PID", &only_pid, true)
+            .override_global("ACTION", &(options.action as u8), true)
+            .override_global("COUNTER_COLUMNS", &columns, true)
             .override_global("READS_MEMORY", &u8::from(reads_memory), true)
             .override_global("TRACKS_RETURNS", &u8::from(tracks_returns), true)
+            .override_global("MAY_FAULT", &u8::from(options.features.sleepable), true)
+            .override_global("CONDITIONAL", &u8::from(conditional), true)
+            .override_global(
+                "SAMPLE_BELOW",
+                &options.sample.map_or(SAMPLE_ALL, Sample::threshold),
+                true,
+            )
+            .override_global("RATE_INTERVAL_NS", &options.rate.map_or(0, Rate::interval_ns), true)
+            .override_global("RATE_AHEAD_NS", &options.rate.map_or(0, Rate::ahead_ns), true)
+            .map_max_entries("CONDITIONS", plan.conditions.conditions.len().max(1) as u32)
+            .map_max_entries("TEXTS", plan.conditions.texts.len().max(1) as u32)
+            .map_max_entries("RATES", if options.rate.is_some() { probes } else { 1 })
             .override_global("AYA_LOG_LEVEL", &log_level, false)
-            .map_max_entries("RECORDS", options.buffer_bytes)
-            .map_max_entries("PROGRAMS", probes)
+            .map_max_entries("RECORDS", buffer_bytes)
+            .map_max_entries("PROGRAMS", if only_counts { 1 } else { probes })
             .map_max_entries("COUNTERS", counters)
-            .map_max_entries("PIDS", options.pids.len().max(1) as u32)
+            .map_max_entries("PIDS", (options.pids.len() as u32 + options.more_pids).max(1))
             .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
+            .map_max_entries("HISTOGRAMS", histograms)
             .load(object())
             .map_err(|source| KernelError::Maps(Box::new(source)))?;
-        let mut programs = Self { control: mapped(&ebpf, "CONTROL", 1)?, ebpf, tracks_returns };
-        programs.write_plan(plan, options)?;
+        let control = mapped(&ebpf, "CONTROL", 1)?;
+        let features = options.features;
+        let mut programs = Self { control, ebpf, tracks_returns, only_counts, features };
+        if !only_counts {
+            programs.write_reads(plan)?;
+        }
+        programs.write_pids(&options.pids)?;
         programs.verify(options)?;
         Ok(programs)
     }
 
-    fn write_plan(&mut self, plan: &AttachPlan, options: &LoadOptions) -> Result<(), KernelError> {
+    fn write_reads(&mut self, plan: &AttachPlan) -> Result<(), KernelError> {
         let slots: MappedArray<ProbeProgram> =
             mapped(&self.ebpf, "PROGRAMS", plan.probes.len().max(1))?;
         for (index, probe) in plan.probes.iter().enumerate() {
             slots.write(index, probe.program);
         }
+        self.write_conditions(&plan.conditions)
+    }
+
+    fn write_conditions(&mut self, all: &Conditions) -> Result<(), KernelError> {
+        let conditions: MappedArray<Condition> =
+            mapped(&self.ebpf, "CONDITIONS", all.conditions.len().max(1))?;
+        for (index, condition) in all.conditions.iter().enumerate() {
+            conditions.write(index, *condition);
+        }
+        let texts: MappedArray<Text> = mapped(&self.ebpf, "TEXTS", all.texts.len().max(1))?;
+        for (index, text) in all.texts.iter().enumerate() {
+            texts.write(index, *text);
+        }
+        Ok(())
+    }
+
+    fn write_pids(&mut self, traced: &[Pid]) -> Result<(), KernelError> {
         let mut pids: HashMap<_, u32, u8> = typed(self.ebpf.map_mut("PIDS"), "PIDS")?;
-        for pid in &options.pids {
+        for pid in traced {
             pids.insert(&pid.get(), &1, 0).map_err(map_error("write", "PIDS"))?;
         }
         Ok(())
     }
 
+    /// Counts hits in this process too, from now on. A process that is known already stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if there is no room ([`LoadOptions::more_pids`]).
+    pub fn trace_process(&mut self, pid: Pid) -> Result<(), KernelError> {
+        self.write_pids(&[pid])
+    }
+
+    /// Counts no hits in this process from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if the map cannot be written.
+    pub fn forget_process(&mut self, pid: Pid) -> Result<(), KernelError> {
+        let mut pids: HashMap<_, u32, u8> = typed(self.ebpf.map_mut("PIDS"), "PIDS")?;
+        match pids.remove(&pid.get()) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(map_error("write", "PIDS")(error)),
+        }
+    }
+
     fn verify(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
-        self.uprobe("entry_multi")?.load().map_err(load_error("entry_multi"))?;
+        let entry = self.entry_name();
+        self.load_uprobe(entry)?;
         if self.tracks_returns {
-            self.uprobe("return_multi")?.load().map_err(load_error("return_multi"))?;
+            self.load_uprobe(self.features.programs().ret)?;
             // Attached first, so that no call is opened whose task's end goes unseen.
             self.attach_tracepoint("task_exit", "sched_process_exit")?;
             self.attach_tracepoint("task_exec", "sched_process_exec")?;
@@ -117,15 +241,45 @@ impl Programs {
         Ok(())
     }
 
+    /// The program for entries.
+    fn entry_name(&self) -> &'static str {
+        let UprobePrograms { entry, count, .. } = self.features.programs();
+        if self.only_counts { count } else { entry }
+    }
+
     fn program(&mut self, name: &'static str) -> Result<&mut Program, KernelError> {
         self.ebpf.program_mut(name).ok_or(KernelError::Missing { kind: "program", name })
     }
 
-    /// The program for entries (`entry_multi`) or returns (`return_multi`).
-    pub(super) fn uprobe(&mut self, name: &'static str) -> Result<&mut UProbe, KernelError> {
-        self.program(name)?
+    fn load_uprobe(&mut self, name: &'static str) -> Result<(), KernelError> {
+        let program: &mut UProbe = self
+            .program(name)?
             .try_into()
-            .map_err(|_| KernelError::Missing { kind: "uprobe program", name })
+            .map_err(|_| KernelError::Missing { kind: "uprobe program", name })?;
+        program.load().map_err(load_error(name))
+    }
+
+    /// The program for entries.
+    pub(super) fn entry(&self) -> Result<BorrowedFd<'_>, KernelError> {
+        self.descriptor(self.entry_name())
+    }
+
+    /// The program for returns, if any are traced.
+    pub(super) fn ret(&self) -> Result<Option<BorrowedFd<'_>>, KernelError> {
+        let ret = || self.descriptor(self.features.programs().ret);
+        self.tracks_returns.then(ret).transpose()
+    }
+
+    fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let missing = || KernelError::Missing { kind: "uprobe program", name };
+        let program = self.ebpf.program(name).ok_or_else(missing)?;
+        let program: &UProbe = program.try_into().map_err(|_| missing())?;
+        Ok(program.fd().map_err(load_error(name))?.as_fd())
+    }
+
+    /// What the kernel offers, as it was said when they were loaded.
+    pub fn features(&self) -> Features {
+        self.features
     }
 
     /// Lets hits count, or makes every program return at once.
@@ -156,8 +310,21 @@ impl Programs {
     pub fn counters(&self, probes: usize) -> Result<Counters, KernelError> {
         let cpus = cpus()?;
         let probes = probes.max(1);
-        let slots = mapped(&self.ebpf, "COUNTERS", cpus * COLUMNS as usize * probes)?;
-        Ok(Counters::new(slots, cpus, probes))
+        let columns = if self.only_counts { 1 } else { COLUMNS as usize };
+        let slots = mapped(&self.ebpf, "COUNTERS", cpus * columns * probes)?;
+        Ok(Counters::new(slots, cpus, columns, probes))
+    }
+
+    /// The durations of calls.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if they were taken before.
+    pub fn take_latencies(&mut self) -> Result<Latencies, KernelError> {
+        let histograms: HashMap<MapData, u64, Histogram> =
+            HashMap::try_from(self.take_map("HISTOGRAMS")?)
+                .map_err(map_error("open", "HISTOGRAMS"))?;
+        Ok(Latencies::new(histograms))
     }
 
     /// The tasks inside a fault, to be watched by one owner.
@@ -202,6 +369,14 @@ impl Programs {
 /// The eBPF object, aligned as the ELF parser wants it.
 pub(super) fn object() -> &'static [u8] {
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/faultline-ebpf"))
+}
+
+/// Elements of `COUNTERS`.
+fn counters_len(cpus: usize, columns: u32, probes: u32) -> Result<u32, KernelError> {
+    let len = u64::try_from(cpus).unwrap_or(u64::MAX).saturating_mul(u64::from(columns));
+    u32::try_from(len.saturating_mul(u64::from(probes)))
+        .map_err(|_| io::Error::other(format!("{probes} probes on {cpus} CPUs are too many")))
+        .map_err(map_error("size", "COUNTERS"))
 }
 
 /// Number of CPUs that can ever come up: the programs index by the id of the one they run on.

@@ -3,13 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AttachPlan, NotPlanned, Obstacle, PlannedFile, PlannedProbe, PlannedValue, ProbeId,
+    AttachPlan, Conditions, NotPlanned, Obstacle, PlannedFile, PlannedProbe, PlannedValue, ProbeId,
+    condition::Indices,
     instruction::{self, Verdict},
     program,
 };
 use crate::{
-    resolve::{Resolution, ResolvedProbe},
-    spec::{ArgSpec, ProbeSpec},
+    resolve::{Arch, Resolution, ResolvedProbe},
+    spec::{ArgSpec, Condition, ProbeSpec},
 };
 
 /// Reads the code of a probe's function from its first byte to past the probed instruction.
@@ -18,9 +19,14 @@ pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
 /// Plans every resolved probe. What cannot be probed is listed with its reason, and the rest is
 /// planned; the same place read in the same way is planned once, however often it was named.
 ///
-/// `force` plans return probes also where an exception may have to pass through them.
-pub fn plan(resolutions: Vec<Resolution>, read_code: ReadCode<'_>, force: bool) -> AttachPlan {
+/// All probes have the condition of `wishes`, each as its arguments are.
+pub fn plan(
+    resolutions: Vec<Resolution>,
+    read_code: ReadCode<'_>,
+    wishes: Wishes<'_>,
+) -> AttachPlan {
     let mut plan = AttachPlan::default();
+    let mut conditions = ConditionsBySpec::new(wishes.condition);
     let mut files: HashMap<_, usize> = HashMap::new();
     let mut seen: HashMap<_, Vec<Arc<ProbeSpec>>> = HashMap::new();
     for resolution in resolutions {
@@ -34,7 +40,7 @@ pub fn plan(resolutions: Vec<Resolution>, read_code: ReadCode<'_>, force: bool) 
                 continue;
             }
             at_this_place.push(Arc::clone(&probe.spec));
-            match planned(&probe, read_code, force) {
+            match planned(&probe, read_code, wishes.force, &mut conditions) {
                 Ok(planned) => {
                     let id = ProbeId(plan.probes.len() as u32);
                     let file = *files.entry(probe.file.id()).or_insert_with(|| {
@@ -53,7 +59,47 @@ pub fn plan(resolutions: Vec<Resolution>, read_code: ReadCode<'_>, force: bool) 
             }
         }
     }
+    plan.conditions = conditions.conditions;
     plan
+}
+
+/// The condition, as it is about each probe that the user wrote: thousands of functions may come
+/// from one.
+struct ConditionsBySpec<'a> {
+    condition: Option<&'a Condition>,
+    conditions: Conditions,
+    last: Option<(Arc<ProbeSpec>, Arch, Indices)>,
+}
+
+impl<'a> ConditionsBySpec<'a> {
+    fn new(condition: Option<&'a Condition>) -> Self {
+        Self { condition, conditions: Conditions::default(), last: None }
+    }
+
+    fn of(&mut self, spec: &Arc<ProbeSpec>, arch: Arch) -> Result<Indices, Obstacle> {
+        let Some(condition) = self.condition else { return Ok(Indices::NONE) };
+        if let Some((last, last_arch, indices)) = &self.last
+            && Arc::ptr_eq(last, spec)
+            && *last_arch == arch
+        {
+            return Ok(*indices);
+        }
+        let formula = condition
+            .typed(spec)
+            .map_err(|untyped| Obstacle::ConditionAbsent(untyped.error().message().to_owned()))?;
+        let indices = self.conditions.add(&formula, arch, spec.offset != 0)?;
+        self.last = Some((Arc::clone(spec), arch, indices));
+        Ok(indices)
+    }
+}
+
+/// What the user wishes beyond the probes themselves.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wishes<'a> {
+    /// Return probes also where an exception may have to pass through them.
+    pub force: bool,
+    /// Which hits are wanted.
+    pub condition: Option<&'a Condition>,
 }
 
 fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
@@ -64,6 +110,7 @@ fn planned(
     probe: &ResolvedProbe,
     read_code: ReadCode<'_>,
     force: bool,
+    conditions: &mut ConditionsBySpec<'_>,
 ) -> Result<PlannedProbe, Obstacle> {
     let arch = probe.file.arch();
     if probe.spec.offset != 0 && probe.spec.ret.is_some() {
@@ -90,13 +137,19 @@ fn planned(
             Some(PlannedValue { name: name.as_str().into(), ty: ty.clone() })
         }
     });
+    let mut program = program::program(&probe.spec, arch)?;
+    let Indices { entry, at_return } = conditions.of(&probe.spec, arch)?;
+    program.entry_condition = entry;
+    program.return_condition = at_return;
     Ok(PlannedProbe {
         label: probe.label.as_str().into(),
         doubtful: verdict == Verdict::Doubtful,
         offset: probe.offset,
+        function_bytes: probe.size_bytes.filter(|_| probe.spec.offset == 0),
+        place: None,
         args: args.collect(),
         ret: probe.spec.ret.clone(),
-        program: program::program(&probe.spec, arch)?,
+        program,
     })
 }
 

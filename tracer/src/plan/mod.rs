@@ -2,24 +2,30 @@
 //! reads. Pure: what it must know of the machine is handed to it.
 
 mod build;
+mod condition;
+mod costs;
 mod instruction;
 mod obstacle;
+mod placement;
 mod program;
 #[cfg(test)]
 pub(crate) mod testbed;
 
 use std::sync::Arc;
 
-use tracer_common::program::ProbeProgram;
+use tracer_common::{Action, condition::NO_CONDITION, program::ProbeProgram};
 
 pub use self::{
-    build::{ReadCode, plan},
+    build::{ReadCode, Wishes, plan},
+    condition::Conditions,
+    costs::Costs,
     obstacle::{NotPlanned, Obstacle},
+    placement::{Class, Place, ReadPieces, place},
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
 };
 use crate::{
     resolve::{FileOffset, ObjectFile},
-    spec::ValueType,
+    spec::{IntFormat, ProbeSpec, ValueType},
 };
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
@@ -33,12 +39,55 @@ pub struct AttachPlan {
     pub probes: Vec<PlannedProbe>,
     /// The files that they are in: one link a file, and one more for its returns.
     pub files: Vec<PlannedFile>,
+    /// The conditions that the probes' programs name.
+    pub conditions: Conditions,
     /// Functions that cannot be probed, with the reason.
     pub skipped: Vec<NotPlanned>,
 }
 
+impl AttachPlan {
+    /// Adds what another plan attaches; the ids that its probes have here.
+    pub fn append(&mut self, other: Self) -> std::ops::Range<u32> {
+        let first = self.probes.len() as u32;
+        let conditions = self.conditions.append(other.conditions);
+        let place = |index: u32| conditions.get(index as usize).copied().unwrap_or(NO_CONDITION);
+        self.probes.extend(other.probes.into_iter().map(|mut probe| {
+            probe.program.entry_condition = place(probe.program.entry_condition);
+            probe.program.return_condition = place(probe.program.return_condition);
+            probe
+        }));
+        for PlannedFile { file, probes } in other.files {
+            let probes = probes.into_iter().map(|id| ProbeId(first + id.0));
+            match self.files.iter_mut().find(|known| known.file.id() == file.id()) {
+                Some(known) => known.probes.extend(probes),
+                None => self.files.push(PlannedFile { file, probes: probes.collect() }),
+            }
+        }
+        self.skipped.extend(other.skipped);
+        first..self.probes.len() as u32
+    }
+}
+
+/// Makes a spec say what an action needs: a call is counted at its entry, unless it is chosen by
+/// its return; its duration is known at its return. What it was called with is looked at only for
+/// an event or a condition.
+pub fn suit(spec: &mut ProbeSpec, action: Action, conditional: bool, names_return: bool) {
+    match action {
+        Action::Events => return,
+        Action::Count if !names_return => spec.ret = None,
+        Action::Count => {}
+        Action::Latency => {
+            let any = ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned };
+            spec.ret.get_or_insert(any);
+        }
+    }
+    if !conditional {
+        spec.args.clear();
+    }
+}
+
 /// A file with probes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PlannedFile {
     /// The file, held open: it is attached to as it was parsed, whatever becomes of its path.
     pub file: Arc<ObjectFile>,
@@ -47,12 +96,16 @@ pub struct PlannedFile {
 }
 
 /// One probe.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PlannedProbe {
     /// `FILE:SYMBOL[+0xOFFSET]`, as output names it.
     pub label: Arc<str>,
     /// Where the breakpoint goes.
     pub offset: FileOffset,
+    /// The function's size, if the breakpoint is at its entry and the symbol says.
+    pub function_bytes: Option<u64>,
+    /// Where the breakpoint went from there, and what it costs; `None` if that is not known.
+    pub place: Option<Place>,
     /// The kernel may well refuse the breakpoint: it is tried apart from the others.
     pub doubtful: bool,
     /// The entry's named arguments, by slot.

@@ -63,6 +63,9 @@ pub enum Obstacle {
         /// What fits.
         most: u64,
     },
+    /// The condition names what this probe does not have.
+    #[error("the condition is not about it: {0}")]
+    ConditionAbsent(String),
     /// The kernel refused the breakpoint.
     #[error("the kernel refused the breakpoint: {0}")]
     Refused(String),

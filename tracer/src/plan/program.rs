@@ -187,21 +187,21 @@ fn integer_shape(arg: &ArgSpec) -> (u8, bool) {
 }
 
 /// Where a calling convention puts its arguments.
-struct Places {
+pub(super) struct Places {
     registers: usize,
     /// Offset of the first stack argument from the stack pointer at entry.
     first_on_stack: usize,
 }
 
 impl Places {
-    fn of(arch: Arch) -> Self {
+    pub(super) fn of(arch: Arch) -> Self {
         match arch {
             Arch::X86_64 => Self { registers: 6, first_on_stack: 8 },
             Arch::Aarch64 => Self { registers: 8, first_on_stack: 0 },
         }
     }
 
-    fn op(&self, position: usize) -> ReadOp {
+    pub(super) fn op(&self, position: usize) -> ReadOp {
         if position < self.registers {
             ReadOp { register: position as u8, ..ReadOp::default() }
         } else {

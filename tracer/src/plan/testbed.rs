@@ -18,6 +18,8 @@ pub(crate) fn planned(text: &str) -> PlannedProbe {
     });
     PlannedProbe {
         doubtful: false,
+        function_bytes: None,
+        place: None,
         label: format!("{}:{function}", spec.target).into(),
         offset: FileOffset(0),
         args: args.collect(),

@@ -15,6 +15,7 @@
 //! - `suggest`: the near name in an error.
 
 mod address;
+mod code;
 mod debugfile;
 mod demangle;
 mod elf;
@@ -35,6 +36,7 @@ mod testbed;
 mod view;
 
 pub use address::{ElfAddr, FileOffset, RuntimeAddr};
+pub use code::{CodeReader, code_pieces};
 pub use elf::{Arch, Segment};
 pub use error::{ResolveError, SkipReason};
 pub use object_file::{FileId, ObjectFile, SymbolSource};

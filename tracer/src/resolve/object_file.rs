@@ -17,7 +17,7 @@ use super::debugfile;
 use super::demangle::DemangledNames;
 use super::elf::{Arch, FormatError, Frame, Segment};
 use super::error::ResolveError;
-use super::symbols::Symbols;
+use super::symbols::{SymbolKind, Symbols};
 use super::view::{Root, descriptor_path};
 
 /// What makes two names the same file, and unchanged.
@@ -39,6 +39,19 @@ impl FileId {
             modified_s: metadata.mtime(),
             modified_ns: metadata.mtime_nsec(),
         }
+    }
+
+    /// Its length.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the two may be one file below, seen through two overlay mounts: all but the device
+    /// is the same.
+    #[must_use]
+    pub fn differs_by_device_alone(&self, other: &Self) -> bool {
+        Self { device: other.device, ..*self } == *other && self != other
     }
 
     /// The inode number on its filesystem.
@@ -241,6 +254,17 @@ impl ObjectFile {
         let mut bytes = vec![0; count.min(usize::try_from(left).unwrap_or(usize::MAX))];
         self.file.read_exact_at(&mut bytes, offset.0)?;
         Ok(bytes)
+    }
+
+    /// Where in the file functions and labels begin, in no order: each symbol that stands for code.
+    #[must_use]
+    pub fn code_symbols(&self) -> Vec<FileOffset> {
+        let code = [SymbolKind::Function, SymbolKind::Ifunc, SymbolKind::Untyped];
+        let symbols = self.symbols.ids().map(|id| self.symbols.get(id));
+        symbols
+            .filter(|symbol| code.contains(&symbol.kind))
+            .filter_map(|symbol| self.code_offset(symbol.address))
+            .collect()
     }
 
     /// Every mangled name, demangled; at the first call.

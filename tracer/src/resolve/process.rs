@@ -49,11 +49,16 @@ impl fmt::Display for Pid {
     }
 }
 
+/// What is no process id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a process id is a number from 1 on")]
+pub struct NotAPid;
+
 impl FromStr for Pid {
-    type Err = std::num::ParseIntError;
+    type Err = NotAPid;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        text.parse().map(Self).map_err(|_| NotAPid)
     }
 }
 
@@ -125,6 +130,25 @@ fn is_dead(stat: &[u8]) -> bool {
     let state = fields.next();
     let threads = fields.nth(16).and_then(|number| number.parse::<u32>().ok());
     matches!(state, Some("Z" | "X")) && threads.is_none_or(|threads| threads <= 1)
+}
+
+/// `PF_KTHREAD`, from `include/linux/sched.h`.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
+/// Whether it is a thread of the kernel, which runs no code of any file.
+///
+/// # Errors
+/// `NotFound` if there is no such process.
+pub fn is_kernel_thread(pid: Pid) -> io::Result<bool> {
+    let stat = fs::read(pid.path("stat"))?;
+    parse_flags(&stat).map(|flags| flags & KERNEL_THREAD != 0).ok_or_else(|| invalid("no flags"))
+}
+
+/// Field 9 of `/proc/PID/stat`.
+fn parse_flags(stat: &[u8]) -> Option<u64> {
+    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+    let rest = str::from_utf8(&stat[after_name..]).ok()?;
+    rest.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
 fn invalid(what: &'static str) -> io::Error {

@@ -115,6 +115,16 @@ impl Resolver {
         Ok(Listing { file, base, functions })
     }
 
+    /// Resolves in another view from now on. Parsed files are kept: containers share many.
+    pub fn look_from(&mut self, view: View) {
+        if view != self.view {
+            self.view = view;
+            self.root = None;
+            self.named.clear();
+            self.targets = Targets::default();
+        }
+    }
+
     /// Forgets what names mean, so that replaced files and new mappings are seen. Parsed files are
     /// kept as long as someone holds them.
     pub fn refresh(&mut self) {

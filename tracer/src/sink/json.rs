@@ -23,6 +23,8 @@ use crate::{
 #[derive(Debug)]
 pub struct JsonSink {
     time: TimeText<20>,
+    /// The name that the user gave each probe; none if empty.
+    names: Vec<std::sync::Arc<str>>,
     probes: PerProbe<ProbeText>,
 }
 
@@ -55,13 +57,22 @@ impl JsonSink {
     /// A sink that has seen no event.
     #[must_use]
     pub fn new() -> Self {
-        Self { time: TimeText::new(utc), probes: PerProbe::default() }
+        Self::with_names(Vec::new())
+    }
+
+    /// One that writes the user's own name of each probe too, by its id, as `name`.
+    #[must_use]
+    pub fn with_names(names: Vec<std::sync::Arc<str>>) -> Self {
+        Self { time: TimeText::new(utc), names, probes: PerProbe::default() }
     }
 }
 
 impl Sink for JsonSink {
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
-        let probe = self.probes.get(event.id, || ProbeText::new(event.probe));
+        let probe = self.probes.get(event.id, || {
+            let name = self.names.get(event.id.0 as usize).map(|name| &**name);
+            ProbeText::new(event.probe, name)
+        });
         let mut remarks = Remarks::default();
         out.extend_from_slice(br#"{"type":"event","time":""#);
         self.time.push::<9>(event.time, out);
@@ -102,10 +113,14 @@ impl Sink for JsonSink {
 }
 
 impl ProbeText {
-    fn new(probe: &PlannedProbe) -> Self {
+    fn new(probe: &PlannedProbe, own_name: Option<&str>) -> Self {
         let head = |kind: &str| {
             let mut text = br#"Z","probe":""#.to_vec();
             push_json_text(&probe.label, &mut text);
+            if let Some(name) = own_name {
+                text.extend_from_slice(br#"","name":""#);
+                push_json_text(name, &mut text);
+            }
             text.extend_from_slice(br#"","kind":""#);
             text.extend_from_slice(kind.as_bytes());
             text.extend_from_slice(br#"","pid":"#);

@@ -8,15 +8,18 @@
 //! - [`JsonSink`]: one object a line, for programs; its fields are a contract.
 //! - [`TextSink`]: one line an event, for people.
 //! - [`EventWriter`]: from records to an [`Output`], with a [`Tally`] of what became of each.
+//! - [`count_table`], [`latency_table`] and their likes: what the kernel summed up.
 //! - [`Summary`]: what a run counted, and where everything that is missing went.
 //!
 //! Whatever a traced process puts into its strings or its name, neither gives a control character
 //! or an escape sequence to a terminal.
 
 mod colour;
+mod counts;
 mod digits;
 mod escape;
 mod json;
+mod latencies;
 mod line;
 mod output;
 mod per_probe;
@@ -29,7 +32,9 @@ mod time;
 mod writer;
 
 pub use self::{
+    counts::{count_table, json_counts},
     json::JsonSink,
+    latencies::{json_latencies, latency_picture, latency_table},
     line::json_line,
     output::Output,
     summary::Summary,

@@ -19,7 +19,7 @@ pub struct Summary {
     /// In total.
     #[serde(flatten)]
     pub counts: Counts,
-    /// By probe: those with hits.
+    /// By probe: those with hits. Empty where each has a line of its own before the summary.
     pub probes: Vec<ProbeSummary>,
     /// By CPU: those with hits.
     pub per_cpu: Vec<CpuSummary>,
@@ -29,6 +29,9 @@ pub struct Summary {
     pub detach: Detach,
     /// Functions that were asked for and not probed.
     pub skipped: Vec<SkippedProbe>,
+    /// What works differently on this kernel, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// How the traced command ended, if there was one and it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandEnd>,
@@ -55,6 +58,8 @@ pub struct Counts {
     pub dropped: Dropped,
     /// Reads of memory.
     pub reads: Reads,
+    /// Of the filtered ones, those where the condition met a value that could not be read.
+    pub filtered_undecided: u64,
     /// Pages that were not there when a probe wanted them.
     pub faults: Faults,
     /// Calls whose return is traced.
@@ -74,6 +79,8 @@ pub struct Dropped {
     pub no_entry: u64,
     /// The record made no sense. It may be that nobody knows of which probe or CPU it was.
     pub undecodable: u64,
+    /// A duration for which the kernel had no memory.
+    pub no_memory: u64,
     /// Still inside its handler, or in the ring buffer, when the run was left without waiting.
     pub abandoned: u64,
 }
@@ -180,6 +187,9 @@ pub struct SlowestFile {
 pub struct Detach {
     /// All of it, the kernel's grace period included.
     pub ms: Millis,
+    /// The grace period: how long the link took that was released fastest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<Millis>,
 }
 
 /// A function that was asked for and not probed.
@@ -233,8 +243,18 @@ impl Summary {
     #[must_use]
     pub fn is_conserved(&self) -> bool {
         self.counts.is_conserved()
-            && self.is_sum_of(self.probes.iter().map(|probe| &probe.counts))
+            && (self.probes.is_empty()
+                || self.is_sum_of(self.probes.iter().map(|probe| &probe.counts)))
             && self.is_sum_of(self.per_cpu.iter().map(|cpu| &cpu.counts))
+    }
+
+    /// Takes the probes' figures out, which then have been told elsewhere; they add up, or it is
+    /// told here.
+    pub fn check_probes(&mut self) {
+        if !self.is_conserved() {
+            tracing::error!("the figures by probe do not add up: {:?}", self.probes);
+        }
+        self.probes.clear();
     }
 
     fn is_sum_of<'a>(&self, parts: impl Iterator<Item = &'a Counts>) -> bool {
@@ -280,8 +300,9 @@ impl Dropped {
     /// All that was lost.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { ring_full, output, after_limit, no_entry, undecodable, abandoned } = *self;
-        [ring_full, output, after_limit, no_entry, undecodable, abandoned]
+        let Self { ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned } =
+            *self;
+        [ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -317,8 +338,11 @@ macro_rules! add_fields {
 }
 
 add_fields! {
-    Counts { hits, delivered, filtered, sampled_out, throttled, dropped, reads, faults, returns }
-    Dropped { ring_full, output, after_limit, no_entry, undecodable, abandoned }
+    Counts {
+        hits, delivered, filtered, filtered_undecided, sampled_out, throttled, dropped, reads, faults,
+        returns
+    }
+    Dropped { ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned }
     Reads { resident, faulted, truncated, failed, failed_by_errno }
     FailedByErrno { efault, einval, eagain }
     Faults { count, wait_ns }

@@ -85,6 +85,11 @@ fn write_regex(f: &mut Formatter<'_>, pattern: &str) -> fmt::Result {
     f.write_char('/')
 }
 
+/// A type as it is written.
+pub(super) fn type_text(ty: &ValueType, args: &[ArgSpec]) -> String {
+    fmt::from_fn(|f| write_type(f, ty, args)).to_string()
+}
+
 /// Writes a type; a length that is an argument's is written as its name.
 fn write_type(f: &mut Formatter<'_>, ty: &ValueType, args: &[ArgSpec]) -> fmt::Result {
     match ty {

@@ -23,14 +23,18 @@
 //! # Ok::<(), tracer::spec::SpecError>(())
 //! ```
 //!
+//! Beside probes there are conditions about them ([`Condition`]) and limits ([`Sample`], [`Rate`]).
+//!
 //! A probe prints in one canonical way, which parses to the same probe. Text that does not parse
 //! gives a [`SpecError`], which points at the character and suggests what was meant.
 
 mod args;
+mod condition;
 mod cursor;
 mod display;
 mod error;
 mod function;
+mod limits;
 mod parse;
 mod pattern;
 mod quoted;
@@ -43,7 +47,12 @@ mod value;
 #[cfg(test)]
 mod properties;
 
+pub use condition::{
+    Check, Condition, Formula, MAX_COMPARISONS, MAX_MIXED, MAX_TEXT_BYTES, Operand, Order, Test,
+    Untyped,
+};
 pub use error::SpecError;
+pub use limits::{LimitError, Rate, Sample};
 pub use suggest::nearest;
 pub(crate) use text::is_hidden;
 pub use types::{

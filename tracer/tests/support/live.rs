@@ -101,7 +101,9 @@ impl Ended {
 /// Waits until hits count: the drain is started just before they do.
 #[track_caller]
 pub fn wait_counting(pid: i32) {
-    wait_until("faultline counts hits", || threads(pid).is_ok_and(|all| all.contains("drain\n")));
+    wait_until("faultline counts hits", || {
+        threads(pid).is_ok_and(|all| ["drain\n", "show\n"].iter().any(|name| all.contains(name)))
+    });
     thread::sleep(Duration::from_millis(100));
 }
 

@@ -1,7 +1,8 @@
 //! What the integration tests share: target programs that are built here, runs of the real binary
 //! on the real kernel, and the law of conservation.
 //!
-//! They need root (or CAP_BPF and CAP_PERFMON) and fail without: nothing is skipped.
+//! They need root (or CAP_BPF and CAP_PERFMON) and fail without. Only what a kernel is too old for is
+//! skipped: see [`skip`].
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(
@@ -11,6 +12,8 @@
     reason = "what goes wrong here fails the test"
 )]
 
+pub mod daemon;
+pub mod skip;
 pub mod streaming;
 
 use std::{
@@ -26,11 +29,19 @@ use std::{
 
 use serde_json::Value;
 
+pub mod attaching;
 pub mod live;
+pub mod prometheus;
 
 /// How long anything may take before the test calls it hung. Far above what is ever needed: it
 /// is no statement about speed.
 pub const HUNG_AFTER: Duration = Duration::from_secs(120);
+
+/// Whether `cargo xtask vm` runs the test in an emulated machine, where all takes ten times as long:
+/// what is repeated to find what is rare is repeated less often there.
+pub fn is_emulated() -> bool {
+    std::env::var_os("FAULTLINE_EMULATED").is_some()
+}
 
 /// Compiles `tests/targets/NAME` (`.c` or `.cc`) with the given flags besides `-O1 -g`; the path
 /// of the program. Each flavour is compiled once, whoever comes first.
@@ -65,6 +76,12 @@ pub fn target(source: &str, flags: &[&str]) -> PathBuf {
     assert!(status.success(), "{compiler} {} failed", source_path.display());
     fs::rename(&aside, &program).unwrap();
     program
+}
+
+/// Whether one link takes many probes here: Linux 6.6. Without it, each takes a link and a grace
+/// period, and ten thousand a quarter of an hour, so that tests of so many make do with ten.
+pub fn kernel_batches() -> bool {
+    tracer::kernel::Features::probe().unwrap().batches()
 }
 
 /// A run of faultline that is being prepared.

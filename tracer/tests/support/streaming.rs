@@ -79,12 +79,17 @@ impl Stream {
 }
 
 impl Faultline {
-    /// Starts it, and waits until hits count.
-    pub fn stream_attached(mut self) -> Streaming {
+    /// Starts it.
+    pub fn stream(mut self) -> Streaming {
         let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = Stream::of(child.stdout.take().unwrap());
         let stderr = Stream::of(child.stderr.take().unwrap());
-        let running = Streaming { child, stdout, stderr };
+        Streaming { child, stdout, stderr }
+    }
+
+    /// Starts it, and waits until hits count.
+    pub fn stream_attached(self) -> Streaming {
+        let running = self.stream();
         wait_counting(running.pid());
         running
     }

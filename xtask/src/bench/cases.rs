@@ -5,7 +5,8 @@ use std::fmt;
 /// Who traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tool {
-    Faultline,
+    /// With this subcommand.
+    Faultline(&'static str),
     Bpftrace,
 }
 
@@ -15,17 +16,20 @@ pub(super) enum Group {
     Number,
     Text,
     Return,
+    Count,
+    Latency,
 }
 
 impl Group {
-    pub(super) const ALL: [Self; 3] = [Self::Number, Self::Text, Self::Return];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Number, Self::Text, Self::Return, Self::Count, Self::Latency];
 
     /// The function of xtask/bench/hits.c.
     pub(super) fn function(self) -> &'static str {
         match self {
-            Self::Number => "nop5",
+            Self::Number | Self::Count => "nop5",
             Self::Text => "text",
-            Self::Return => "back",
+            Self::Return | Self::Latency => "back",
         }
     }
 
@@ -34,6 +38,8 @@ impl Group {
             Self::Number => "one u64 argument",
             Self::Text => "a string of 31 bytes, resident",
             Self::Return => "the return value",
+            Self::Count => "the number of calls",
+            Self::Latency => "a histogram of durations",
         }
     }
 }
@@ -99,10 +105,28 @@ pub(super) const CASES: &[Case] = &[
         2,
         2,
     ),
+    bpftrace(Group::Count, EMPTY, "uprobe:PROG:nop5 { }", 1, 0),
+    summed(Group::Count, "count", "PROG:nop5", 1),
+    bpftrace(Group::Count, BPFTRACE, "uprobe:PROG:nop5 { @ = count(); }", 1, 0),
+    bpftrace(Group::Latency, EMPTY, "uprobe:PROG:back { } uretprobe:PROG:back { }", 2, 0),
+    summed(Group::Latency, "latency", "PROG:back", 2),
+    bpftrace(
+        Group::Latency,
+        BPFTRACE,
+        r#"uprobe:PROG:back { @begin[tid] = nsecs; }
+           uretprobe:PROG:back { @ = hist(nsecs - @begin[tid]); delete(@begin, tid); }"#,
+        2,
+        0,
+    ),
 ];
 
 const fn faultline(group: Group, program: &'static str, links: usize, lines: u64) -> Case {
-    let what = What::Tracer { tool: Tool::Faultline, program, links, lines };
+    let what = What::Tracer { tool: Tool::Faultline("trace"), program, links, lines };
+    Case { group, name: FAULTLINE, what }
+}
+
+const fn summed(group: Group, command: &'static str, program: &'static str, links: usize) -> Case {
+    let what = What::Tracer { tool: Tool::Faultline(command), program, links, lines: 0 };
     Case { group, name: FAULTLINE, what }
 }
 
@@ -123,10 +147,13 @@ pub(super) struct Start {
     pub(super) args: &'static [&'static str],
 }
 
+pub(super) const MANY_FAULTLINE: &str = "faultline: 10,000 functions counted";
+pub(super) const MANY_BPFTRACE: &str = "bpftrace: 10,000 functions counted";
+
 pub(super) const STARTS: &[Start] = &[
     Start {
         name: "faultline: 1 probe, -c true",
-        tool: Tool::Faultline,
+        tool: Tool::Faultline("trace"),
         args: &["trace", "-c", "true", "PROG:nop5(v: u64)"],
     },
     Start {
@@ -138,5 +165,15 @@ pub(super) const STARTS: &[Start] = &[
         name: "bpftrace: no probe, BEGIN { exit() }",
         tool: Tool::Bpftrace,
         args: &["-e", "BEGIN { exit() }"],
+    },
+    Start {
+        name: MANY_FAULTLINE,
+        tool: Tool::Faultline("count"),
+        args: &["count", "-c", "MANY 20", "MANY:fn_*"],
+    },
+    Start {
+        name: MANY_BPFTRACE,
+        tool: Tool::Bpftrace,
+        args: &["-c", "MANY 20", "-e", "uprobe:MANY:fn_* { @[func] = count(); }"],
     },
 ];

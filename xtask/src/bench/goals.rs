@@ -1,7 +1,9 @@
 //! The goals for speed, and whether a run reached them.
 
-use super::cases::{BPFTRACE, EMPTY, FAULTLINE, Group};
+use super::cases::{BPFTRACE, EMPTY, FAULTLINE, Group, MANY_BPFTRACE, MANY_FAULTLINE};
+use super::measure::Whole;
 use super::report::Figures;
+use super::sample::Sample;
 
 /// A goal and what was measured.
 pub(super) struct Goal {
@@ -10,8 +12,16 @@ pub(super) struct Goal {
     pub(super) reached: bool,
 }
 
-/// The goals are about one u64 argument, printed.
+/// All goals that were measured.
 pub(super) fn goals(figures: &Figures<'_>) -> Vec<Goal> {
+    let mut goals = printed(figures);
+    goals.extend(summed(figures));
+    goals.extend(many(figures));
+    goals
+}
+
+/// Those about one u64 argument, printed.
+fn printed(figures: &Figures<'_>) -> Vec<Goal> {
     let case = |name| figures.case(Group::Number, name);
     let (Some(empty), Some(faultline), Some(bpftrace)) =
         (case(EMPTY), case(FAULTLINE), case(BPFTRACE))
@@ -39,9 +49,51 @@ pub(super) fn goals(figures: &Figures<'_>) -> Vec<Goal> {
             reached: user.median <= 1.0 / 3.0,
         },
         Goal {
-            goal: "a call takes at most 1.3 times as long as with an empty BPF program",
+            goal: "printed, a call takes at most 1.3 times as long as with an empty BPF program",
             measured: format!("{} times as long", to_empty.text(2)),
             reached: to_empty.median <= 1.3,
         },
     ]
+}
+
+/// Those about what the kernel sums up.
+fn summed(figures: &Figures<'_>) -> Vec<Goal> {
+    let goal = |group, goal, most| {
+        let case = |name| figures.case(group, name);
+        let ratio = case(FAULTLINE)?.ns_ratio(&case(EMPTY)?);
+        let measured = format!("{} times as long", ratio.text(2));
+        Some(Goal { goal, measured, reached: ratio.median <= most })
+    };
+    let goals = [
+        goal(
+            Group::Count,
+            "counted, a call takes at most 1.05 times as long as with an empty BPF program",
+            1.05,
+        ),
+        goal(
+            Group::Latency,
+            "timed, a call takes at most 1.25 times as long as with an empty entry + return pair",
+            1.25,
+        ),
+    ];
+    goals.into_iter().flatten().collect()
+}
+
+/// Those about ten thousand functions, counted by a whole process.
+fn many(figures: &Figures<'_>) -> Vec<Goal> {
+    let goal = |goal, ratio: Option<Sample>| {
+        let ratio = ratio?;
+        let measured = format!("{} of bpftrace's", ratio.text(2));
+        Some(Goal { goal, measured, reached: ratio.median <= 0.5 })
+    };
+    let ratio =
+        |figure: fn(&Whole) -> f64| figures.process_ratio(MANY_FAULTLINE, MANY_BPFTRACE, figure);
+    let goals = [
+        goal("10,000 functions are counted in half of bpftrace's time", ratio(|run| run.ms)),
+        goal(
+            "10,000 functions are counted with half of bpftrace's peak memory",
+            ratio(|run| run.peak_rss_kib),
+        ),
+    ];
+    goals.into_iter().flatten().collect()
 }

@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What a tracer is given after it says that it is attached and holds its links: faultline says so
 /// some steps before its programs begin to count, and on a busy machine that gap is milliseconds.
 const SETTLE: Duration = Duration::from_millis(100);
+/// bpftrace's own limits are lower than what it is asked for here.
+const MOST: &str = "1000000";
 /// Output that has not grown for so long is complete.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -27,6 +29,8 @@ const QUIET: Duration = Duration::from_millis(200);
 pub(super) struct Bench {
     pub(super) calls: u64,
     pub(super) target: PathBuf,
+    /// A program of ten thousand functions.
+    pub(super) many: PathBuf,
     pub(super) faultline: PathBuf,
     pub(super) bpftrace: PathBuf,
     pub(super) folder: PathBuf,
@@ -38,6 +42,13 @@ pub(super) struct Run {
     pub(super) ns_a_call: f64,
     /// Of the tracer, if there was one.
     pub(super) tracer: Option<Traced>,
+}
+
+/// What one run of a whole process gave.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    pub(super) ms: f64,
+    pub(super) peak_rss_kib: f64,
 }
 
 /// What is known of the tracer.
@@ -69,25 +80,34 @@ impl Bench {
         }
     }
 
-    /// Milliseconds of a whole process.
-    pub(super) fn whole(&self, start: &Start) -> Result<f64> {
+    /// A whole process.
+    pub(super) fn whole(&self, start: &Start) -> Result<Whole> {
         let mut command = self.tool(start.tool);
         command.args(start.args.iter().map(|arg| self.with_path(arg)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let begin = Instant::now();
-        let status = command.status().context("failed to start it")?;
+        let mut process = Guarded(command.spawn().context("failed to start it")?);
+        // The peak only rises, so the last figure before the end is as good as there is.
+        let mut peak_rss_kib = 0;
+        let status = loop {
+            if let Some(status) = process.ended()? {
+                break status;
+            }
+            peak_rss_kib = process::peak_rss_kib(process.id()).unwrap_or(peak_rss_kib);
+            sleep(LOOK);
+        };
         let ms = ms_since(begin);
         if !status.success() {
             bail!("it ended with {status}");
         }
-        Ok(ms)
+        Ok(Whole { ms, peak_rss_kib: peak_rss_kib as f64 })
     }
 
     fn traced(&self, target: &mut Target, tool: Tool, program: &str, links: usize) -> Result<Run> {
         let (out, err) = (self.folder.join("out"), self.folder.join("err"));
         let mut command = self.tool(tool);
         match tool {
-            Tool::Faultline => command.args(["trace", "-p"]),
+            Tool::Faultline(subcommand) => command.args([subcommand, "-p"]),
             Tool::Bpftrace => command.arg("-p"),
         };
         command.arg(target.child.id().to_string());
@@ -129,13 +149,19 @@ impl Bench {
 
     fn tool(&self, tool: Tool) -> Command {
         match tool {
-            Tool::Faultline => user_command(&self.faultline),
-            Tool::Bpftrace => user_command(&self.bpftrace),
+            Tool::Faultline(_) => user_command(&self.faultline),
+            Tool::Bpftrace => {
+                let mut command = user_command(&self.bpftrace);
+                command.env("BPFTRACE_MAX_PROBES", MOST).env("BPFTRACE_MAX_MAP_KEYS", MOST);
+                command
+            }
         }
     }
 
     fn with_path(&self, program: &str) -> String {
-        program.replace("PROG", &self.target.to_string_lossy())
+        program
+            .replace("PROG", &self.target.to_string_lossy())
+            .replace("MANY", &self.many.to_string_lossy())
     }
 }
 
@@ -183,7 +209,7 @@ impl Target {
 /// alone does not tell that it counts already, and a line not that it is true.
 fn wait_attached(tracer: &mut Guarded, tool: Tool, links: usize, err: &Path) -> Result<()> {
     let says = match tool {
-        Tool::Faultline => "tracing ",
+        Tool::Faultline(_) => "tracing ",
         Tool::Bpftrace => "Attached ",
     };
     let deadline = Instant::now() + PATIENCE;

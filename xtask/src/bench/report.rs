@@ -2,7 +2,7 @@
 
 use super::cases::{CASES, Case, EMPTY, Group, STARTS, Tool, What};
 use super::goals::goals;
-use super::measure::{Run, Traced};
+use super::measure::{Run, Traced, Whole};
 use super::sample::Sample;
 use super::{CALLS, Measured, machine};
 
@@ -24,6 +24,21 @@ impl<'a> Figures<'a> {
 
     fn group(&self, group: Group) -> impl Iterator<Item = CaseFigures<'a>> + use<'a> {
         self.all().filter(move |figures| figures.case.group == group)
+    }
+
+    /// How one whole process compares with another, by a figure of theirs.
+    pub(super) fn process_ratio(
+        &self,
+        one: &str,
+        other: &str,
+        figure: impl Fn(&Whole) -> f64,
+    ) -> Option<Sample> {
+        let of = |name: &str| {
+            let index = STARTS.iter().position(|start| start.name == name)?;
+            let runs = self.measured.starts.get(index)?;
+            Some(runs.iter().map(&figure).collect::<Vec<_>>())
+        };
+        Some(Sample::of_ratios(&of(one)?, &of(other)?))
     }
 
     pub(super) fn case(&self, group: Group, name: &str) -> Option<CaseFigures<'a>> {
@@ -83,7 +98,7 @@ pub(super) fn text(measured: &Measured) {
     }
     println!("\nfrom start to end, one u64 argument where there is a probe:");
     table(&starts(&figures));
-    println!("\ngoals (one u64 argument, printed):");
+    println!("\ngoals:");
     for goal in goals(&figures) {
         let reached = if goal.reached { "reached    " } else { "NOT reached" };
         println!("  {reached}  {}: {}", goal.goal, goal.measured);
@@ -139,7 +154,7 @@ fn calls(figures: &Figures<'_>, group: Group) -> Vec<Vec<String>> {
 }
 
 fn starts(figures: &Figures<'_>) -> Vec<Vec<String>> {
-    let mut rows = vec![vec![String::new(), "ms".to_owned()]];
+    let mut rows = vec![["", "ms", "MiB"].map(str::to_owned).to_vec()];
     for case in figures.group(Group::Number) {
         let What::Tracer { tool, lines, .. } = case.case.what else { continue };
         if lines == 0 {
@@ -151,15 +166,17 @@ fn starts(figures: &Figures<'_>) -> Vec<Vec<String>> {
         rows.push(vec![format!("{name}: start to attached"), attached.text(0)]);
         rows.push(vec![format!("{name}: SIGINT to end"), detach.text(0)]);
     }
-    for (start, times) in STARTS.iter().zip(&figures.measured.starts) {
-        rows.push(vec![start.name.to_owned(), Sample::of(times.iter().copied()).text(0)]);
+    for (start, runs) in STARTS.iter().zip(&figures.measured.starts) {
+        let ms = Sample::of(runs.iter().map(|run| run.ms)).text(0);
+        let mib = Sample::of(runs.iter().map(|run| run.peak_rss_kib / 1024.0)).text(0);
+        rows.push(vec![start.name.to_owned(), ms, mib]);
     }
     rows
 }
 
 fn tool_name(tool: Tool) -> &'static str {
     match tool {
-        Tool::Faultline => "faultline",
+        Tool::Faultline(_) => "faultline",
         Tool::Bpftrace => "bpftrace",
     }
 }
@@ -210,9 +227,11 @@ pub(super) fn json(measured: &Measured) {
     for case in figures.all() {
         println!("{}", case_json(&figures, &case));
     }
-    for (start, times) in STARTS.iter().zip(&measured.starts) {
-        let ms = Sample::of(times.iter().copied()).json();
-        println!(r#"{{"type":"process","name":{},"ms":{ms}}}"#, quoted(start.name));
+    for (start, runs) in STARTS.iter().zip(&measured.starts) {
+        let ms = Sample::of(runs.iter().map(|run| run.ms)).json();
+        let kib = Sample::of(runs.iter().map(|run| run.peak_rss_kib)).json();
+        let name = quoted(start.name);
+        println!(r#"{{"type":"process","name":{name},"ms":{ms},"peak_rss_kib":{kib}}}"#);
     }
     for goal in goals(&figures) {
         println!(

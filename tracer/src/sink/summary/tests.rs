@@ -31,7 +31,7 @@ fn clean() -> Summary {
             ms: Millis(Duration::from_micros(9_100)),
             ..Attach::default()
         },
-        detach: Detach { ms: Millis(Duration::from_nanos(34_200_400)) },
+        detach: Detach { ms: Millis(Duration::from_nanos(34_200_400)), grace_ms: None },
         stopped_by: "Ctrl-C".to_owned(),
         duration_ms: ms(10_000),
         ..Summary::default()
@@ -53,6 +53,7 @@ fn troubled() -> Summary {
             after_limit: 6,
             no_entry: 4,
             undecodable: 2,
+            no_memory: 0,
             abandoned: 1,
         },
         reads: Reads {
@@ -62,6 +63,7 @@ fn troubled() -> Summary {
             failed: 6,
             failed_by_errno: FailedByErrno { efault: 3, einval: 2, eagain: 1 },
         },
+        filtered_undecided: 4,
         faults: Faults { count: 5, wait_ns: 5_120 },
         returns: Returns { opened: 100, returned: 90, lost: 3, unfinished: 7 },
     };
@@ -78,8 +80,9 @@ fn troubled() -> Summary {
             ms: ms(40),
             slowest: Some(SlowestFile { file: "/usr/lib/l.so".to_owned(), ms: ms(30) }),
         },
-        detach: Detach { ms: ms(1_500) },
+        detach: Detach { ms: ms(1_500), grace_ms: Some(ms(30)) },
         skipped: vec![SkippedProbe { probe: "l:x".to_owned(), reason: "is data".to_owned() }],
+        notes: vec!["this kernel is old".to_owned()],
         command: Some(CommandEnd::Signal(9)),
         stopped_by: String::new(),
         duration_ms: ms(90_000),
@@ -94,8 +97,9 @@ fn json() {
     json_line(&clean(), &mut out).unwrap();
     let counts = concat!(
         r#""hits":66,"delivered":66,"filtered":0,"sampled_out":0,"throttled":0,"#,
-        r#""dropped":{"ring_full":0,"output":0,"after_limit":0,"no_entry":0,"undecodable":0,"abandoned":0},"#,
+        r#""dropped":{"ring_full":0,"output":0,"after_limit":0,"no_entry":0,"undecodable":0,"no_memory":0,"abandoned":0},"#,
         r#""reads":{"resident":1,"faulted":65,"truncated":0,"failed":0,"failed_by_errno":{}},"#,
+        r#""filtered_undecided":0,"#,
         r#""faults":{"count":70,"wait_ns":12000000},"#,
         r#""returns":{"opened":33,"returned":33,"lost":0,"unfinished":0}"#,
     );
@@ -121,8 +125,9 @@ fn json_of_trouble() {
     for part in [
         r#""failed_by_errno":{"EFAULT":3,"EINVAL":2,"EAGAIN":1}"#,
         r#""probe":"l:\u001bbad""#,
-        r#""skipped":[{"probe":"l:x","reason":"is data"}],"command":{"signal":9}"#,
+        r#""skipped":[{"probe":"l:x","reason":"is data"}],"notes":["this kernel is old"],"command":{"signal":9}"#,
         r#""slowest":{"file":"/usr/lib/l.so","ms":30.0}"#,
+        r#""detach":{"ms":1500.0,"grace_ms":30.0}"#,
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -155,6 +160,7 @@ fn text_of_trouble() {
         troubled().text(false),
         r"1007 hits, 907 delivered, 40 lost in 1m 30s
   left out     60  30 by the condition, 20 by sampling, 10 by the rate limit
+  undecided     4  of these because a value that the condition names could not be read
   ring full    19  lost before they were read: raise --buffer, or trace less
   output        8  lost because the output could not be written
   after limit   6  came after the last event that was asked for
@@ -166,12 +172,13 @@ fn text_of_trouble() {
   faulted in    5  values were not in memory: 5 pages read in, 5.12µs waited
   unfinished    7  of 100 calls had not returned
   no return     3  calls were jumped out of, nested too deep, or ended with their thread
-  2 probes attached in 40.0ms (3 links, the slowest /usr/lib/l.so with 30.0ms), detached in 1.5s
+  2 probes attached in 40.0ms (3 links, the slowest /usr/lib/l.so with 30.0ms), detached in 1.5s (grace period 30.0ms)
   2 functions not probed: the first, l:x: is data
+  this kernel is old
   the command was ended by signal 9
-  hits  delivered  lost  unread  cut  faulted in  probe
-  1000        900    40       6    4           5  l:\x1bbad
-     7          7     0       0    0           0  l:good
+  hits  delivered  left out  lost  unread  cut  faulted in  probe
+  1000        900        60    40       6    4           5  l:\x1bbad
+     7          7         0     0       0    0           0  l:good
 "
     );
 }

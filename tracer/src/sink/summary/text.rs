@@ -88,6 +88,9 @@ impl Summary {
         };
         let number = causes.iter().map(|(number, _)| number).sum();
         rows.push(Row { tone: Tone::Plain, name: "left out", number, note });
+        push(rows, Tone::Bad, "undecided", self.counts.filtered_undecided, || {
+            "of these because a value that the condition names could not be read".to_owned()
+        });
     }
 
     fn reads(&self, rows: &mut Vec<Row>) {
@@ -142,8 +145,12 @@ impl Summary {
             let slowest = self.attach.slowest.as_ref().map_or_else(String::new, |slowest| {
                 format!(", the slowest {} with {}", shown(&slowest.file), slowest.ms.text())
             });
+            let grace = self
+                .detach
+                .grace_ms
+                .map_or_else(String::new, |grace| format!(" (grace period {})", grace.text()));
             sentences.push(format!(
-                "{} attached in {} ({}{slowest}), detached in {}",
+                "{} attached in {} ({}{slowest}), detached in {}{grace}",
                 counted(self.attach.probes, "probe", "probes"),
                 self.attach.ms.text(),
                 counted(self.attach.links, "link", "links"),
@@ -158,6 +165,7 @@ impl Summary {
             let skipped = counted(self.attach.skipped, "function", "functions");
             sentences.push(format!("{skipped} not probed{first}"));
         }
+        sentences.extend(self.notes.iter().cloned());
         sentences.extend(self.command.map(|end| match end {
             CommandEnd::Code(code) => format!("the command exited with status {code}"),
             CommandEnd::Signal(signal) => format!("the command was ended by signal {signal}"),
@@ -167,13 +175,15 @@ impl Summary {
 }
 
 fn lost(dropped: &Dropped, rows: &mut Vec<Row>) {
-    let Dropped { ring_full, output, after_limit, no_entry, undecodable, abandoned } = *dropped;
+    let Dropped { ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned } =
+        *dropped;
     for (name, number, note) in [
         ("ring full", ring_full, "lost before they were read: raise --buffer, or trace less"),
         ("output", output, "lost because the output could not be written"),
         ("after limit", after_limit, "came after the last event that was asked for"),
         ("no entry", no_entry, "returns of calls whose entry was not seen"),
         ("undecodable", undecodable, "records made no sense: please report it"),
+        ("no memory", no_memory, "the kernel had no memory for them"),
         ("abandoned", abandoned, "on their way when the run was left without waiting for them"),
     ] {
         push(rows, Tone::Bad, name, number, || note.to_owned());
@@ -221,9 +231,10 @@ fn aligned(rows: &[Row], palette: Palette) -> impl Iterator<Item = String> {
 /// A column of the table: its head and its figure.
 type Column = (&'static str, fn(&Counts) -> u64);
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     ("hits", |counts| counts.hits),
     ("delivered", |counts| counts.delivered),
+    ("left out", |counts| counts.filtered + counts.sampled_out + counts.throttled),
     ("lost", |counts| counts.dropped.total()),
     ("unread", |counts| counts.reads.failed),
     ("cut", |counts| counts.reads.truncated),

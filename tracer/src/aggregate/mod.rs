@@ -1,0 +1,12 @@
+//! What the kernel side sums up, as figures a probe: calls and durations.
+//!
+//! Takes a plan and the kernel's counters and histograms; gives [`Calls`] and [`Durations`], plain
+//! data, most first. It must not format and must not wait.
+
+mod calls;
+mod durations;
+
+pub use self::{
+    calls::{Calls, calls},
+    durations::{Bucket, Durations, durations},
+};

@@ -1,0 +1,80 @@
+//! What hits cost on this machine: measured once, and kept for as long as it is the same machine.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    kernel::{measure_costs, missing_privilege},
+    plan::Costs,
+};
+
+/// Where the figures are kept. Whoever cannot write there measures each time.
+const FOLDER: &str = "/var/cache/faultline";
+const FILE: &str = "/var/cache/faultline/costs.json";
+
+/// Figures, and what they were measured on.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    /// Version of the program, whose own part is in the figures.
+    faultline: String,
+    kernel: String,
+    cpu: String,
+    costs: Costs,
+}
+
+/// The costs of this machine, from an earlier run or measured now; `None` without the privileges
+/// for that.
+pub(super) fn costs() -> Option<Costs> {
+    let (kernel, cpu) = (kernel()?, cpu());
+    let faultline = env!("CARGO_PKG_VERSION");
+    let is_ours = |kept: &Kept| {
+        (kept.faultline.as_str(), &kept.kernel, &kept.cpu) == (faultline, &kernel, &cpu)
+    };
+    let kept: Option<Kept> =
+        fs::read(FILE).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if let Some(kept) = kept.filter(is_ours) {
+        return Some(kept.costs);
+    }
+    if missing_privilege().is_some() {
+        return None;
+    }
+    match measure_costs() {
+        Ok(costs) => {
+            let kept = Kept { faultline: faultline.to_owned(), kernel, cpu, costs };
+            if let Err(error) = keep(&kept) {
+                tracing::debug!("failed to write {FILE}: {error}");
+            }
+            Some(costs)
+        }
+        Err(error) => {
+            tracing::warn!("failed to measure what a hit costs: {error:#}");
+            None
+        }
+    }
+}
+
+fn keep(kept: &Kept) -> std::io::Result<()> {
+    fs::create_dir_all(FOLDER)?;
+    // Whoever reads meanwhile finds the old one or the new one.
+    let aside = format!("{FOLDER}/.costs.{}", std::process::id());
+    fs::write(&aside, serde_json::to_vec(kept)?)?;
+    fs::rename(&aside, FILE)
+}
+
+/// Release and build of the kernel.
+fn kernel() -> Option<String> {
+    let read = |name| fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok();
+    Some(format!("{} {}", read("osrelease")?.trim(), read("version")?.trim()))
+}
+
+/// Model and microcode of the first CPU.
+fn cpu() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let names = ["model name", "microcode", "CPU part"];
+    names.into_iter().filter_map(value).collect::<Vec<_>>().join(" ")
+}

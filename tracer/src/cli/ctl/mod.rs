@@ -1,0 +1,137 @@
+//! `faultline ctl`: talks to the daemon.
+
+mod attach;
+mod client;
+mod tables;
+mod top;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use self::client::Client;
+use super::{Failure, selection::duration};
+use crate::daemon::config::DEFAULT_SOCKET;
+
+/// Control a running daemon
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(super) struct Args {
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+
+    /// Print the daemon's answer as JSON
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show how the daemon is
+    Status,
+    /// Show its probes
+    List {
+        /// Show why functions cannot be probed, and all files
+        #[arg(short, long)]
+        verbose: bool,
+    },
+    /// Attach a probe besides those of the configuration
+    Attach(attach::Args),
+    /// Detach probes by name
+    Detach {
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Have the configuration read anew, and the difference applied
+    Reload,
+    /// Show what is hit now, live
+    Top {
+        /// How often it is renewed
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+        interval: Duration,
+        /// Show so many probes; as many as fit, if not said
+        #[arg(long, value_name = "N")]
+        top: Option<usize>,
+        /// Stop after so many tables
+        #[arg(long, value_name = "N")]
+        iterations: Option<u64>,
+    },
+    /// Print events as they come, one JSON object a line
+    Tail {
+        /// Only of this probe
+        name: Option<String>,
+    },
+}
+
+const HELP: &str = "\
+Examples:
+  faultline ctl status
+  faultline ctl attach opens 'libc:open*(path: str)' --action events
+  faultline ctl tail opens
+  faultline ctl detach opens
+  faultline ctl top
+
+A probe that is attached like this stays until it is detached or the daemon ends; the
+configuration is not changed. docs/api.md describes the API behind it.";
+
+/// Runs the command.
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(control(args))
+}
+
+async fn control(args: Args) -> Result<(), Failure> {
+    let client = Client::new(args.socket);
+    let json = args.json;
+    match args.command {
+        Command::Status => {
+            let status = client.get("/v1/status").await?;
+            print(json, &status, tables::status)
+        }
+        Command::List { verbose } => {
+            let list = client.get("/v1/probes").await?;
+            print(json, &list, |list| tables::list(list, verbose))
+        }
+        Command::Attach(attach) => {
+            let wanted = attach.request()?;
+            let changed = client.post("/v1/probes", &wanted).await?;
+            print(json, &changed, tables::changed)
+        }
+        Command::Detach { names } => {
+            let changed = client.post("/v1/detach", &json!({ "names": names })).await?;
+            print(json, &changed, tables::changed)
+        }
+        Command::Reload => {
+            let changed = client.post("/v1/reload", &json!({})).await?;
+            print(json, &changed, tables::changed)
+        }
+        Command::Top { interval, top, iterations } => {
+            top::run(&client, top::Options { interval, top, iterations, json }).await
+        }
+        Command::Tail { name } => {
+            let path = match &name {
+                Some(name) => format!("/v1/events/{name}"),
+                None => "/v1/events".to_owned(),
+            };
+            client.stream(&path, io::stdout()).await
+        }
+    }
+}
+
+fn print(json: bool, value: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), Failure> {
+    let text = if json { format!("{value}\n") } else { text(value) };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

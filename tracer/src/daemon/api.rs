@@ -1,0 +1,299 @@
+//! The control API: HTTP and JSON on the control socket. docs/api.md describes it.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyper::body::{Body as _, Frame};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
+
+use super::{config::ProbeText, control::Control, engine::Changed};
+use crate::metrics::{CpuFigures, Kind, OwnUse};
+
+/// Largest body: some tens of thousands of probes.
+const MAX_BODY: usize = 16 << 20;
+/// How long a client may take to send it.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+type Controls = State<Arc<Control>>;
+
+/// The routes.
+pub(super) fn router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/probes", get(probes).post(attach))
+        .route("/v1/detach", post(detach))
+        .route("/v1/reload", post(reload))
+        .route("/v1/figures", get(figures))
+        .route("/v1/events", get(all_events))
+        .route("/v1/events/{name}", get(events))
+        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such path (see docs/api.md)"))
+        .with_state(control)
+}
+
+/// An error as the client sees it: `{"error": "…"}`.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    error: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, error: error.into() }
+    }
+
+    /// What was asked for cannot be done.
+    fn not_done(error: &anyhow::Error) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}"))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(serde_json::json!({ "error": self.error }))).into_response()
+    }
+}
+
+async fn body<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let too_large = || {
+        let message = format!("the body is longer than {MAX_BODY} bytes, or broke off");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    // What says itself that it is too long is not waited for.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
+    let bytes = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, MAX_BODY))
+        .await
+        .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long"))?
+        .map_err(|_| too_large())?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    pid: u32,
+    ready: bool,
+    uptime_ms: u64,
+    config: String,
+    probes_attached: usize,
+    probes_waiting: usize,
+    functions: usize,
+    links: usize,
+    skipped: usize,
+    releasing: u64,
+    hits: u64,
+    events: u64,
+    lost: u64,
+    cpu_seconds: f64,
+    resident_bytes: u64,
+    open_fds: u64,
+}
+
+async fn status(State(control): Controls) -> Json<Status> {
+    let shared = &control.shared;
+    let catalog = shared.metrics.catalog();
+    let reading = catalog.read();
+    let sum = |get: fn(&CpuFigures) -> u64| reading.cpus.iter().map(get).sum();
+    let own = OwnUse::now();
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        ready: shared.ready.load(Ordering::Relaxed),
+        uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        config: shared.config_path.display().to_string(),
+        probes_attached: catalog.probes_attached,
+        probes_waiting: catalog.probes_waiting,
+        functions: catalog.series.len(),
+        links: catalog.links,
+        skipped: catalog.skipped,
+        releasing: shared.releasing.load(Ordering::Relaxed),
+        hits: sum(|cpu| cpu.hits),
+        events: sum(|cpu| cpu.events),
+        lost: sum(|cpu| cpu.lost) + reading.undecodable,
+        cpu_seconds: own.cpu_seconds,
+        resident_bytes: own.resident_bytes,
+        open_fds: own.open_fds,
+    })
+}
+
+async fn probes(State(control): Controls) -> Response {
+    let probes = Arc::clone(&control.shared.probes.read().unwrap_or_else(PoisonError::into_inner));
+    Json(serde_json::json!({ "probes": &*probes })).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Attach {
+    probes: Vec<ProbeText>,
+    /// Probes whose target is not there may wait for it.
+    #[serde(default)]
+    wait: bool,
+}
+
+async fn attach(State(control): Controls, request: Body) -> Result<Json<Changed>, Refusal> {
+    let Attach { probes, wait } = body(request).await?;
+    let checked = probes.into_iter().map(|probe| {
+        let name = probe.name.clone();
+        probe.check().map_err(|wrong| {
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                format!("probe `{}`: {wrong}", name.escape_debug()),
+            )
+        })
+    });
+    let checked = checked.collect::<Result<Vec<_>, _>>()?;
+    control.attach(checked, wait).await.map(Json).map_err(|error| Refusal::not_done(&error))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detach {
+    names: Vec<String>,
+}
+
+async fn detach(State(control): Controls, request: Body) -> Result<Json<Changed>, Refusal> {
+    let Detach { names } = body(request).await?;
+    control.detach(names).await.map(Json).map_err(|error| Refusal::not_done(&error))
+}
+
+async fn reload(State(control): Controls) -> Result<Json<Changed>, Refusal> {
+    control.reload().await.map(Json).map_err(|error| Refusal::not_done(&error))
+}
+
+#[derive(Serialize)]
+struct Figures {
+    /// Since the daemon was started: for rates.
+    uptime_ms: u64,
+    cpus: Vec<Cpu>,
+    probes: Vec<Probe>,
+    cpu_seconds: f64,
+    resident_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    cpu: usize,
+    hits: u64,
+    events: u64,
+    lost: u64,
+    faults: u64,
+    fault_wait_ns: u64,
+}
+
+#[derive(Serialize)]
+struct Probe {
+    name: Arc<str>,
+    probe: Arc<str>,
+    action: &'static str,
+    hits: u64,
+    events: u64,
+    lost: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sum_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_ns: Option<u64>,
+}
+
+async fn figures(State(control): Controls) -> Json<Figures> {
+    let shared = &control.shared;
+    let catalog = shared.metrics.catalog();
+    let reading = catalog.read();
+    let online = crate::metrics::online_cpus();
+    let cpus = reading
+        .cpus
+        .iter()
+        .enumerate()
+        .filter(|(cpu, figures)| *cpu < online || figures.hits != 0)
+        .map(|(cpu, figures)| Cpu {
+            cpu,
+            hits: figures.hits,
+            events: figures.events,
+            lost: figures.lost,
+            faults: figures.faults,
+            fault_wait_ns: figures.fault_wait_ns,
+        });
+    let probes =
+        catalog.series.iter().zip(&reading.series).filter(|(_, figures)| figures.hits() != 0).map(
+            |(series, figures)| {
+                let durations = figures.durations.as_deref();
+                Probe {
+                    name: Arc::clone(&series.name),
+                    probe: Arc::clone(&series.probe),
+                    action: match series.kind {
+                        Kind::Count => "count",
+                        Kind::Latency => "latency",
+                        Kind::Events { .. } => "events",
+                    },
+                    hits: figures.hits(),
+                    events: figures.delivered,
+                    lost: figures.lost(),
+                    calls: durations.map(|durations| durations.buckets.iter().sum()),
+                    sum_ns: durations.map(|durations| durations.sum_ns),
+                    max_ns: durations.map(|durations| durations.max_ns),
+                }
+            },
+        );
+    let own = OwnUse::now();
+    Json(Figures {
+        uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        cpus: cpus.collect(),
+        probes: probes.collect(),
+        cpu_seconds: own.cpu_seconds,
+        resident_bytes: own.resident_bytes,
+    })
+}
+
+async fn all_events(State(control): Controls) -> Result<Response, Refusal> {
+    tail(&control, None)
+}
+
+async fn events(State(control): Controls, Path(name): Path<String>) -> Result<Response, Refusal> {
+    let probes = Arc::clone(&control.shared.probes.read().unwrap_or_else(PoisonError::into_inner));
+    if !probes.iter().any(|probe| probe.text.name == name) {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no probe `{name}`")));
+    }
+    tail(&control, Some(name))
+}
+
+/// Events as they come, one JSON object a line, until the client has enough.
+fn tail(control: &Control, name: Option<String>) -> Result<Response, Refusal> {
+    let lines = control.shared.log.tails.listen(name).ok_or_else(|| {
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many clients listen to events already")
+    })?;
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((headers, Body::new(Lines(lines))).into_response())
+}
+
+/// A body of what comes out of a channel.
+struct Lines(mpsc::Receiver<Vec<u8>>);
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|lines| Some(Ok(Frame::data(lines?.into()))))
+    }
+}

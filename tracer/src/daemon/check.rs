@@ -1,0 +1,49 @@
+//! `daemon --check`: what a configuration leads to, without attaching anything.
+
+use std::io::{self, Write};
+
+use super::{config::Config, find::Finder};
+use crate::resolve::View;
+
+/// Writes what each probe leads to on this machine; whether each leads to something.
+///
+/// # Errors
+///
+/// The output cannot be written.
+pub fn check(config: &Config, out: &mut impl Write) -> io::Result<bool> {
+    let mut finder = Finder::new();
+    let mut all = true;
+    for probe in &config.probes {
+        let head = format!("{}: {}, {}", probe.name, probe.action, probe.selection);
+        match finder.plan(probe, View::Host) {
+            Ok(plan) => {
+                let files: Vec<_> = plan
+                    .files
+                    .iter()
+                    .map(|file| file.file.shown_path().display().to_string())
+                    .collect();
+                let functions = match plan.probes.len() {
+                    1 => "1 function".to_owned(),
+                    count => format!("{count} functions"),
+                };
+                writeln!(out, "{head}: {functions} in {}", files.join(", "))?;
+                for skipped in &plan.skipped {
+                    writeln!(
+                        out,
+                        "  not probed: {}: {}",
+                        skipped.label.escape_debug(),
+                        skipped.obstacle
+                    )?;
+                }
+                all &= !plan.probes.is_empty();
+            }
+            Err(problem) => {
+                writeln!(out, "{head}: would wait for its target: {problem}")?;
+                all = false;
+            }
+        }
+    }
+    let probes = config.probes.len();
+    writeln!(out, "{probes} probes; the configuration is right; nothing was attached (--check)")?;
+    Ok(all)
+}

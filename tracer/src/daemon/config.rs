@@ -1,0 +1,331 @@
+//! The configuration: TOML to values that are known to be right.
+//!
+//! Takes text; gives a [`Config`], or an error with the line, the column and the key. Touches no
+//! file but the one it is told to read, and knows nothing of what its probes lead to.
+
+mod probe;
+mod units;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub use self::probe::{Action, ProbeConfig, ProbeText, Selection};
+use self::units::{seconds, size, time};
+
+/// What the daemon is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The named probes, in the order of the file.
+    pub probes: Vec<ProbeConfig>,
+    /// Where metrics are served.
+    pub metrics: Metrics,
+    /// The control socket.
+    pub control: Control,
+    /// Where events go.
+    pub events: Events,
+    /// What the daemon may take.
+    pub limits: Limits,
+    /// How targets that come and go are found.
+    pub targets: Targets,
+}
+
+/// Section `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// The address of `/metrics`, `/healthz` and `/readyz`; the empty string serves none.
+    #[serde(deserialize_with = "units::address")]
+    pub listen: Option<SocketAddr>,
+    /// Most time series that probes may take; what is above is summed up under one.
+    pub max_series: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
+        Self { listen, max_series: 10_000 }
+    }
+}
+
+/// Section `[control]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// The socket's path.
+    pub socket: PathBuf,
+    /// The group whose members may control the daemon besides root, where it exists.
+    pub group: String,
+}
+
+/// Where `ctl` looks if it is not told.
+pub const DEFAULT_SOCKET: &str = "/run/faultline/control.sock";
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { socket: DEFAULT_SOCKET.into(), group: "faultline".to_owned() }
+    }
+}
+
+/// Section `[events]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    /// The file that events are appended to, a JSON object a line; standard output (the journal,
+    /// under systemd) if there is none.
+    pub file: Option<PathBuf>,
+    /// The size at which the file is set aside and a new one begun.
+    #[serde(deserialize_with = "rotation_size")]
+    pub rotate_at: u64,
+    /// Files set aside that are kept.
+    #[serde(deserialize_with = "kept_files")]
+    pub keep: u32,
+    /// Kernel memory for events that wait to be written, for each group of probes.
+    #[serde(deserialize_with = "buffer_size")]
+    pub buffer: u64,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { file: None, rotate_at: 64 << 20, keep: 4, buffer: 8 << 20 }
+    }
+}
+
+/// Section `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most functions that may be probed at once.
+    pub max_functions: usize,
+    /// How long a stop waits for the kernel to release the probes.
+    #[serde(deserialize_with = "seconds")]
+    pub stop_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_functions: 200_000, stop_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// Section `[targets]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Targets {
+    /// How often all processes and files are looked at anew.
+    #[serde(deserialize_with = "seconds")]
+    pub rescan_every: Duration,
+    /// How soon after a program is started it is looked at; several at once are one look.
+    #[serde(deserialize_with = "time")]
+    pub settle: Duration,
+    /// Whether copies of the targets' files inside containers are probed too.
+    pub containers: bool,
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self {
+            rescan_every: Duration::from_secs(30),
+            settle: Duration::from_millis(200),
+            containers: true,
+        }
+    }
+}
+
+/// The file as it is written; the probes keep their places for errors.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    #[serde(default, rename = "probe")]
+    probes: Vec<Spanned<ProbeText>>,
+    #[serde(default)]
+    metrics: Metrics,
+    #[serde(default)]
+    control: Control,
+    #[serde(default)]
+    events: Events,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    targets: Targets,
+}
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// Line and column, from 1.
+    pub place: Option<(usize, usize)>,
+    /// The key at that place.
+    pub key: Option<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        match &self.key {
+            Some(key) => write!(f, ": `{key}`: {}", self.message),
+            None => write!(f, ": {}", self.message),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or [`parse`](Self::parse) fails.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_regular(path).map_err(|error| ConfigError {
+            file: path.to_owned(),
+            place: None,
+            key: None,
+            message: format!("failed to read the configuration: {error}"),
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads text; `path` is for errors.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong: not TOML, an unknown key, a value of the wrong type or that
+    /// does not parse, two probes of one name.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let place = Place { text, path };
+        let raw: Raw = toml::from_str(text).map_err(|error| {
+            place.error(error.span().map(|span| span.start), error.message().trim().to_owned())
+        })?;
+        let mut probes: Vec<ProbeConfig> = Vec::with_capacity(raw.probes.len());
+        let mut names = std::collections::HashSet::new();
+        for probe in raw.probes {
+            let table = probe.span().start;
+            let checked = probe.into_inner().check().map_err(|wrong| {
+                place.error(Some(place.key_in(table, wrong.key)), wrong.message)
+            })?;
+            if !names.insert(checked.name.clone()) {
+                let message = format!("there are two probes of the name `{}`", checked.name);
+                return Err(place.error(Some(place.key_in(table, "name")), message));
+            }
+            probes.push(checked);
+        }
+        Ok(Self {
+            probes,
+            metrics: raw.metrics,
+            control: raw.control,
+            events: raw.events,
+            limits: raw.limits,
+            targets: raw.targets,
+        })
+    }
+}
+
+/// Reads a file of a size that a configuration may have. A pipe would be waited for.
+fn read_regular(path: &Path) -> io::Result<String> {
+    const MOST_BYTES: u64 = 64 << 20;
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > MOST_BYTES {
+        return Err(io::Error::other(format!("it has {} bytes", metadata.len())));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// A size within these bounds, in words of the user.
+fn size_within<'de, D: serde::Deserializer<'de>>(
+    from: D,
+    least: (u64, &str),
+    most: (u64, &str),
+) -> Result<u64, D::Error> {
+    let bytes = size(from)?;
+    if !(least.0..=most.0).contains(&bytes) {
+        let message = format!("it is at least {} and at most {}", least.1, most.1);
+        return Err(serde::de::Error::custom(message));
+    }
+    Ok(bytes)
+}
+
+fn rotation_size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    size_within(from, (4 << 10, "4KiB"), (1 << 50, "1024TiB"))
+}
+
+fn buffer_size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    size_within(from, (256 << 10, "256KiB"), (1 << 30, "1GiB"))
+}
+
+/// Each is renamed at every rotation.
+fn kept_files<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let files = u32::deserialize(from)?;
+    if files > 1000 {
+        return Err(serde::de::Error::custom("at most 1000 files are kept"));
+    }
+    Ok(files)
+}
+
+/// Where in the text something is.
+struct Place<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Place<'_> {
+    fn error(&self, at: Option<usize>, message: String) -> ConfigError {
+        let before = at.and_then(|at| self.text.get(..at));
+        let place = before.map(|before| {
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            let line = before.matches('\n').count() + 1;
+            (line, before[line_start..].chars().count() + 1, line_start)
+        });
+        let key = place.and_then(|(_, _, line_start)| {
+            let line = self.text[line_start..].lines().next()?;
+            let (key, _) = line.split_once('=')?;
+            let key = key.trim();
+            let is_key = |c: char| c.is_ascii_alphanumeric() || "_-.\"".contains(c);
+            // What the message names anyway, or a line that is no `key = value`, is not repeated.
+            (!key.is_empty() && key.chars().all(is_key) && !message.contains(&format!("`{key}`")))
+                .then(|| key.to_owned())
+        });
+        ConfigError {
+            file: self.path.to_owned(),
+            place: place.map(|(line, column, _)| (line, column)),
+            key,
+            message,
+        }
+    }
+
+    /// Where the key stands in the table that begins there, or the table itself.
+    fn key_in(&self, table: usize, key: &str) -> usize {
+        let mut at = table;
+        let text = self.text.get(table..).unwrap_or_default();
+        for (number, line) in text.split_inclusive('\n').enumerate() {
+            let trimmed = line.trim_start();
+            if number != 0 && trimmed.starts_with('[') {
+                break;
+            }
+            let follows = |rest: &str| rest.trim_start().starts_with('=');
+            if trimmed.strip_prefix(key).is_some_and(follows) {
+                return at + (line.len() - trimmed.len());
+            }
+            at += line.len();
+        }
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,343 @@
+//! Changes: what is new is attached before what is old is released, and what stays is not touched.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{anyhow, bail};
+use serde::Serialize;
+
+use super::{
+    Engine,
+    group::{Alike, Group, GroupId, NewGroup},
+    look::{self, Look},
+    named::{Named, Origin},
+};
+use crate::{
+    daemon::{
+        config::{Config, ProbeConfig},
+        processes::Containers,
+    },
+    resolve::Pid,
+};
+
+/// The smallest ring buffer of events: the largest record, and a second one while it is read.
+const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
+
+/// What a change did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(in crate::daemon) struct Changed {
+    /// Probes that are new.
+    pub(in crate::daemon) added: Vec<Added>,
+    /// Probes that are gone.
+    pub(in crate::daemon) removed: Vec<String>,
+    /// Probes that were not touched.
+    pub(in crate::daemon) kept: usize,
+    /// How long attaching took.
+    pub(in crate::daemon) attach_ms: f64,
+}
+
+/// A probe that is new.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(in crate::daemon) struct Added {
+    /// Its name.
+    pub(in crate::daemon) name: String,
+    /// Functions that are probed.
+    pub(in crate::daemon) functions: usize,
+    /// Functions that cannot be.
+    pub(in crate::daemon) skipped: usize,
+    /// Why it waits, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::daemon) waiting: Option<String>,
+}
+
+impl Engine {
+    /// Puts a configuration in force: attaches what is new in it, releases what is not in it any
+    /// more, and leaves the rest alone.
+    pub(super) fn reload(&mut self, config: Config) -> anyhow::Result<Changed> {
+        let is_known = |probe: &ProbeConfig| {
+            self.named.get(&probe.name).is_some_and(|named| named.config.text == probe.text)
+        };
+        let wanted: HashSet<_> =
+            config.probes.iter().map(|probe| Arc::clone(&probe.name)).collect();
+        let new: Vec<_> = config.probes.iter().filter(|probe| !is_known(probe)).cloned().collect();
+        let old: Vec<_> = self
+            .named
+            .values()
+            .filter(|named| named.origin == Origin::Config && !wanted.contains(&named.config.name))
+            .map(|named| Arc::clone(&named.config.name))
+            .collect();
+        let before = std::mem::replace(&mut self.config, config);
+        match self.exchange(new, &old, Origin::Config, true) {
+            Ok(changed) => Ok(changed),
+            Err(error) => {
+                self.config = before;
+                Err(error)
+            }
+        }
+    }
+
+    /// Attaches probes besides those that there are.
+    pub(super) fn attach(
+        &mut self,
+        probes: Vec<ProbeConfig>,
+        may_wait: bool,
+    ) -> anyhow::Result<Changed> {
+        let mut names = HashSet::new();
+        for probe in &probes {
+            if self.named.contains_key(&probe.name) || !names.insert(&probe.name) {
+                bail!("there is a probe `{}` already", probe.name);
+            }
+        }
+        self.exchange(probes, &[], Origin::Control, may_wait)
+    }
+
+    /// Detaches probes.
+    pub(super) fn detach(&mut self, names: &[String]) -> anyhow::Result<Changed> {
+        let mut old = Vec::with_capacity(names.len());
+        for name in names {
+            let (known, _) = self
+                .named
+                .get_key_value(name.as_str())
+                .ok_or_else(|| anyhow!("there is no probe `{}`", name.escape_debug()))?;
+            old.push(Arc::clone(known));
+        }
+        self.exchange(Vec::new(), &old, Origin::Control, true)
+    }
+
+    /// Attaches the new and then releases the old. If it fails, nothing has changed.
+    fn exchange(
+        &mut self,
+        new: Vec<ProbeConfig>,
+        old: &[Arc<str>],
+        origin: Origin,
+        may_wait: bool,
+    ) -> anyhow::Result<Changed> {
+        let started = Instant::now();
+        let names: Vec<_> = new.iter().map(|probe| Arc::clone(&probe.name)).collect();
+        let mut fresh: BTreeMap<Arc<str>, Named> = new
+            .into_iter()
+            .map(|probe| (Arc::clone(&probe.name), Named::new(probe, origin)))
+            .collect();
+        let look = {
+            let all = fresh.iter().map(|(name, named)| (Arc::clone(name), named)).collect();
+            let mut seen = Containers::default();
+            let containers = self.config.targets.containers.then_some(&mut seen);
+            let scope = if may_wait { look::Scope::Whole } else { look::Scope::WholeOrNothing };
+            look::look(&mut self.finder, &all, scope, containers)
+        };
+        if !may_wait {
+            refuse_waiting(&names, &look)?;
+        }
+        let groups = self.apply(look, &mut fresh)?;
+        if !groups.is_empty() {
+            self.shared.metrics.attached(started.elapsed());
+        }
+        let added = names
+            .iter()
+            .filter_map(|name| fresh.get(name))
+            .map(|named| Added {
+                name: named.config.name.to_string(),
+                functions: named.parts.iter().map(|part| part.ids.len()).sum(),
+                skipped: named.skipped.len(),
+                waiting: named.problem.as_deref().map(str::to_owned),
+            })
+            .collect();
+        // Only now: nothing can fail any more.
+        self.begin(groups);
+        let mut links = Vec::new();
+        let replaced = fresh.keys().filter(|name| self.named.contains_key(*name)).cloned();
+        let leaving: Vec<_> = replaced.chain(old.iter().cloned()).collect();
+        for name in &leaving {
+            if let Some(named) = self.named.remove(name) {
+                links.extend(self.leave(named.parts));
+            }
+        }
+        let kept = self.named.len();
+        self.named.extend(fresh);
+        self.publish();
+        self.release(links);
+        Ok(Changed {
+            added,
+            removed: leaving.iter().map(ToString::to_string).collect(),
+            kept,
+            attach_ms: started.elapsed().as_secs_f64() * 1e3,
+        })
+    }
+
+    /// Looks for targets that came and went.
+    pub(super) fn scan(&mut self, only: Option<&[Pid]>) {
+        let mut named = std::mem::take(&mut self.named);
+        let look = {
+            let all = named.iter().map(|(name, named)| (Arc::clone(name), named)).collect();
+            let scope = only.map_or(look::Scope::Whole, look::Scope::Processes);
+            if only.is_none() {
+                self.containers = Containers::default();
+            }
+            let containers = self.config.targets.containers.then_some(&mut self.containers);
+            look::look(&mut self.finder, &all, scope, containers)
+        };
+        let any = !look.fresh.is_empty() || !look.copies.is_empty() || !look.gone.is_empty();
+        let (came, went) = (look.fresh.len() + look.copies.len(), look.gone.len());
+        let started = Instant::now();
+        let whole = only.is_none();
+        let gone = look.gone.clone();
+        let applied = self.apply_scanned(look, &mut named, whole);
+        self.named = named;
+        match applied {
+            Ok(groups) => self.begin(groups),
+            Err(error) => tracing::error!("failed to attach to targets that came: {error:#}"),
+        }
+        let mut links = self.drop_attachments(gone);
+        self.note_placeless();
+        links.extend(self.forget_empty());
+        if any {
+            self.shared.metrics.attached(started.elapsed());
+            tracing::info!(
+                "targets changed: {came} came and {went} went; looked after in {:.0} ms",
+                started.elapsed().as_secs_f64() * 1e3
+            );
+        }
+        if any || whole {
+            self.publish();
+        }
+        self.release(links);
+    }
+
+    fn apply_scanned(
+        &mut self,
+        look: Look,
+        named: &mut BTreeMap<Arc<str>, Named>,
+        whole: bool,
+    ) -> anyhow::Result<Vec<(GroupId, Group)>> {
+        if whole {
+            for (name, named) in named.iter_mut() {
+                if look.found.contains(name) {
+                    named.problem = None;
+                }
+            }
+        }
+        self.apply(look, named)
+    }
+
+    /// Attaches what a look has found. The groups that are new do not count yet. If it fails,
+    /// nothing has changed.
+    fn apply(
+        &mut self,
+        look: Look,
+        named: &mut BTreeMap<Arc<str>, Named>,
+    ) -> anyhow::Result<Vec<(GroupId, Group)>> {
+        let Look { fresh, copies, problems, found, .. } = look;
+        self.check_limit(fresh.iter().map(|fresh| fresh.plan.probes.len()).sum())?;
+        let mut batches: Vec<(Alike, Vec<look::Fresh>)> = Vec::new();
+        let mut skipped = Vec::new();
+        for fresh in fresh {
+            let Some(named) = named.get(&fresh.name) else { continue };
+            skipped.extend(fresh.plan.skipped.iter().map(|skipped| {
+                (Arc::clone(&fresh.name), Arc::clone(&skipped.label), skipped.obstacle.to_string())
+            }));
+            if !fresh.plan.probes.is_empty() {
+                let alike = Alike::of(&named.config);
+                match batches.iter_mut().find(|(known, _)| *known == alike) {
+                    Some((_, batch)) => batch.push(fresh),
+                    None => batches.push((alike, vec![fresh])),
+                }
+            }
+        }
+        let buffer = self.config.events.buffer.max(LEAST_BUFFER_BYTES).next_power_of_two();
+        let buffer = u32::try_from(buffer).unwrap_or(1 << 30).min(1 << 30);
+        let mut loaded = Vec::new();
+        for (alike, fresh) in batches {
+            let id = GroupId(self.next_group);
+            self.next_group += 1;
+            let log = &self.shared.log;
+            let holders = &mut self.holders;
+            let group = NewGroup::load(id, &alike, fresh, buffer, self.features, holders, log)?;
+            loaded.push((id, group));
+        }
+        // From here on, nothing is taken back: a copy that fails is told and tried again.
+        let mut groups = Vec::with_capacity(loaded.len());
+        for (id, NewGroup { group, parts, report }) in loaded {
+            for refused in &report.refused {
+                tracing::warn!("`{}` is not probed: {}", refused.label, refused.obstacle);
+            }
+            for (name, part) in parts {
+                let Some(named) = named.get_mut(&name) else { continue };
+                named.parts.push(part);
+            }
+            groups.push((id, group));
+        }
+        for (name, label, reason) in skipped {
+            if let Some(named) = named.get_mut(&name) {
+                named.skipped.insert(label, reason);
+            }
+        }
+        for copy in copies {
+            self.attach_copy(&copy, named);
+        }
+        for (name, named) in named.iter_mut() {
+            if named.attachments().next().is_some() {
+                named.problem = None;
+            } else if let Some(problem) = problems.get(name) {
+                named.problem = Some(Arc::clone(problem));
+            } else if !found.contains(name) && named.problem.is_none() {
+                named.problem = Some("no process is selected".into());
+            } else if found.contains(name) {
+                named.problem = Some("none of its functions can be probed".into());
+            }
+        }
+        Ok(groups)
+    }
+
+    fn attach_copy(&mut self, copy: &look::Copy, named: &mut BTreeMap<Arc<str>, Named>) {
+        let part = named.get_mut(&copy.name).and_then(|named| named.parts.get_mut(copy.part));
+        let Some(part) = part else { return };
+        let Some(group) = self.groups.get_mut(&part.group) else { return };
+        let (file, traced) = &copy.at;
+        match group.attach_copy(&part.ids, file, *traced, &mut self.holders) {
+            Ok(Some(attachment)) => part.attachments.push(attachment),
+            Ok(None) => {}
+            Err(error) => tracing::error!(
+                "failed to attach `{}` to {}: {error}",
+                copy.name,
+                file.shown_path().display()
+            ),
+        }
+    }
+
+    fn check_limit(&self, more: usize) -> anyhow::Result<()> {
+        let now: usize =
+            self.named.values().flat_map(|named| &named.parts).map(|part| part.ids.len()).sum();
+        let most = self.config.limits.max_functions;
+        if now + more > most {
+            bail!(
+                "{} functions would be probed; at most {most} may be (limits.max_functions)",
+                now + more
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Fails if one of the probes leads to nothing, and says why.
+fn refuse_waiting(names: &[Arc<str>], look: &Look) -> anyhow::Result<()> {
+    let found: HashSet<_> = look
+        .fresh
+        .iter()
+        .filter(|fresh| !fresh.plan.probes.is_empty())
+        .map(|fresh| &fresh.name)
+        .collect();
+    // Those with a problem first: for their sake the others were not looked for.
+    let missing = |name: &&Arc<str>| !found.contains(name);
+    let first = names.iter().filter(missing).max_by_key(|name| look.problems.contains_key(*name));
+    let Some(name) = first else { return Ok(()) };
+    let skipped = look.fresh.iter().find(|fresh| fresh.name == *name).and_then(|fresh| {
+        let skipped = fresh.plan.skipped.first()?;
+        Some(format!("cannot probe `{}`: {}", skipped.label, skipped.obstacle))
+    });
+    let problem = || look.problems.get(name).map(ToString::to_string);
+    let why = skipped.or_else(problem).unwrap_or_else(|| "no process is selected".to_owned());
+    bail!("`{name}`: {why} (with `wait`, it is attached when it can be)")
+}

@@ -1,0 +1,269 @@
+//! Where events go: standard output or a file that is rotated, and to whoever listens.
+//!
+//! Nothing here may hold up those who drain for long, or stop for good: what cannot be written is
+//! counted as lost, and tried again.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{config, tail::Tails};
+use crate::{drain::Patience, metrics::OwnMetrics, sink::Output};
+
+/// How long a standard output that takes nothing is waited for, before events are lost.
+const STDOUT_PATIENCE: Duration = Duration::from_millis(500);
+/// How often an output that failed is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The output of all events.
+#[derive(Debug)]
+pub(super) struct EventLog {
+    place: Mutex<Place>,
+    /// Who listens.
+    pub(super) tails: Tails,
+    own: OwnMetrics,
+}
+
+#[derive(Debug)]
+struct Place {
+    target: Target,
+    /// When it began to fail, when it is tried next, and what was lost since.
+    failing: Option<Failing>,
+}
+
+#[derive(Debug)]
+enum Target {
+    Stdout {
+        output: Output,
+        /// The end of a line of which the beginning was written.
+        rest: Vec<u8>,
+    },
+    File(RotatedFile),
+}
+
+#[derive(Debug)]
+struct Failing {
+    retry_at: Instant,
+    lost: usize,
+}
+
+#[derive(Debug)]
+struct RotatedFile {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    rotate_at: u64,
+    keep: u32,
+    /// A rotation that failed is not tried with every write.
+    rotate_after: Instant,
+}
+
+impl EventLog {
+    /// Opens the output.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened, or standard output is closed.
+    pub(super) fn open(events: &config::Events, own: OwnMetrics) -> io::Result<Self> {
+        let place = Mutex::new(Place { target: Target::open(events)?, failing: None });
+        Ok(Self { place, tails: Tails::new(own.tail_dropped.clone()), own })
+    }
+
+    /// Whether the output could be opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub(super) fn check(events: &config::Events) -> io::Result<()> {
+        Target::open(events).map(drop)
+    }
+
+    /// Opens the output anew: what an operator or logrotate has moved away is not written to.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); the old output stays then.
+    pub(super) fn reopen(&self, events: &config::Events) -> io::Result<()> {
+        let target = Target::open(events)?;
+        self.place.lock().unwrap_or_else(PoisonError::into_inner).target = target;
+        Ok(())
+    }
+
+    /// Writes whole lines, of which `ends` are the ends; how many of them were written.
+    pub(super) fn write(&self, lines: &[u8], ends: &[usize]) -> usize {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(failing) = &mut place.failing
+            && now < failing.retry_at
+        {
+            failing.lost += ends.len();
+            return 0;
+        }
+        let (written, result) = match &mut place.target {
+            Target::Stdout { output, rest } => write_stdout(output, rest, lines, ends),
+            Target::File(file) => file.write(lines, ends),
+        };
+        let lost = ends.len() - written;
+        match (result, &mut place.failing) {
+            (Ok(()), None) => {}
+            (Ok(()), failing @ Some(_)) => {
+                if let Some(Failing { lost, .. }) = failing.take() {
+                    tracing::info!("events are written again; {lost} were lost meanwhile");
+                }
+            }
+            (Err(error), None) => {
+                tracing::error!(
+                    "failed to write events to {}: {error} (they are counted as lost until it works again)",
+                    place.target.name()
+                );
+                self.own.output_failures.inc();
+                place.failing = Some(Failing { retry_at: now + RETRY_AFTER, lost });
+            }
+            (Err(_), Some(failing)) => {
+                failing.retry_at = now + RETRY_AFTER;
+                failing.lost += lost;
+            }
+        }
+        written
+    }
+}
+
+impl Target {
+    fn open(events: &config::Events) -> io::Result<Self> {
+        match &events.file {
+            None => Ok(Self::Stdout { output: Output::stdout()?, rest: Vec::new() }),
+            Some(path) => {
+                let file = open_to_append(path)?;
+                let bytes = file.metadata()?.size();
+                Ok(Self::File(RotatedFile {
+                    file,
+                    path: path.clone(),
+                    bytes,
+                    rotate_at: events.rotate_at,
+                    keep: events.keep,
+                    rotate_after: Instant::now(),
+                }))
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Stdout { .. } => "standard output".to_owned(),
+            Self::File(file) => file.path.display().to_string(),
+        }
+    }
+}
+
+/// Events may hold what a program was given in confidence: they are for root and the group alone.
+fn open_to_append(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    // A pipe that nobody reads is an error and not a wait.
+    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_char_device() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
+}
+
+/// Lines whose end is not after `bytes`.
+fn whole_lines(ends: &[usize], bytes: usize) -> usize {
+    ends.partition_point(|end| *end <= bytes)
+}
+
+fn write_stdout(
+    output: &mut Output,
+    rest: &mut Vec<u8>,
+    lines: &[u8],
+    ends: &[usize],
+) -> (usize, io::Result<()>) {
+    let patience = Patience::of(STDOUT_PATIENCE);
+    if !rest.is_empty() {
+        let (written, result) = output.write(rest, &patience);
+        rest.drain(..written);
+        if result.is_err() {
+            return (0, result);
+        }
+    }
+    let (written, result) = output.write(lines, &patience);
+    let mut whole = whole_lines(ends, written);
+    let begun = whole.checked_sub(1).map_or(0, |last| ends[last]);
+    if written > begun
+        && let Some(end) = ends.get(whole)
+    {
+        // The reader has the beginning of this line, and will get its end.
+        rest.extend_from_slice(&lines[written..*end]);
+        whole += 1;
+    }
+    (whole, result)
+}
+
+impl RotatedFile {
+    fn write(&mut self, lines: &[u8], ends: &[usize]) -> (usize, io::Result<()>) {
+        let now = Instant::now();
+        if self.bytes != 0
+            && self.bytes + lines.len() as u64 > self.rotate_at
+            && now >= self.rotate_after
+            && let Err(error) = self.rotate()
+        {
+            tracing::warn!("failed to set {} aside: {error}", self.path.display());
+            self.rotate_after = now + Duration::from_secs(10);
+        }
+        let mut written = 0;
+        let result = loop {
+            match self.file.write(&lines[written..]) {
+                Ok(0) if written < lines.len() => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    written += count;
+                    if written == lines.len() {
+                        break Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        let whole = whole_lines(ends, written);
+        let kept = whole.checked_sub(1).map_or(0, |last| ends[last]);
+        // Half a line would spoil the one that comes after it.
+        if kept != written && self.file.set_len(self.bytes + kept as u64).is_err() {
+            let _ = self.file.write_all(b"\n");
+        }
+        self.bytes += kept as u64;
+        (whole, result)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        if self.keep == 0 {
+            self.file.set_len(0)?;
+            self.bytes = 0;
+            return Ok(());
+        }
+        for number in (1..self.keep).rev() {
+            match std::fs::rename(numbered(number), numbered(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::rename(&self.path, numbered(1))?;
+        // If this fails, what comes goes into the one set aside: nothing is lost.
+        self.file = open_to_append(&self.path)?;
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

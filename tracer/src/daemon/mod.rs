@@ -1,0 +1,261 @@
+//! The daemon: a set of probes that stays attached for months, changed while it runs.
+//!
+//! Takes a [`config::Config`]; runs until it is told to stop. One thread, the engine, owns the
+//! probes; everybody else asks it, or looks at what it publishes.
+//!
+//! - [`config`]: the file, checked.
+//! - `engine`: attaches, releases, looks for targets that come and go.
+//! - `find`, `processes`, `watch`: where on this machine a probe is to be attached.
+//! - `events`, `event_log`, `tail`: from records to a file, the journal and those who listen.
+//! - `control`: reload, attach, detach: by signal or by client.
+//! - `api`, `scrape`, `server`, `socket`: HTTP for `ctl` and for Prometheus.
+//! - `notify`, `privileges`: systemd, capabilities.
+
+mod api;
+mod check;
+pub mod config;
+mod control;
+mod engine;
+mod event_log;
+mod events;
+mod find;
+mod memory;
+mod notify;
+mod privileges;
+mod processes;
+mod scrape;
+mod server;
+mod socket;
+mod tail;
+mod watch;
+
+use std::{
+    net::TcpListener,
+    path::Path,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub use self::check::check;
+use self::{
+    config::Config,
+    control::Control,
+    engine::{Engine, Shared},
+    event_log::EventLog,
+    notify::Notify,
+    server::{ControlListener, Limits},
+    socket::ControlSocket,
+    watch::ProcessWatch,
+};
+use crate::{
+    kernel::{Features, missing_privilege},
+    metrics::Metrics,
+};
+
+/// How often the line of `systemctl status` is renewed.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// Clients of the control socket at once, and of the metrics.
+const CONTROL_LIMITS: Limits = Limits { connections: 128, lifetime: None };
+const SCRAPE_LIMITS: Limits = Limits { connections: 128, lifetime: Some(Duration::from_secs(30)) };
+
+/// What is opened with the privileges that are then given up.
+struct Opened {
+    socket: ControlSocket,
+    control: std::os::unix::net::UnixListener,
+    metrics: Option<TcpListener>,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+///
+/// The configuration is wrong, a privilege is missing, an address or the socket is taken, or the
+/// kernel refuses to load the programs.
+pub fn run(config_path: &Path) -> anyhow::Result<()> {
+    let config = Config::read(config_path)?;
+    let config_path = std::path::absolute(config_path)?;
+    if let Some(missing) = missing_privilege() {
+        bail!("{missing} (run it as root, or with this capability)");
+    }
+    privileges::raise_file_limit();
+    memory::keep_small();
+    let opened = Opened::open(&config)?;
+    let metrics = Arc::new(Metrics::new(config.metrics.max_series));
+    let log = EventLog::open(&config.events, metrics.own.clone())
+        .context("failed to open the output of events")?;
+    // Asked for before: each way to find out needs privileges.
+    let perf_links = !Features::probe()?.batches();
+    let kept = privileges::drop_unneeded(perf_links).context("failed to give up privileges")?;
+    tracing::info!("keeps {}", kept.join(", "));
+    let shared = Arc::new(Shared {
+        metrics,
+        log: Arc::new(log),
+        probes: RwLock::default(),
+        releasing: AtomicU64::new(0),
+        ready: AtomicBool::new(false),
+        config_path,
+        beats: AtomicU64::new(0),
+        started: Instant::now(),
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("failed to start threads")?;
+    let result = runtime.block_on(serve(config, opened, shared));
+    // A thread that waits for a stuck task must not keep us here.
+    runtime.shutdown_background();
+    result
+}
+
+impl Opened {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let metrics = match config.metrics.listen {
+            Some(address) => {
+                let context = || format!("failed to listen on {address} for metrics");
+                let listener = TcpListener::bind(address).with_context(context)?;
+                listener.set_nonblocking(true).with_context(context)?;
+                Some(listener)
+            }
+            None => None,
+        };
+        let (socket, control) = ControlSocket::bind(&config.control.socket, &config.control.group)?;
+        Ok(Self { socket, control, metrics })
+    }
+}
+
+async fn serve(config: Config, opened: Opened, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let features = Features::probe().context("failed to find out what this kernel can do")?;
+    for note in features.notes(true) {
+        tracing::warn!("{note}");
+    }
+    let watch = ProcessWatch::start();
+    let engine = Engine::start(config.clone(), watch, features, Arc::clone(&shared))
+        .context("failed to start a thread")?;
+    let control = Arc::new(Control::new(Arc::clone(&shared), Notify::from_env(), engine, config));
+    let evicted = &shared.metrics.own.connections_evicted;
+    if let Some(listener) = opened.metrics {
+        tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let router = scrape::router(Arc::clone(&shared));
+        tokio::spawn(server::serve(listener, router, SCRAPE_LIMITS, evicted.clone()));
+    }
+    let socket = Arc::new(opened.socket);
+    let listener = ControlListener {
+        listener: tokio::net::UnixListener::from_std(opened.control)?,
+        socket: Arc::clone(&socket),
+    };
+    let router = api::router(Arc::clone(&control));
+    let control_server =
+        tokio::spawn(server::serve(listener, router, CONTROL_LIMITS, evicted.clone()));
+    let result = run_until_told(&control, &mut signals).await;
+    control.notify.stopping();
+    let started = Instant::now();
+    let in_time = control.stop().await;
+    if in_time {
+        tracing::info!(
+            "stopped; all probes released in {:.0} ms",
+            started.elapsed().as_secs_f64() * 1e3
+        );
+    } else {
+        tracing::error!(
+            "stopped, but the kernel has not let go of all probes in {:.1} s",
+            started.elapsed().as_secs_f64()
+        );
+    }
+    control_server.abort();
+    let _ = control_server.await;
+    drop(socket);
+    result
+}
+
+/// Attaches what is configured, and then does what signals say.
+async fn run_until_told(control: &Arc<Control>, signals: &mut Signals) -> anyhow::Result<()> {
+    let starting = tokio::select! {
+        changed = control.start() => Some(changed?),
+        name = signals.stop.next() => {
+            tracing::info!("{name} before the probes were attached");
+            None
+        }
+    };
+    let Some(changed) = starting else { return Ok(()) };
+    for added in &changed.added {
+        if let Some(problem) = &added.waiting {
+            tracing::warn!("`{}` waits for its target: {problem}", added.name);
+        }
+    }
+    let shared = &control.shared;
+    shared.ready.store(true, Ordering::Relaxed);
+    let status = control.status_line();
+    tracing::info!("ready: {status}; attached in {:.0} ms", changed.attach_ms);
+    control.notify.ready(&status);
+    // Twice in its time, as systemd advises.
+    let watchdog_every = control.notify.watchdog().map(|time| time / 2);
+    let mut watchdog =
+        tokio::time::interval(watchdog_every.unwrap_or(STATUS_EVERY).max(Duration::from_millis(1)));
+    let mut status = tokio::time::interval(STATUS_EVERY);
+    let mut beats = 0;
+    loop {
+        tokio::select! {
+            name = signals.stop.next() => {
+                tracing::info!("{name}: stopping");
+                return Ok(());
+            }
+            _ = signals.reload.recv() => {
+                let control = Arc::clone(control);
+                // On its own, so that a long one keeps nobody from stopping us.
+                tokio::spawn(async move { drop(control.reload().await) });
+            }
+            _ = watchdog.tick(), if watchdog_every.is_some() => {
+                let now = shared.beats.load(Ordering::Relaxed);
+                if now == beats {
+                    tracing::warn!("something that drains events, or the engine, has hung since the last look");
+                } else {
+                    beats = now;
+                    control.notify.alive();
+                }
+            }
+            _ = status.tick() => control.notify.status(&control.status_line()),
+        }
+    }
+}
+
+/// The signals that the daemon heeds.
+struct Signals {
+    reload: Signal,
+    stop: Stop,
+}
+
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
+        Ok(Self {
+            reload: listen(SignalKind::hangup())?,
+            stop: Stop {
+                interrupt: listen(SignalKind::interrupt())?,
+                terminate: listen(SignalKind::terminate())?,
+            },
+        })
+    }
+}
+
+impl Stop {
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

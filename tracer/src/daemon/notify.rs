@@ -1,0 +1,105 @@
+//! Tells systemd how we are: `sd_notify(3)`.
+
+use std::{
+    env, io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    time::Duration,
+};
+
+/// The way to the one who started us; to nobody where that is not systemd.
+#[derive(Debug)]
+pub(super) struct Notify {
+    to: Option<(UnixDatagram, SocketAddr)>,
+    watchdog: Option<Duration>,
+}
+
+impl Notify {
+    /// From the environment.
+    pub(super) fn from_env() -> Self {
+        let to = env::var_os("NOTIFY_SOCKET").and_then(|name| {
+            let address = address(name.as_bytes());
+            let socket = UnixDatagram::unbound();
+            match address.and_then(|address| Ok((socket?, address))) {
+                Ok(to) => Some(to),
+                Err(error) => {
+                    tracing::warn!("NOTIFY_SOCKET cannot be used: {error}");
+                    None
+                }
+            }
+        });
+        Self { to, watchdog: watchdog() }
+    }
+
+    /// How often systemd wants to hear that we are alive.
+    pub(super) fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// Ready.
+    pub(super) fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={}", line(status)));
+    }
+
+    /// The configuration is read anew; `ready` is to follow.
+    pub(super) fn reloading(&self) {
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
+    }
+
+    /// About to stop.
+    pub(super) fn stopping(&self) {
+        self.send("STOPPING=1\nSTATUS=Releasing the probes");
+    }
+
+    /// What `systemctl status` shows.
+    pub(super) fn status(&self, status: &str) {
+        self.send(&format!("STATUS={}", line(status)));
+    }
+
+    /// Alive.
+    pub(super) fn alive(&self) {
+        self.send("WATCHDOG=1");
+    }
+
+    fn send(&self, message: &str) {
+        let Some((socket, address)) = &self.to else { return };
+        if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
+            tracing::debug!("failed to notify systemd: {error}");
+        }
+    }
+}
+
+/// A path, or a name after `@` that is in no file system.
+fn address(name: &[u8]) -> io::Result<SocketAddr> {
+    match name.split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
+        Some((b'/', _)) => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name)),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// `WATCHDOG_USEC`, if it is for us.
+fn watchdog() -> Option<Duration> {
+    let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+    let us = number("WATCHDOG_USEC").filter(|us| *us != 0)?;
+    let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    is_ours.then(|| Duration::from_micros(us))
+}
+
+/// A message's lines are its fields.
+fn line(text: &str) -> String {
+    text.replace('\n', " ")
+}
+
+/// `CLOCK_MONOTONIC`, which systemd compares with its own.
+fn monotonic_us() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writes; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
+}

@@ -1,0 +1,40 @@
+//! The limit of open files: where each breakpoint takes a link, ten thousand take as many.
+
+use std::{fs, io};
+
+use super::KernelError;
+
+/// Files that are opened later than the links, or beside them.
+const OTHERS: usize = 64;
+
+/// Makes room for so many links, raising the limit as far as we may.
+///
+/// # Errors
+///
+/// [`KernelError::TooManyLinks`] if we may not.
+pub(super) fn make_room(links: usize, probes: usize) -> Result<(), KernelError> {
+    let limit = limit().map_err(|source| KernelError::Features { source })?;
+    // More can be open already than the limit allows; that is not to be counted on.
+    let open = fs::read_dir("/proc/self/fd").map_or(OTHERS, Iterator::count);
+    let needed = (links + open + OTHERS) as u64;
+    if limit.rlim_cur >= needed {
+        return Ok(());
+    }
+    // Root may raise the hard limit too, up to fs.nr_open.
+    let raised = libc::rlimit { rlim_cur: needed, rlim_max: limit.rlim_max.max(needed) };
+    // SAFETY: `raised` lives through the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        return Ok(());
+    }
+    Err(KernelError::TooManyLinks { probes, needed: links, limit: limit.rlim_max })
+}
+
+fn limit() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for writes.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        Ok(limit)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

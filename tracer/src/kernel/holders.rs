@@ -1,0 +1,389 @@
+//! Threads that keep links in descriptor tables of their own.
+//!
+//! A process that is killed closes its descriptors one after another, and each link waits for a
+//! grace period of the kernel: 5,000 links took 267 s to go, during which the dead process could not
+//! be replaced. Threads die at the same time, so links that lie in the tables of many threads
+//! (`unshare(CLONE_FILES)`) go many at once.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    DetachReport, Links,
+    links::{Link, LinkKind},
+};
+
+/// Links of a thread, as long as there may be more threads: so many go one after another when we
+/// are killed.
+const LINKS_A_HOLDER: usize = 8;
+/// Most threads. They only sleep.
+const MAX_HOLDERS: usize = 256;
+/// A holder's stack.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// The threads.
+#[derive(Debug, Default)]
+pub struct Holders {
+    all: Vec<Holder>,
+    /// Names this process to its holders.
+    process: Option<OwnedFd>,
+    next_key: u64,
+    /// This kernel or sandbox does not let us: links stay where they are.
+    refused: bool,
+}
+
+#[derive(Debug)]
+struct Holder {
+    orders: mpsc::Sender<Order>,
+    links: usize,
+    /// It is closing links, and may have to wait.
+    busy: Arc<AtomicBool>,
+}
+
+/// Links that a thread holds; they go when this is dropped, which nobody waits for.
+#[derive(Debug)]
+pub struct HeldLinks {
+    held: Held,
+    links: usize,
+}
+
+#[derive(Debug)]
+enum Held {
+    By(Ticket),
+    Here(Links),
+}
+
+/// Says what is whose.
+#[derive(Debug)]
+struct Ticket {
+    holder: usize,
+    key: u64,
+    orders: mpsc::Sender<Order>,
+    used: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.used {
+            let (done, _) = mpsc::channel();
+            let _ = self.orders.send(Order::Release { keys: vec![self.key], done });
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Order {
+    Hold { key: u64, links: Vec<(RawFd, usize, LinkKind)>, done: mpsc::Sender<io::Result<()>> },
+    Release { keys: Vec<u64>, done: mpsc::Sender<DetachReport> },
+    HandOver { keys: Vec<u64>, done: mpsc::Sender<DetachReport> },
+}
+
+/// A release that was begun.
+#[derive(Debug)]
+pub struct Releasing {
+    here: Vec<Links>,
+    tell: mpsc::Sender<DetachReport>,
+    done: mpsc::Receiver<DetachReport>,
+    /// Reports that are to come.
+    parts: usize,
+    started: Instant,
+}
+
+impl Holders {
+    /// Has these links held; in the order given.
+    pub fn hold(&mut self, all: Vec<Links>) -> Vec<HeldLinks> {
+        let mut held = Vec::with_capacity(all.len());
+        let (tell, done) = mpsc::channel();
+        let mut asked = 0;
+        for links in &all {
+            let count = links.len();
+            let holder = if count == 0 { None } else { self.place_for(count) };
+            let Some(holder) = holder else {
+                held.push(None);
+                continue;
+            };
+            let key = self.next_key;
+            self.next_key += 1;
+            let descriptors = links
+                .iter()
+                .map(|link| (link.descriptor.as_raw_fd(), link.points, link.kind))
+                .collect();
+            let order = Order::Hold { key, links: descriptors, done: tell.clone() };
+            if self.all[holder].orders.send(order).is_ok() {
+                asked += 1;
+                self.all[holder].links += count;
+                let orders = self.all[holder].orders.clone();
+                held.push(Some(Ticket { holder, key, orders, used: false }));
+            } else {
+                held.push(None);
+            }
+        }
+        drop(tell);
+        let results: Vec<_> = done.iter().collect();
+        let failed = results.iter().any(Result::is_err) || results.len() != asked;
+        if failed {
+            // What is held all the same is let go with its ticket; ours keeps the links.
+            self.refused = true;
+            return all.into_iter().map(HeldLinks::here).collect();
+        }
+        // Ours are not the last any more, so nothing is waited for when they are closed.
+        held.into_iter()
+            .zip(all)
+            .map(|(held, links)| match held {
+                Some(ticket) => HeldLinks { links: links.len(), held: Held::By(ticket) },
+                None => HeldLinks::here(links),
+            })
+            .collect()
+    }
+
+    /// Begins to release links. `hand_over` has a child of ours do it, for when a task hangs inside
+    /// a handler: whoever closes a link then waits for it and cannot be killed.
+    pub fn release(&mut self, links: Vec<HeldLinks>, hand_over: bool) -> Releasing {
+        let mut here = Vec::new();
+        let mut keys = Vec::new();
+        for HeldLinks { held, links } in links {
+            match held {
+                Held::Here(links) => here.push(links),
+                Held::By(mut ticket) => {
+                    ticket.used = true;
+                    keys.push((ticket.holder, ticket.key, links));
+                }
+            }
+        }
+        let mut releasing = self.begin(keys.into_iter(), hand_over);
+        if hand_over && !here.is_empty() {
+            self::hand_over(Links::join(std::mem::take(&mut here)), releasing.tell.clone());
+            releasing.parts += 1;
+        }
+        releasing.here = here;
+        releasing
+    }
+
+    fn begin(
+        &mut self,
+        keys: impl Iterator<Item = (usize, u64, usize)>,
+        hand_over: bool,
+    ) -> Releasing {
+        let mut by_holder: HashMap<usize, Vec<u64>> = HashMap::new();
+        for (holder, key, links) in keys {
+            self.all[holder].links = self.all[holder].links.saturating_sub(links);
+            by_holder.entry(holder).or_default().push(key);
+        }
+        let (tell, done) = mpsc::channel();
+        let parts = by_holder.len();
+        for (index, keys) in by_holder {
+            let holder = &self.all[index];
+            holder.busy.store(true, Ordering::Release);
+            let done = tell.clone();
+            let order = if hand_over {
+                Order::HandOver { keys, done }
+            } else {
+                Order::Release { keys, done }
+            };
+            let _ = holder.orders.send(order);
+        }
+        Releasing { here: Vec::new(), tell, done, parts, started: Instant::now() }
+    }
+
+    /// A holder that has room and waits for nothing.
+    fn place_for(&mut self, links: usize) -> Option<usize> {
+        if self.refused {
+            return None;
+        }
+        let idle = |holder: &&Holder| !holder.busy.load(Ordering::Acquire);
+        let emptiest = self
+            .all
+            .iter()
+            .enumerate()
+            .filter(|(_, holder)| idle(holder))
+            .min_by_key(|(_, holder)| holder.links);
+        if let Some((index, holder)) = emptiest
+            && (holder.links + links <= LINKS_A_HOLDER || self.all.len() >= MAX_HOLDERS)
+        {
+            return Some(index);
+        }
+        if self.all.len() >= MAX_HOLDERS {
+            return None;
+        }
+        match self.process().and_then(Holder::start) {
+            Ok(holder) => {
+                self.all.push(holder);
+                Some(self.all.len() - 1)
+            }
+            Err(error) => {
+                tracing::debug!("links are not held by threads of their own: {error}");
+                self.refused = true;
+                None
+            }
+        }
+    }
+}
+
+impl Holders {
+    /// The descriptor that names this process, under the number that it has in every table.
+    fn process(&mut self) -> io::Result<RawFd> {
+        if let Some(process) = &self.process {
+            return Ok(process.as_raw_fd());
+        }
+        let own = std::process::id();
+        // SAFETY: the call takes no pointer.
+        let number = descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, own, 0) })?;
+        // SAFETY: the kernel has just made it (close-on-exec), and nobody else owns it.
+        self.process = Some(unsafe { OwnedFd::from_raw_fd(number) });
+        Ok(number)
+    }
+}
+
+impl HeldLinks {
+    fn here(links: Links) -> Self {
+        Self { links: links.len(), held: Held::Here(links) }
+    }
+
+    /// Number of links.
+    pub fn len(&self) -> usize {
+        self.links
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.links == 0
+    }
+}
+
+impl Releasing {
+    /// Waits until all are released.
+    ///
+    /// Blocks as long as a task is inside a handler.
+    pub fn wait(self) -> DetachReport {
+        let mut grace = None::<Duration>;
+        let mut add = |other: Option<Duration>| {
+            grace = match (grace, other) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+        };
+        if !self.here.is_empty() {
+            add(Links::detach_all(self.here, &super::Progress::default()).grace);
+        }
+        drop(self.tell);
+        for report in self.done.iter().take(self.parts) {
+            add(report.grace);
+        }
+        DetachReport { took: self.started.elapsed(), grace }
+    }
+}
+
+impl Holder {
+    fn start(process: RawFd) -> io::Result<Self> {
+        let (orders, receive) = mpsc::channel();
+        let busy = Arc::new(AtomicBool::new(false));
+        let own = Arc::clone(&busy);
+        let (tell, told) = mpsc::channel();
+        thread::Builder::new().name("holder".to_owned()).stack_size(STACK_BYTES).spawn(
+            move || match own_table(process) {
+                Ok(()) => {
+                    let _ = tell.send(Ok(()));
+                    hold(&receive, process, &own);
+                }
+                Err(error) => drop(tell.send(Err(error))),
+            },
+        )?;
+        told.recv().map_err(|_| io::Error::other("a thread ended early"))??;
+        Ok(Self { orders, links: 0, busy })
+    }
+}
+
+/// Gives the thread a descriptor table of its own, with nothing in it but standard streams and
+/// `kept`.
+fn own_table(kept: RawFd) -> io::Result<()> {
+    // SAFETY: the call takes no pointer, and this thread has not opened anything yet.
+    if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let kept = kept.cast_unsigned();
+    for (first, last) in [(3, kept - 1), (kept + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: the table is this thread's own, and nothing that it uses lies in the range.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+    Ok(())
+}
+
+fn descriptor(number: libc::c_long) -> io::Result<RawFd> {
+    match RawFd::try_from(number) {
+        Ok(number) if number >= 0 => Ok(number),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes links over and releases them, as it is told. Ends with the process.
+fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
+    let mut held: HashMap<u64, Links> = HashMap::new();
+    for order in orders {
+        match order {
+            Order::Hold { key, links, done } => {
+                let taken: io::Result<Vec<Link>> =
+                    links.into_iter().map(|link| take(process, link)).collect();
+                let result = taken.map(|links| drop(held.insert(key, Links::new(links))));
+                let _ = done.send(result);
+            }
+            Order::Release { keys, done } => {
+                let started = Instant::now();
+                let mut grace = None::<Duration>;
+                for links in keys.iter().filter_map(|key| held.remove(key)) {
+                    let report = links.detach(&super::Progress::default());
+                    grace = match (grace, report.grace) {
+                        (Some(one), Some(other)) => Some(one.min(other)),
+                        (one, other) => one.or(other),
+                    };
+                }
+                busy.store(false, Ordering::Release);
+                let _ = done.send(DetachReport { took: started.elapsed(), grace });
+            }
+            Order::HandOver { keys, done } => {
+                let all = keys.iter().filter_map(|key| held.remove(key));
+                hand_over(Links::join(all), done);
+                busy.store(false, Ordering::Release);
+            }
+        }
+    }
+}
+
+/// Has a child of ours release the links, and tells when it has; if we end before, it goes on.
+fn hand_over(links: Links, done: mpsc::Sender<DetachReport>) {
+    let progress = super::Progress::default();
+    let wait = move || {
+        let report = match links.hand_over() {
+            Ok(releaser) => releaser.release(&progress),
+            Err((links, error)) => {
+                tracing::warn!("failed to start a process that releases the links: {error}");
+                links.detach(&progress)
+            }
+        };
+        let _ = done.send(report);
+    };
+    // Where no thread can be had, the links go with what is dropped here.
+    drop(thread::Builder::new().name("handed over".to_owned()).spawn(wait));
+}
+
+/// Copies a link's descriptor out of the process's table into this thread's.
+fn take(process: RawFd, link: (RawFd, usize, LinkKind)) -> io::Result<Link> {
+    let (number, points, kind) = link;
+    // SAFETY: the call takes no pointer.
+    let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) };
+    let number = descriptor(taken)?;
+    // SAFETY: the kernel has just made it (close-on-exec), and nobody else owns it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    Ok(Link { descriptor, points, kind })
+}

@@ -1,0 +1,143 @@
+//! Which probes have series of their own.
+//!
+//! The number of series has a hard limit. Where the probes need more, the busiest have theirs and
+//! the rest is summed up. No series may ever fall, whoever is in it: so what is summed up is what
+//! probes counted *while* they were in the sum, and a probe that gets series of its own shows what
+//! it counted outside of it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{Catalog, Figures, Kind, Reading, Series, collector::LE_EXPONENTS};
+
+/// Buckets of a latency series, and its sum and count.
+const LATENCY_SERIES: usize = (LE_EXPONENTS.end - LE_EXPONENTS.start) as usize + 3;
+/// A probe takes the place of another one only if it is so much busier: places are not to change
+/// from scrape to scrape.
+const BUSIER: u64 = 2;
+
+type Key = (Arc<str>, Arc<str>);
+
+/// The decision, kept from scrape to scrape.
+#[derive(Debug)]
+pub(super) struct Budget {
+    pub(super) max_series: usize,
+    /// Probes that have series of their own; all, as long as they fit.
+    own: HashSet<Key>,
+    /// What each probe counted inside the sum, and its last reading.
+    folded: HashMap<Key, Folded>,
+    /// Everything that was counted inside the sum.
+    sum: Figures,
+}
+
+#[derive(Debug, Default)]
+struct Folded {
+    inside: Figures,
+    last: Figures,
+}
+
+/// What a scrape shows.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// Probes with series of their own: index of the series, and what it shows.
+    pub(super) own: Vec<(usize, Figures)>,
+    /// Probes without.
+    pub(super) folded: usize,
+    /// All of those together, now and before.
+    pub(super) sum: Option<Figures>,
+    /// Series that this takes.
+    pub(super) series: usize,
+}
+
+impl Budget {
+    pub(super) fn new(max_series: usize) -> Self {
+        Self { max_series, own: HashSet::new(), folded: HashMap::new(), sum: Figures::default() }
+    }
+
+    /// Decides for one reading.
+    pub(super) fn decide(&mut self, catalog: &Catalog, reading: Reading) -> Shown {
+        let needed: usize = catalog.series.iter().map(weight).sum();
+        if needed <= self.max_series && self.folded.is_empty() && self.own.is_empty() {
+            let own = reading.series.into_iter().enumerate().collect();
+            return Shown { own, series: needed, ..Shown::default() };
+        }
+        self.choose(catalog, &reading);
+        let mut shown = Shown::default();
+        let mut alive = HashSet::new();
+        for (index, (series, now)) in catalog.series.iter().zip(reading.series).enumerate() {
+            let key = key(series);
+            alive.insert(key.clone());
+            if self.own.contains(&key) {
+                shown.series += weight(series);
+                let figures = match self.folded.get_mut(&key) {
+                    Some(folded) => {
+                        folded.last = now.clone();
+                        now.since(&folded.inside)
+                    }
+                    None => now,
+                };
+                shown.own.push((index, figures));
+            } else {
+                shown.folded += 1;
+                let folded = self.folded.entry(key).or_default();
+                let new = now.since(&folded.last);
+                folded.inside.add(&new);
+                folded.last = now;
+                self.sum.add(&new);
+            }
+        }
+        self.folded.retain(|key, _| alive.contains(key));
+        shown.sum = Some(self.sum.clone());
+        shown
+    }
+
+    /// Chooses who has series of its own.
+    fn choose(&mut self, catalog: &Catalog, reading: &Reading) {
+        let mut ranked: Vec<_> = catalog
+            .series
+            .iter()
+            .zip(&reading.series)
+            .map(|(series, figures)| {
+                let key = key(series);
+                let advantage = if self.own.contains(&key) { BUSIER } else { 1 };
+                (figures.hits().saturating_mul(advantage), key, series)
+            })
+            .collect();
+        ranked.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+        let mut left = self.max_series;
+        let mut own = HashSet::new();
+        for (_, key, series) in ranked {
+            let Some(rest) = left.checked_sub(weight(series)) else { continue };
+            left = rest;
+            own.insert(key);
+        }
+        // Who loses its series shows from now on, in the sum, only what it counts from now on.
+        for (series, figures) in catalog.series.iter().zip(&reading.series) {
+            let key = key(series);
+            if self.own.contains(&key) && !own.contains(&key) {
+                self.folded.entry(key).or_default().last = figures.clone();
+            }
+        }
+        self.own = own;
+    }
+}
+
+fn key(series: &Series) -> Key {
+    (Arc::clone(&series.name), Arc::clone(&series.probe))
+}
+
+/// Series that a probe takes.
+pub(super) fn weight(series: &Series) -> usize {
+    let withheld = if series.withholds { 3 } else { 0 };
+    1 + withheld
+        + match series.kind {
+            Kind::Count => 0,
+            Kind::Latency => 2 + LATENCY_SERIES,
+            Kind::Events { reads } => 1 + 3 + if reads { 4 } else { 0 },
+        }
+}
+
+#[cfg(test)]
+mod tests;

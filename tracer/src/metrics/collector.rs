@@ -1,0 +1,391 @@
+//! Writes what the probes counted, at each scrape.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, exemplar::Exemplar},
+};
+use tracer_common::{
+    counter::Counter,
+    histogram::{BUCKETS, Histogram, lower_bound_ns},
+};
+
+use super::{
+    Catalog, Figures, Kind, Published, Series,
+    budget::{Budget, Shown},
+    cpus::{self, CpuFigures},
+};
+
+/// The ends of the buckets that Prometheus sees, as powers of two of nanoseconds: from a
+/// microsecond to more than a minute, each twice as wide as the one before. They are ends of the
+/// kernel side's buckets, so nothing is estimated.
+pub(super) const LE_EXPONENTS: std::ops::Range<u32> = 10..37;
+
+/// The name under which probes without series of their own are summed up. No probe can have it,
+/// and no function's label is without a colon.
+const OTHER: &str = "other";
+
+/// Collects when it is scraped.
+#[derive(Debug)]
+pub(super) struct ProbeCollector {
+    pub(super) catalog: Arc<Published>,
+    pub(super) budget: Arc<Mutex<Budget>>,
+}
+
+/// Takes a number out of what is known of a probe.
+type Get = fn(&Figures) -> u64;
+
+/// A counter of a probe.
+struct ProbeCounter {
+    name: &'static str,
+    help: &'static str,
+    /// The label that tells its samples apart.
+    label: Option<&'static str>,
+    /// The values of that label, each with what it counts; one without a label.
+    samples: &'static [(&'static str, Get)],
+    /// Whether a probe has it.
+    of: fn(&Series) -> bool,
+}
+
+fn counted(counter: Counter) -> impl Fn(&Figures) -> u64 {
+    move |figures| figures.counters.get(counter)
+}
+
+macro_rules! kernel {
+    ($counter:ident) => {
+        |figures| counted(Counter::$counter)(figures)
+    };
+}
+
+const PROBE_COUNTERS: &[ProbeCounter] = &[
+    ProbeCounter {
+        name: "faultline_probe_hits",
+        help: "Times that the probe's breakpoint was hit",
+        label: None,
+        samples: &[("", Figures::hits)],
+        of: |_| true,
+    },
+    ProbeCounter {
+        name: "faultline_probe_events",
+        help: "Events that were written",
+        label: None,
+        samples: &[("", |figures| figures.delivered)],
+        of: |series| matches!(series.kind, Kind::Events { .. }),
+    },
+    ProbeCounter {
+        name: "faultline_probe_withheld",
+        help: "Hits left out by the probe's own where, sample and rate",
+        label: Some("reason"),
+        samples: &[
+            ("filtered", kernel!(Filtered)),
+            ("sampled_out", kernel!(SampledOut)),
+            ("throttled", kernel!(Throttled)),
+        ],
+        of: |series| series.withholds,
+    },
+    ProbeCounter {
+        name: "faultline_probe_lost",
+        help: "Hits of which the event or duration was lost",
+        label: Some("cause"),
+        samples: &[
+            ("ring_full", kernel!(RingFull)),
+            ("no_entry", kernel!(NoEntry)),
+            ("output", |figures| figures.output_lost),
+        ],
+        of: |series| matches!(series.kind, Kind::Events { .. }),
+    },
+    ProbeCounter {
+        name: "faultline_probe_calls_lost",
+        help: "Calls of which the duration was lost",
+        label: Some("cause"),
+        samples: &[
+            ("no_return", kernel!(CallsLost)),
+            ("no_memory", |figures| {
+                counted(Counter::NoMemory)(figures) + counted(Counter::NoEntry)(figures)
+            }),
+        ],
+        of: |series| series.kind == Kind::Latency,
+    },
+    ProbeCounter {
+        name: "faultline_probe_reads",
+        help: "Reads of memory for arguments, by how they ended",
+        label: Some("outcome"),
+        samples: &[
+            ("resident", kernel!(ReadResident)),
+            ("faulted", kernel!(ReadFaulted)),
+            ("truncated", kernel!(ReadTruncated)),
+            ("failed", |figures| {
+                [Counter::ReadEfault, Counter::ReadEinval, Counter::ReadEagain]
+                    .into_iter()
+                    .map(|counter| counted(counter)(figures))
+                    .sum()
+            }),
+        ],
+        of: |series| matches!(series.kind, Kind::Events { reads: true }),
+    },
+];
+
+impl Collector for ProbeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let catalog = self.catalog.get();
+        let reading = catalog.read();
+        let (cpus, undecodable) = (reading.cpus.clone(), reading.undecodable);
+        let shown = {
+            let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+            budget.decide(&catalog, reading)
+        };
+        for counter in PROBE_COUNTERS {
+            counter.encode(&catalog, &shown, &mut encoder)?;
+        }
+        latencies(&catalog, &shown, &mut encoder)?;
+        per_cpu(&cpus, &mut encoder)?;
+        let mut out = Plain(encoder);
+        out.counter(
+            "faultline_undecodable_records",
+            "Records that could not be read",
+            undecodable,
+        )?;
+        out.gauge(
+            "faultline_metrics_series",
+            "Time series of probes with labels of their own",
+            shown.series as f64,
+        )?;
+        out.gauge(
+            "faultline_metrics_folded_probes",
+            "Functions without series of their own, summed up under name=\"other\"",
+            shown.folded as f64,
+        )?;
+        out.gauge("faultline_functions", "Functions that are probed", catalog.series.len() as f64)?;
+        out.gauge(
+            "faultline_functions_skipped",
+            "Functions that were asked for and cannot be probed",
+            catalog.skipped as f64,
+        )?;
+        out.gauge("faultline_links", "Links that hold the breakpoints", catalog.links as f64)?;
+        out.states(
+            "faultline_probes",
+            "Named probes, by whether they are attached",
+            &[("attached", catalog.probes_attached), ("waiting", catalog.probes_waiting)],
+        )?;
+        out.gauge(
+            "faultline_cpu_imbalance_ratio",
+            "Hits of the busiest CPU in relation to the mean, since the start; 1 is balanced",
+            imbalance(&cpus),
+        )
+    }
+}
+
+/// The busiest CPU in relation to the mean.
+fn imbalance(cpus: &[CpuFigures]) -> f64 {
+    let online = cpus::online().max(1);
+    let total: u64 = cpus.iter().map(|cpu| cpu.hits).sum();
+    let most = cpus.iter().map(|cpu| cpu.hits).max().unwrap_or(0);
+    if total == 0 { 1.0 } else { most as f64 * online as f64 / total as f64 }
+}
+
+impl ProbeCounter {
+    fn encode(
+        &self,
+        catalog: &Catalog,
+        shown: &Shown,
+        encoder: &mut DescriptorEncoder<'_>,
+    ) -> fmt::Result {
+        let has = |index: &usize| catalog.series.get(*index).is_some_and(self.of);
+        let folded = shown.sum.is_some() && catalog.series.iter().any(self.of);
+        if !folded && !shown.own.iter().any(|(index, _)| has(index)) {
+            return Ok(());
+        }
+        let mut metric =
+            encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        for (index, figures) in shown.own.iter().filter(|(index, _)| has(index)) {
+            let Some(series) = catalog.series.get(*index) else { continue };
+            self.samples(&mut metric, &series.name, &series.probe, figures)?;
+        }
+        match &shown.sum {
+            Some(sum) if folded => self.samples(&mut metric, OTHER, OTHER, sum),
+            _ => Ok(()),
+        }
+    }
+
+    fn samples(
+        &self,
+        metric: &mut MetricEncoder<'_>,
+        name: &str,
+        probe: &str,
+        figures: &Figures,
+    ) -> fmt::Result {
+        for (value, get) in self.samples {
+            let count = get(figures);
+            match self.label {
+                None => sample(metric, &[("name", name), ("probe", probe)], count)?,
+                Some(label) => {
+                    sample(metric, &[("name", name), ("probe", probe), (label, value)], count)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, f64>> = None;
+
+fn sample<const N: usize>(
+    metric: &mut MetricEncoder<'_>,
+    labels: &[(&str, &str); N],
+    count: u64,
+) -> fmt::Result {
+    // Labels are of the user's making: what would break the line is escaped.
+    let escaped = labels.map(|(name, value)| (name, Escaped(value)));
+    metric.encode_family(&escaped)?.encode_counter::<NoLabelSet, _, f64>(&count, NO_EXEMPLAR)
+}
+
+/// A label's value: the library writes it as it is.
+#[derive(Debug, Clone, Copy)]
+struct Escaped<'a>(&'a str);
+
+impl prometheus_client::encoding::EncodeLabelValue for Escaped<'_> {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
+    ) -> fmt::Result {
+        use fmt::Write as _;
+        if !self.0.contains(['\\', '"', '\n']) {
+            return encoder.write_str(self.0);
+        }
+        for c in self.0.chars() {
+            match c {
+                '\\' => encoder.write_str("\\\\")?,
+                '"' => encoder.write_str("\\\"")?,
+                '\n' => encoder.write_str("\\n")?,
+                c => encoder.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn latencies(catalog: &Catalog, shown: &Shown, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let has =
+        |index: usize| catalog.series.get(index).is_some_and(|series| series.kind == Kind::Latency);
+    let any_folded = shown.sum.as_ref().is_some_and(|sum| sum.durations.is_some());
+    if !any_folded && !shown.own.iter().any(|(index, _)| has(*index)) {
+        return Ok(());
+    }
+    let mut metric = encoder.encode_descriptor(
+        "faultline_probe_latency_seconds",
+        "Durations of calls, from the function's entry to its return",
+        None,
+        MetricType::Histogram,
+    )?;
+    for (index, figures) in shown.own.iter().filter(|(index, _)| has(*index)) {
+        let Some(series) = catalog.series.get(*index) else { continue };
+        histogram(&mut metric, &series.name, &series.probe, figures.durations.as_deref())?;
+    }
+    match &shown.sum {
+        Some(sum) if any_folded => histogram(&mut metric, OTHER, OTHER, sum.durations.as_deref()),
+        _ => Ok(()),
+    }
+}
+
+fn histogram(
+    metric: &mut MetricEncoder<'_>,
+    name: &str,
+    probe: &str,
+    durations: Option<&Histogram>,
+) -> fmt::Result {
+    let none = [0; BUCKETS];
+    let counts = durations.map_or(&none, |durations| &durations.buckets);
+    let mut buckets = Vec::with_capacity(LE_EXPONENTS.len() + 1);
+    let mut index = 0;
+    for exponent in LE_EXPONENTS {
+        let end_ns = 1_u64 << exponent;
+        let mut count = 0;
+        while index < BUCKETS && lower_bound_ns(index) < end_ns {
+            count += counts[index];
+            index += 1;
+        }
+        buckets.push((end_ns as f64 / 1e9, count));
+    }
+    buckets.push((f64::INFINITY, counts[index..].iter().sum()));
+    let sum = durations.map_or(0.0, |durations| durations.sum_ns as f64 / 1e9);
+    let labels = [("name", Escaped(name)), ("probe", Escaped(probe))];
+    metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+        sum,
+        counts.iter().sum(),
+        &buckets,
+        None,
+    )
+}
+
+fn per_cpu(cpus: &[CpuFigures], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    type Get = fn(&CpuFigures) -> u64;
+    const COUNTERS: [(&str, &str, Get); 4] = [
+        ("faultline_cpu_hits", "Hits of all probes on a CPU", |cpu| cpu.hits),
+        ("faultline_cpu_events", "Events of hits on a CPU that were written", |cpu| cpu.events),
+        ("faultline_cpu_lost", "Events and durations of hits on a CPU that were lost", |cpu| {
+            cpu.lost
+        }),
+        ("faultline_cpu_faults", "Pages that were faulted in to read an argument", |cpu| {
+            cpu.faults
+        }),
+    ];
+    // CPUs that can only be plugged in have nothing to tell.
+    let online = cpus::online();
+    let told = || {
+        cpus.iter()
+            .enumerate()
+            .filter(move |(index, cpu)| *index < online || **cpu != CpuFigures::default())
+    };
+    if told().next().is_none() {
+        return Ok(());
+    }
+    for (name, help, get) in COUNTERS {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (index, cpu) in told() {
+            sample(&mut metric, &[("cpu", &index.to_string())], get(cpu))?;
+        }
+    }
+    let mut metric = encoder.encode_descriptor(
+        "faultline_cpu_fault_wait_seconds",
+        "Time that traced tasks waited for pages that an argument was on",
+        None,
+        MetricType::Counter,
+    )?;
+    for (index, cpu) in told() {
+        let seconds = cpu.fault_wait_ns as f64 / 1e9;
+        let labels = [("cpu", index.to_string())];
+        metric
+            .encode_family(&labels)?
+            .encode_counter::<NoLabelSet, _, f64>(&seconds, NO_EXEMPLAR)?;
+    }
+    Ok(())
+}
+
+/// Metrics without labels, or nearly.
+struct Plain<'a>(DescriptorEncoder<'a>);
+
+impl Plain<'_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.0
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&value, NO_EXEMPLAR)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn states(&mut self, name: &str, help: &str, states: &[(&str, usize)]) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (state, value) in states {
+            let labels = [("state", *state)];
+            metric.encode_family(&labels)?.encode_gauge(&(*value as u64))?;
+        }
+        Ok(())
+    }
+}

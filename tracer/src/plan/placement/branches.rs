@@ -1,0 +1,185 @@
+//! What jumps where, in a file's code.
+//!
+//! It must not miss a jump; a jump too many only leaves a breakpoint where it is. So jumps of 32
+//! bits are looked for at every byte, whether an instruction begins there or not; those of 8 bits,
+//! of which that would find one nearly everywhere, are looked for likewise and then confirmed by
+//! decoding from the nearest symbol.
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+
+/// The code of a file, by offset in it.
+#[derive(Debug)]
+pub(super) struct Text {
+    start: u64,
+    code: Vec<u8>,
+    /// Where functions and labels begin, rising.
+    symbols: Vec<u64>,
+}
+
+impl Text {
+    /// Code that begins at the file's offset `start`, with the offsets at which symbols stand.
+    pub(super) fn new(start: u64, code: Vec<u8>, mut symbols: Vec<u64>) -> Self {
+        symbols.sort_unstable();
+        symbols.dedup();
+        Self { start, code, symbols }
+    }
+
+    /// Up to so many bytes from an offset on.
+    pub(super) fn code(&self, offset: u64, bytes: u64) -> Option<&[u8]> {
+        let at = self.index(offset)?;
+        let end = at.saturating_add(usize::try_from(bytes).ok()?).min(self.code.len());
+        Some(&self.code[at..end])
+    }
+
+    fn index(&self, offset: u64) -> Option<usize> {
+        let at = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        (at < self.code.len()).then_some(at)
+    }
+}
+
+/// A set of bytes of the text.
+#[derive(Debug)]
+pub(super) struct Forbidden {
+    start: u64,
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl Forbidden {
+    pub(super) fn new(text: &Text) -> Self {
+        Self { start: text.start, words: vec![0; text.code.len().div_ceil(64)], count: 0 }
+    }
+
+    /// Adds the bytes from `first` to `last`, both included.
+    pub(super) fn add(&mut self, first: u64, last: u64) {
+        for offset in first..=last {
+            let Some((word, bit)) = self.place(offset) else { continue };
+            self.words[word] |= bit;
+            self.count += 1;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    #[inline]
+    fn contains(&self, offset: u64) -> bool {
+        self.place(offset).is_some_and(|(word, bit)| self.words[word] & bit != 0)
+    }
+
+    /// Whether any byte from `first` to `last` is in it.
+    pub(super) fn any_in(&self, first: u64, last: u64) -> bool {
+        (first..=last).any(|offset| self.contains(offset))
+    }
+
+    #[inline]
+    fn place(&self, offset: u64) -> Option<(usize, u64)> {
+        let at = usize::try_from(offset.wrapping_sub(self.start)).ok()?;
+        (at / 64 < self.words.len()).then_some((at / 64, 1 << (at % 64)))
+    }
+}
+
+/// The bytes of `forbidden` to which something jumps, or at which a symbol stands.
+pub(super) fn targets(text: &Text, forbidden: &Forbidden) -> Forbidden {
+    let mut found = Forbidden::new(text);
+    for symbol in &text.symbols {
+        if forbidden.contains(*symbol) {
+            found.add(*symbol, *symbol);
+        }
+    }
+    let mut short = Vec::new();
+    let code = &text.code[..];
+    for (at, byte) in code.iter().enumerate() {
+        let (distance_at, is_short) = match byte {
+            0xe8 | 0xe9 => (at + 1, false),
+            0x0f if matches!(code.get(at + 1), Some(0x80..=0x8f)) => (at + 2, false),
+            // xbegin
+            0xc7 if code.get(at + 1) == Some(&0xf8) => (at + 2, false),
+            0x70..=0x7f | 0xe0..=0xe3 | 0xeb => (at + 1, true),
+            _ => continue,
+        };
+        let Some(target) = target(text, distance_at, is_short) else { continue };
+        if forbidden.contains(target) {
+            if is_short {
+                short.push((at, target));
+            } else {
+                found.add(target, target);
+            }
+        }
+    }
+    confirm(text, &short, &mut found);
+    found
+}
+
+/// Where the branch goes whose distance stands at `distance_at`.
+#[inline]
+fn target(text: &Text, distance_at: usize, is_short: bool) -> Option<u64> {
+    let (end, distance) = if is_short {
+        (distance_at + 1, i64::from(*text.code.get(distance_at)? as i8))
+    } else {
+        let bytes = text.code.get(distance_at..distance_at + 4)?;
+        (distance_at + 4, i64::from(i32::from_le_bytes(bytes.try_into().ok()?)))
+    };
+    Some(text.start.wrapping_add(end as u64).wrapping_add_signed(distance))
+}
+
+/// Adds the targets of those short jumps that are instructions, or may be.
+fn confirm(text: &Text, short: &[(usize, u64)], found: &mut Forbidden) {
+    let mut pending = short.iter().peekable();
+    while let Some(&&(at, target)) = pending.peek() {
+        let offset = text.start + at as u64;
+        let next = text.symbols.partition_point(|symbol| *symbol <= offset);
+        let begin = next.checked_sub(1).and_then(|before| text.index(text.symbols[before]));
+        let Some(begin) = begin else {
+            // Nobody knows where instructions begin here.
+            found.add(target, target);
+            pending.next();
+            continue;
+        };
+        let end = text.symbols.get(next).and_then(|symbol| text.index(*symbol));
+        let end = end.unwrap_or(text.code.len());
+        // All that lie between these two symbols, with one decoding.
+        let mut decoder = Decoder::with_ip(64, &text.code[begin..end], 0, DecoderOptions::NONE);
+        let mut instruction = Instruction::default();
+        let mut lost = false;
+        while let Some(&&(at, target)) = pending.peek() {
+            if at >= end {
+                break;
+            }
+            while !lost && decoder.can_decode() && begin + decoder.position() < at {
+                decoder.decode_out(&mut instruction);
+                // Data in between: from here on nothing is certain.
+                lost |= instruction.is_invalid();
+            }
+            if lost || begin + decoder.position() == at {
+                found.add(target, target);
+            }
+            pending.next();
+        }
+    }
+}
+
+/// Whether it is known where all jumps of a function go. A jump to where a register says may go
+/// anywhere in the function; one through a constant slot of memory leaves it (a tail call).
+pub(super) fn has_known_jumps(text: &Text, entry: u64, size_bytes: u64) -> bool {
+    let Some(code) = text.code(entry, size_bytes) else { return false };
+    if (code.len() as u64) < size_bytes {
+        return false;
+    }
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    let mut instruction = Instruction::default();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        if instruction.is_invalid() {
+            return false;
+        }
+        let through_slot = instruction.op0_kind() == OpKind::Memory
+            && instruction.memory_base() == Register::RIP
+            && instruction.memory_index() == Register::None;
+        if instruction.flow_control() == FlowControl::IndirectBranch && !through_slot {
+            return false;
+        }
+    }
+    true
+}

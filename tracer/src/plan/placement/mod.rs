@@ -1,0 +1,114 @@
+//! Where a function's breakpoint is cheapest.
+//!
+//! What a hit costs depends on the instruction under the breakpoint: on x86-64 the kernel emulates
+//! some, and single-steps the others, at ten times the price in a virtual machine. `endbr64`, with
+//! which every function of a library built for CET begins, is of the dear kind. So the breakpoint
+//! moves along the straight code at the function's start to the first cheap instruction, where that
+//! changes nothing that the user sees:
+//!
+//! - what the probe reads is there as it was at the entry ([`block`]);
+//! - nothing jumps past the entry to the new place or before it ([`branches`]), so that whoever
+//!   passes one passes the other.
+//!
+//! What is not certain is left where it is.
+
+mod apply;
+mod block;
+mod branches;
+
+use std::fmt;
+
+pub use self::apply::{ReadPieces, place};
+use self::block::Needs;
+use self::branches::{Forbidden, Text, targets};
+
+/// How the kernel runs the instruction under a breakpoint; the first is the cheapest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// A 5-byte nop: replaced by a call (since 6.18).
+    Optimised,
+    /// Done by the kernel itself.
+    Emulated,
+    /// Run elsewhere, with two traps more.
+    SingleStepped,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Optimised => "optimised",
+            Self::Emulated => "emulated",
+            Self::SingleStepped => "single-stepped",
+        })
+    }
+}
+
+/// A function whose breakpoint may move.
+#[derive(Debug, Clone, Copy)]
+struct Movable {
+    /// Its first instruction, as an offset in the file.
+    entry: u64,
+    /// Its size; what has none stays.
+    size_bytes: u64,
+    needs: Needs,
+}
+
+/// Where a breakpoint goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Bytes past the function's first instruction.
+    pub moved_bytes: u64,
+    /// Bytes by which the stack pointer is lower there than at the entry.
+    pub stack_bias: u64,
+    /// How the kernel runs the instruction there.
+    pub class: Class,
+    /// How it would have run the first one.
+    pub entry_class: Class,
+}
+
+/// The cheapest certain place of each function, in their order; `None` for those outside of the
+/// text.
+fn places(text: &Text, functions: &[Movable]) -> Vec<Option<Place>> {
+    let mut places: Vec<_> = functions.iter().map(|function| cheapest(text, function)).collect();
+    let mut forbidden = Forbidden::new(text);
+    for (function, place) in functions.iter().zip(&places) {
+        if let Some(place) = place.filter(|place| place.moved_bytes != 0) {
+            forbidden.add(function.entry + 1, function.entry + place.moved_bytes);
+        }
+    }
+    if forbidden.is_empty() {
+        return places;
+    }
+    let targets = targets(text, &forbidden);
+    for (function, place) in functions.iter().zip(&mut places) {
+        let Some(place) = place else { continue };
+        if place.moved_bytes == 0 {
+            continue;
+        }
+        let jumped_past = targets.any_in(function.entry + 1, function.entry + place.moved_bytes);
+        if jumped_past || !branches::has_known_jumps(text, function.entry, function.size_bytes) {
+            *place = Place {
+                moved_bytes: 0,
+                stack_bias: 0,
+                class: place.entry_class,
+                entry_class: place.entry_class,
+            };
+        }
+    }
+    places
+}
+
+/// The cheapest place as far as the function's own first instructions tell.
+fn cheapest(text: &Text, function: &Movable) -> Option<Place> {
+    let code = text.code(function.entry, function.size_bytes.min(block::MOST_BYTES as u64))?;
+    let candidates = block::candidates(code, function.needs);
+    let entry = candidates.first()?;
+    // Of equally cheap ones the first.
+    let best = candidates.iter().min_by_key(|place| place.class)?;
+    Some(Place {
+        moved_bytes: best.offset as u64,
+        stack_bias: best.stack_bias,
+        class: best.class,
+        entry_class: entry.class,
+    })
+}

@@ -1,0 +1,455 @@
+//! The daemon, as its operator, systemd, Prometheus and an attacker see it.
+//!
+//! - changes: reload, attach and detach, with exact counts of what stays
+//! - targets that come and go
+//! - the control socket and the scrape: states, garbage, crowds
+//! - kill -9
+//!
+//! Events, privileges and systemd's protocol are in `daemon_service.rs`, Prometheus in
+//! `daemon_prometheus.rs`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    io::Write as _,
+    net::TcpStream,
+    os::unix::{fs::FileExt as _, fs::PermissionsExt as _, net::UnixStream},
+    path::Path,
+    process::Command,
+    thread,
+};
+
+use support::{
+    Target,
+    daemon::{Daemon, own_folder, probe, run},
+    faultline,
+    live::{Puppet, private_copy, wait_until},
+    target,
+};
+
+/// Check that a reload attaches what is new, releases what is gone, and loses no hit of what
+/// stays; however busy that is.
+#[test]
+fn reload_touches_only_the_difference() {
+    let program = private_copy(&Puppet::program(), "reload");
+    let stays = probe("ticks", &program, "tick");
+    let daemon = Daemon::start(&stays, "");
+    let mut puppet = Puppet::start_program(&program);
+    puppet.go(2);
+    for round in 0..5 {
+        let other = probe(&format!("tocks-{round}"), &program, "tock");
+        daemon.configure(&format!("{stays}{other}"), "");
+        let changed = daemon.ask(&["reload"]);
+        assert_eq!(changed["kept"], 1, "{changed}");
+        assert_eq!(changed["added"].as_array().unwrap().len(), 1, "{changed}");
+        puppet.wait_called(100);
+    }
+    // By signal, too.
+    daemon.configure(&stays, "");
+    daemon.running.signal(libc::SIGHUP);
+    daemon.running.stderr.wait_for(1, |line| line.contains("0 probes added, 1 removed, 1 kept"));
+    puppet.wait_called(100);
+    let called: u64 = puppet.tell("stop").parse().unwrap();
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], called as f64);
+    daemon.wait_released();
+    assert_eq!(daemon.metric("faultline_links", &[]), 1.0);
+    assert!(puppet.take().finish().0.success());
+    daemon.stop();
+}
+
+/// Check that of 5,000 named probes 4,000 stay over a reload without losing a hit, while top and
+/// scrapes go on, and that 5,000 can be attached and detached by a client.
+#[test]
+fn thousands_of_named_probes() {
+    const ROUNDS: usize = 300;
+    let program = private_copy(&target("functions.c", &["-O0"]), "thousands");
+    let probes = |range: std::ops::Range<usize>| -> String {
+        range.map(|n| probe(&format!("p{n}"), &program, &format!("fn_{n:04}"))).collect()
+    };
+    let daemon = Daemon::start(&probes(0..5000), "");
+    let mut target = Target::start(&program, &[&ROUNDS.to_string(), "wait"]);
+    target.send("go");
+    daemon.configure(&probes(1000..5000), "");
+    let changed = thread::scope(|scope| {
+        let top = scope.spawn(|| daemon.ctl(&["top", "--interval", "100ms", "--iterations", "3"]));
+        let reload = scope.spawn(|| daemon.ask(&["reload"]));
+        while !reload.is_finished() {
+            assert!(daemon.scrape().contains("faultline_functions"));
+        }
+        assert!(top.join().unwrap().succeeded().stdout.contains("hits/s"));
+        reload.join().unwrap()
+    });
+    assert_eq!(changed["kept"], 4000, "{}", changed["kept"]);
+    assert_eq!(changed["removed"].as_array().unwrap().len(), 1000);
+    assert!(target.line().starts_with("done"));
+    let text = daemon.scrape();
+    for n in 1000..5000 {
+        let label = format!("name=\"p{n}\"");
+        let hits = text.lines().find(|line| line.contains(&label)).unwrap().rsplit(' ').next();
+        assert_eq!(hits.unwrap().parse::<usize>().unwrap(), ROUNDS, "p{n}");
+    }
+    let file = daemon.folder.join("more.toml");
+    let more: String =
+        (5000..10000).map(|n| probe(&format!("p{n}"), &program, &format!("fn_{n:04}"))).collect();
+    fs::write(&file, more).unwrap();
+    let attached = daemon.ask(&["attach", "--file", file.to_str().unwrap()]);
+    assert_eq!(attached["added"].as_array().unwrap().len(), 5000);
+    let names: Vec<String> = (5000..10000).map(|n| format!("p{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let detached = daemon.ask(&[&["detach"], names.as_slice()].concat());
+    assert_eq!(detached["kept"], 4000);
+    daemon.wait_released();
+    assert_eq!(daemon.metric("faultline_links", &[]), 4000.0);
+    assert!(target.finish().0.success());
+    daemon.stop();
+}
+
+/// Check that a wrong file changes nothing, says why wherever one looks, and the right one works
+/// again.
+#[test]
+fn a_bad_file_changes_nothing() {
+    let program = private_copy(&Puppet::program(), "badfile");
+    let good = probe("ticks", &program, "tick");
+    let daemon = Daemon::start(&good, "");
+    let mut puppet = Puppet::start_program(&program);
+    puppet.step(10);
+    daemon.configure(&format!("{good}colour = \"red\"\n"), "");
+    let failed = daemon.ctl(&["reload"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(failed.stderr.contains("faultline.toml:4:1: unknown field `colour`"), "{failed:?}");
+    daemon.running.signal(libc::SIGHUP);
+    daemon.running.stderr.wait_for(2, |line| line.contains("nothing was reloaded"));
+    daemon.wait_metric("faultline_config_reloads_total", &["failure"], 2.0);
+    assert_eq!(daemon.metric("faultline_config_last_reload_successful", &[]), 0.0);
+    puppet.step(10);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 20.0);
+    daemon.configure(&good, "");
+    assert_eq!(daemon.ask(&["reload"])["kept"], 1);
+    assert_eq!(daemon.metric("faultline_config_last_reload_successful", &[]), 1.0);
+    puppet.ends_well();
+    daemon.stop();
+}
+
+/// Check what a client may attach and detach, and what it is told.
+#[test]
+fn attach_and_detach() {
+    let program = private_copy(&Puppet::program(), "attach");
+    let daemon = Daemon::start("", "");
+    let probe = |function: &str| format!("{}:{function}", program.display());
+    let mut puppet = Puppet::start_program(&program);
+    let attached = daemon.ctl(&["attach", "ticks", &probe("tick")]).succeeded();
+    assert!(attached.stdout.starts_with("ticks is attached to 1 function\n"), "{attached:?}");
+    puppet.step(7);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 7.0);
+    for (args, wanted) in [
+        (["attach", "ticks", &probe("tock")], "there is a probe `ticks` already"),
+        (["attach", "typo", &probe("tikc")], "did you mean `tick`?"),
+        (["detach", "nosuch", "ticks"], "there is no probe `nosuch`"),
+    ] {
+        let refused = daemon.ctl(&args);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(refused.stderr.contains(wanted), "{refused:?}");
+    }
+    let waits = daemon.ctl(&["attach", "later", "/no/such:f", "--wait"]).succeeded();
+    assert!(waits.stdout.contains("later waits for its target"), "{waits:?}");
+    assert_eq!(daemon.listed("later")["state"], "waiting");
+    assert_eq!(daemon.metric("faultline_probes", &["waiting"]), 1.0);
+    // A reload leaves alone what a client has attached.
+    daemon.ask(&["reload"]);
+    puppet.step(3);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 10.0);
+    let gone = daemon.ctl(&["detach", "ticks", "later"]).succeeded();
+    assert!(gone.stdout.contains("ticks is detached"), "{gone:?}");
+    daemon.wait_released();
+    assert_eq!(daemon.metric("faultline_links", &[]), 0.0);
+    puppet.ends_well();
+    daemon.stop();
+}
+
+/// Check that conditions and limits hold in the daemon: each hit is counted where it belongs.
+#[test]
+fn conditions_hold() {
+    let program = private_copy(&Puppet::program(), "conditions");
+    let probes = format!(
+        "{}where = \"value >= 60\"\n{}action = \"events\"\nwhere = \"value < 5\"\n",
+        probe("high", &program, "tick(value: u64)"),
+        probe("low", &program, "tick(value: u64)"),
+    );
+    let daemon = Daemon::start(&probes, "");
+    let mut puppet = Puppet::start_program(&program);
+    puppet.step(100);
+    let withheld = "faultline_probe_withheld_total";
+    daemon.wait_metric(withheld, &["name=\"high\"", "filtered"], 60.0);
+    daemon.wait_metric(withheld, &["name=\"low\"", "filtered"], 95.0);
+    daemon.wait_metric("faultline_probe_events_total", &["name=\"low\""], 5.0);
+    puppet.ends_well();
+    daemon.stop();
+}
+
+/// Check that processes are found by name when they start, and no others.
+#[test]
+fn processes_that_start_later() {
+    let program = private_copy(&Puppet::program(), "later");
+    let other = program.with_file_name("another.private");
+    let _ = fs::remove_file(&other);
+    fs::hard_link(&program, &other).unwrap();
+    let name = program.file_name().unwrap().to_str().unwrap();
+    let probes = format!("{}process = \"{name}\"\n", probe("ticks", &program, "tick"));
+    // A scan would find them too: it has to be the kernel that tells.
+    let daemon = Daemon::start(&probes, "[targets]\nrescan_every = \"1h\"\n");
+    assert_eq!(daemon.listed("ticks")["state"], "waiting");
+    let mut total = 0.0;
+    for round in 1..=3 {
+        let mut puppet = Puppet::start_program(&program);
+        let mut stranger = Puppet::start_program(&other);
+        let pid = puppet.pid().parse::<u64>().unwrap();
+        wait_until("the process is found", || {
+            daemon.listed("ticks")["processes"].as_array().unwrap().iter().any(|p| *p == pid)
+        });
+        puppet.step(100);
+        stranger.step(1000);
+        total += 100.0;
+        daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], total);
+        if round < 3 {
+            puppet.ends_well();
+        } else {
+            // A child of a traced process is one of that name.
+            assert_eq!(puppet.tell("go 1"), "going");
+            puppet.tell("stop");
+            puppet.take().finish();
+        }
+        stranger.ends_well();
+        total = daemon.metric("faultline_probe_hits_total", &["name=\"ticks\""]);
+    }
+    // Two of them had different inodes for the same content, and one series all the same.
+    let series =
+        daemon.scrape().lines().filter(|l| l.starts_with("faultline_probe_hits_total{")).count();
+    assert_eq!(series, 1);
+    daemon.stop();
+}
+
+/// Check that a program that is replaced on disk by another build is probed too, and that the old
+/// one stays probed as long as it runs.
+#[test]
+fn replaced_on_disk() {
+    let program = private_copy(&Puppet::program(), "replaced");
+    let daemon =
+        Daemon::start(&probe("ticks", &program, "tick"), "[targets]\nrescan_every = \"1s\"\n");
+    let mut old = Puppet::start_program(&program);
+    old.step(5);
+    let aside = program.with_file_name("replaced.new");
+    fs::copy(target("puppet.c", &["-O2", "-DANOTHER_BUILD"]), &aside).unwrap();
+    fs::rename(&aside, &program).unwrap();
+    wait_until("the new file is probed", || daemon.listed("ticks")["links"] == 2);
+    let mut new = Puppet::start_program(&program);
+    new.step(20);
+    old.step(100);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 125.0);
+    old.ends_well();
+    let before = daemon.metric("faultline_probe_hits_total", &["name=\"ticks\""]);
+    wait_until("the old file is released", || daemon.listed("ticks")["links"] == 1);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], before);
+    new.ends_well();
+    daemon.stop();
+}
+
+/// Check that a container's own copy of a file is probed when a program starts there, and released
+/// when it ends; one series for all.
+#[test]
+fn containers_that_start_later() {
+    let folder = own_folder();
+    let program = folder.join("app");
+    fs::copy(Puppet::program(), &program).unwrap();
+    let daemon =
+        Daemon::start(&probe("ticks", &program, "tick"), "[targets]\nrescan_every = \"1s\"\n");
+    let outside = daemon.listed("ticks")["files"].as_array().unwrap().len();
+    assert_eq!(outside, 1);
+    // A mount namespace in which the same path is another file.
+    let script = format!(
+        "cp {p} /tmp/copy.$$ && mount -t tmpfs none {f} && mv /tmp/copy.$$ {p} && exec {p}",
+        p = program.display(),
+        f = folder.display(),
+    );
+    let mut inside = Target::start(
+        Path::new("/usr/bin/unshare"),
+        &["--mount", "--propagation", "private", "sh", "-c", &script],
+    );
+    wait_until("the container's file is probed", || daemon.listed("ticks")["links"] == 2);
+    inside.send("step 50");
+    assert_eq!(inside.line(), "stepped");
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 50.0);
+    assert!(inside.finish().0.success());
+    wait_until("the container's file is released", || daemon.listed("ticks")["links"] == 1);
+    daemon.stop();
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// Check that one file seen through two overlay mounts is probed once, and each hit counted once.
+#[test]
+fn overlays_of_one_layer() {
+    let folder = own_folder();
+    let make = |name: &str| {
+        let path = folder.join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    };
+    // An overlay cannot have its upper layer on another one, which /tmp may be.
+    let disk = make("disk");
+    run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&disk));
+    for part in ["lower", "upper-a", "work-a", "merged-a", "upper-b", "work-b", "merged-b"] {
+        fs::create_dir_all(disk.join(part)).unwrap();
+    }
+    fs::copy(Puppet::program(), disk.join("lower/app")).unwrap();
+    for side in ["a", "b"] {
+        let d = disk.display();
+        let layers =
+            format!("lowerdir={d}/lower,upperdir={d}/upper-{side},workdir={d}/work-{side}");
+        let merged = disk.join(format!("merged-{side}"));
+        run(Command::new("mount").args(["-t", "overlay", "none", "-o", &layers]).arg(merged));
+    }
+    let in_a = disk.join("merged-a/app");
+    let daemon =
+        Daemon::start(&probe("ticks", &in_a, "tick"), "[targets]\nrescan_every = \"1s\"\n");
+    // A container in which the same path is the other overlay.
+    let script = format!(
+        "mount --bind {d}/merged-b {d}/merged-a && exec {d}/merged-a/app",
+        d = disk.display()
+    );
+    let mut inside = Target::start(
+        Path::new("/usr/bin/unshare"),
+        &["--mount", "--propagation", "private", "sh", "-c", &script],
+    );
+    let mut outside = Puppet::start_program(&in_a);
+    // Two scans, and nothing new is found.
+    thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(daemon.listed("ticks")["links"], 1, "one file below is one file");
+    inside.send("step 30");
+    assert_eq!(inside.line(), "stepped");
+    outside.step(12);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 42.0);
+    assert!(inside.finish().0.success());
+    outside.ends_well();
+    daemon.stop();
+    for mount in ["merged-a", "merged-b", ""] {
+        run(Command::new("umount").arg(disk.join(mount)));
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// Check that nobody's idleness, garbage or number keeps others out, and that requests have limits.
+#[test]
+fn crowds_and_garbage() {
+    let program = private_copy(&Puppet::program(), "crowds");
+    let daemon = Daemon::start(&probe("ticks", &program, "tick"), "");
+    let mut puppet = Puppet::start_program(&program);
+    let mut idle = Vec::new();
+    let mut idle_control = Vec::new();
+    for number in 0..1000 {
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+        if number % 2 == 0 {
+            let _ = stream.write_all(b"\x16\x03\x01\xff\x00GET");
+        }
+        idle.push(stream);
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        if number % 3 == 0 {
+            let _ = stream.write_all(b"POST /v1/probes HTTP/1.1\r\ncontent-length: 99999\r\n\r\n{");
+        }
+        idle_control.push(stream);
+    }
+    puppet.step(10);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 10.0);
+    assert_eq!(daemon.ask(&["status"])["ready"], true);
+    assert!(daemon.metric("faultline_connections_evicted_total", &[]) > 100.0);
+    drop((idle, idle_control));
+    for (request, wanted) in [
+        ("GET /nosuch HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
+        ("DELETE /v1/probes HTTP/1.1\r\nhost: x\r\n\r\n", "405"),
+        ("POST /v1/probes HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n[]", "400"),
+        (
+            "POST /v1/detach HTTP/1.1\r\nhost: x\r\ncontent-length: 18\r\n\r\n{\"name\":[\"ticks\"]}",
+            "400",
+        ),
+        ("POST /v1/probes HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n", "413"),
+        ("GET /v1/events/nosuch HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
+    ] {
+        let answer = daemon.raw_control(request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted} ")), "{request:?}: {answer}");
+    }
+    assert_eq!(daemon.http("/healthz"), "alive\n");
+    assert_eq!(daemon.http("/readyz"), "ready\n");
+    puppet.ends_well();
+    daemon.stop();
+}
+
+/// Check that the socket is for root and the group alone, and refuses whoever got in otherwise.
+#[test]
+fn peers_are_checked() {
+    let daemon = Daemon::start("", "");
+    let mode = fs::metadata(daemon.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let as_nobody = |daemon: &Daemon| {
+        Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "curl", "-s"])
+            .args(["-o", "/dev/null", "-w", "%{http_code}", "--unix-socket"])
+            .arg(daemon.socket())
+            .arg("http://x/v1/status")
+            .output()
+            .unwrap()
+    };
+    assert!(!as_nobody(&daemon).status.success(), "the file keeps others out");
+    // Somebody has opened it to all: the daemon looks for itself.
+    fs::set_permissions(daemon.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(String::from_utf8_lossy(&as_nobody(&daemon).stdout), "403");
+    daemon.stop();
+}
+
+/// Check that after a kill -9 no breakpoint is left, that the next daemon replaces the socket, and
+/// that a living one's is refused.
+#[test]
+fn killed_and_started_again() {
+    let program = private_copy(&Puppet::program(), "killed");
+    let probes = probe("ticks", &program, "tick");
+    let mut puppet = Puppet::start_program(&program);
+    let address = puppet.tell("where");
+    let address = u64::from_str_radix(address.trim_start_matches("0x"), 16).unwrap();
+    let memory = fs::File::open(format!("/proc/{}/mem", puppet.pid())).unwrap();
+    let code = || {
+        let mut code = [0; 8];
+        memory.read_exact_at(&mut code, address).unwrap();
+        code
+    };
+    let untouched = code();
+    let mut daemon = Daemon::start(&probes, "");
+    puppet.step(1);
+    assert_ne!(code(), untouched, "a breakpoint is set");
+    daemon.running.child.kill().unwrap();
+    daemon.running.child.wait().unwrap();
+    assert!(daemon.socket().exists(), "a killed daemon leaves its socket");
+    wait_until("no breakpoint is left", || code() == untouched);
+    puppet.step(5);
+
+    let config = daemon.folder.join("faultline.toml");
+    let again = faultline(["daemon", "--config", config.to_str().unwrap()]).stream();
+    again.stderr.wait_for(1, |line| line.contains("ready: "));
+    let daemon = Daemon { running: again, folder: daemon.folder.clone(), port: daemon.port };
+    puppet.step(4);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 4.0);
+    // Another one on the same socket, with a metrics address of its own.
+    let text = fs::read_to_string(&config).unwrap().replace(&daemon.port.to_string(), "0");
+    let second = daemon.folder.join("second.toml");
+    fs::write(&second, text).unwrap();
+    let refused = faultline(["daemon", "--config", second.to_str().unwrap()]).run();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.contains("another faultline daemon listens there"), "{refused:?}");
+    assert_eq!(daemon.ask(&["status"])["ready"], true);
+    puppet.ends_well();
+    daemon.stop();
+}

@@ -1,0 +1,320 @@
+//! The daemon as a service: where its events go, what it may take, and what it leaves behind.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixDatagram, net::UnixStream},
+    process::Command,
+    time::Duration,
+};
+
+use support::{
+    Target,
+    daemon::{Daemon, Setup, own_folder, probe, run, sum_of},
+    faultline,
+    live::{Puppet, private_copy, wait_until},
+    number, target,
+};
+
+/// Check that events whose disk is full are counted, that no line is ever half, and that writing
+/// goes on when there is room.
+#[test]
+fn full_disk() {
+    let program = private_copy(&Puppet::program(), "fulldisk");
+    let disk = own_folder();
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&disk));
+    let file = disk.join("events.json");
+    let probes = format!("{}action = \"events\"\n", probe("ticks", &program, "tick(value: u64)"));
+    let extra = format!("[events]\nfile = \"{}\"\n", file.display());
+    let daemon = Daemon::start(&probes, &extra);
+    let filler = disk.join("filler");
+    fs::write(&filler, vec![0; 200 << 10]).unwrap();
+    let mut puppet = Puppet::start_program(&program);
+    puppet.step(2000);
+    let figures = || {
+        let text = daemon.scrape();
+        let get = |name: &str, labels: &[&str]| sum_of(&text, name, labels) as u64;
+        let lost = get("faultline_probe_lost_total", &["cause=\"output\""]);
+        (get("faultline_probe_hits_total", &[]), get("faultline_probe_events_total", &[]), lost)
+    };
+    wait_until("all is accounted for", || {
+        let (hits, events, lost) = figures();
+        hits == 2000 && events + lost == hits
+    });
+    let (_, written, lost) = figures();
+    assert!(written > 0 && lost > 0, "{written} written, {lost} lost");
+    assert_eq!(daemon.metric("faultline_event_output_failures_total", &[]), 1.0);
+    daemon.running.stderr.wait_for(1, |line| line.contains("failed to write events to"));
+    fs::remove_file(&filler).unwrap();
+    wait_until("writing goes on", || {
+        puppet.step(1);
+        figures().1 > written
+    });
+    daemon.running.stderr.wait_for(1, |line| line.contains("events are written again"));
+    puppet.step(10);
+    wait_until("all is accounted for", || {
+        let (hits, events, lost) = figures();
+        events + lost == hits
+    });
+    let events = figures().1;
+    puppet.ends_well();
+    let total = sum_of(&daemon.scrape(), "faultline_probe_events_total", &[]) as u64;
+    daemon.stop();
+    let text = fs::read_to_string(&file).unwrap();
+    run(Command::new("umount").arg(&disk));
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.len() as u64 >= events.max(total));
+    assert!(lines.iter().all(|line| line["name"] == "ticks" && line["type"] == "event"));
+}
+
+/// Check that events go to standard output, and to those who listen, of the probe they asked for.
+#[test]
+fn events_and_tail() {
+    let program = private_copy(&Puppet::program(), "tail");
+    let events =
+        |name, function| format!("{}action = \"events\"\n", probe(name, &program, function));
+    let probes = events("ticks", "tick(value: u64)") + &events("tocks", "tock");
+    let daemon = Daemon::start(&probes, "");
+    let socket = daemon.socket();
+    let tail = faultline(["ctl", "--socket", socket.to_str().unwrap(), "tail", "ticks"]).stream();
+    let mut puppet = Puppet::start_program(&program);
+    // It listens from the moment on that the daemon has its request.
+    wait_until("tail has events", || {
+        puppet.step(1);
+        !tail.stdout.lines().is_empty()
+    });
+    puppet.step(5);
+    let lines = tail.stdout.wait_for(5, |line| line.contains("\"name\":\"ticks\""));
+    let event: serde_json::Value = serde_json::from_str(&lines[0].text).unwrap();
+    assert_eq!(event["pid"].to_string(), puppet.pid());
+    daemon.running.stdout.wait_for(6, |line| line.contains("\"name\":\"ticks\""));
+    tail.signal(libc::SIGINT);
+    tail.finish().succeeded();
+    let unknown = daemon.ctl(&["tail", "nosuch"]);
+    assert!(unknown.stderr.contains("there is no probe `nosuch`"), "{unknown:?}");
+    puppet.ends_well();
+    daemon.stop();
+}
+
+/// Check that above the budget the rest is summed up, with nothing lost or counted twice.
+#[test]
+fn series_have_a_budget() {
+    let program = private_copy(&target("functions.c", &["-O0"]), "budget");
+    let setup = Setup::new(&probe("all", &program, "fn_*"), "");
+    let text = fs::read_to_string(setup.config()).unwrap();
+    fs::write(setup.config(), text.replace("max_series = 10000", "max_series = 100")).unwrap();
+    let daemon = setup.start();
+    let mut target = Target::start(&program, &["20", "wait"]);
+    target.send("go");
+    assert!(target.line().starts_with("done"));
+    let text = daemon.scrape();
+    assert_eq!(sum_of(&text, "faultline_probe_hits_total", &[]), 200_000.0);
+    let series = text.lines().filter(|line| line.starts_with("faultline_probe_hits_total{"));
+    assert_eq!(series.count(), 101);
+    assert_eq!(sum_of(&text, "faultline_metrics_folded_probes", &[]), 9900.0);
+    assert_eq!(sum_of(&text, "faultline_probe_hits_total", &["name=\"other\""]), 198_000.0);
+    assert!(target.finish().0.success());
+    daemon.stop();
+}
+
+/// Check that a daemon of root keeps only the capabilities it needs, and that an ordinary user with
+/// two of them can run one.
+#[test]
+fn privileges() {
+    let program = private_copy(&Puppet::program(), "privileges");
+    let daemon = Daemon::start(&probe("ticks", &program, "tick"), "");
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().to_owned()
+    };
+    // BPF, PERFMON, CHECKPOINT_RESTORE, SYS_PTRACE, DAC_READ_SEARCH.
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        assert_eq!(field(set), "000001c000080004", "{set}");
+    }
+    assert_eq!(field("NoNewPrivs:"), "1");
+    daemon.stop();
+
+    let folder = own_folder();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let binary = folder.join("faultline");
+    fs::copy(env!("CARGO_BIN_EXE_faultline"), &binary).unwrap();
+    let app = folder.join("app");
+    fs::copy(Puppet::program(), &app).unwrap();
+    let setup = Setup::new(&probe("ticks", &app, "tick"), "");
+    fs::set_permissions(&setup.folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = faultline([""; 0]);
+    *command.command() = Command::new("setpriv");
+    let caps = "-all,+bpf,+perfmon";
+    command
+        .command()
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args([format!("--inh-caps={caps}"), format!("--ambient-caps={caps}")])
+        .arg(format!("--bounding-set={caps}"))
+        .arg(&binary)
+        .args(["daemon", "--config"])
+        .arg(setup.config());
+    let daemon = Setup { command, ..setup }.start();
+    let mut puppet = Puppet::start_program(&app);
+    puppet.step(42);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 42.0);
+    puppet.ends_well();
+    daemon.stop();
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// Check what systemd is told, and when.
+#[test]
+fn systemd_protocol() {
+    let program = private_copy(&Puppet::program(), "systemd");
+    let mut setup = Setup::new(&probe("ticks", &program, "tick"), "");
+    let path = setup.folder.join("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(support::HUNG_AFTER)).unwrap();
+    setup.command.command().env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
+    let daemon = setup.start();
+    let message = || {
+        let mut bytes = [0; 4096];
+        let count = notify.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    };
+    let next = |wanted: &str| loop {
+        let message = message();
+        if message.contains(wanted) {
+            return message;
+        }
+        assert!(
+            message == "WATCHDOG=1" || message.starts_with("STATUS="),
+            "{message:?} while {wanted} is awaited"
+        );
+    };
+    let ready = next("READY=1");
+    assert_eq!(ready, "READY=1\nSTATUS=1 probes attached (1 functions, 1 links)");
+    next("WATCHDOG=1");
+    next("WATCHDOG=1");
+    daemon.running.signal(libc::SIGHUP);
+    let reloading = next("RELOADING=1");
+    let at = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+    assert!(at.parse::<u64>().unwrap() > 0);
+    next("READY=1");
+    daemon.configure("nonsense", "");
+    daemon.running.signal(libc::SIGHUP);
+    next("RELOADING=1");
+    assert!(next("READY=1").contains("last reload failed"));
+    daemon.running.signal(libc::SIGTERM);
+    next("STOPPING=1");
+    daemon.running.finish().succeeded();
+}
+
+/// Check that an hour's churn in short leaves nothing behind: no descriptor, no link, no growth.
+#[test]
+fn churn_leaves_nothing() {
+    let program = private_copy(&target("functions.c", &["-O0"]), "churn");
+    let daemon = Daemon::start("", "");
+    let round = |number: usize| {
+        let pattern = format!("{}:fn_{:02}*", program.display(), number % 100);
+        let action = ["count", "latency", "events"][number % 3];
+        daemon.ctl(&["attach", "x", &pattern, "--action", action]).succeeded();
+        daemon.scrape();
+        daemon.ctl(&["detach", "x"]).succeeded();
+        daemon.wait_released();
+    };
+    let resident = || number(&daemon.ask(&["status"]), "resident_bytes");
+    (0..6).for_each(round);
+    let (descriptors, before) = (daemon.descriptors(), resident());
+    (0..60).for_each(round);
+    wait_until("all descriptors are closed", || daemon.descriptors() <= descriptors);
+    let after = resident();
+    assert!(after < before + (16 << 20), "resident memory grew from {before} to {after} bytes");
+    assert_eq!(daemon.metric("faultline_links", &[]), 0.0);
+    daemon.stop();
+}
+
+/// Check that a target which is slow to be read by nobody does not keep the daemon from stopping,
+/// and that a stop while a client listens is clean.
+#[test]
+fn stops_while_clients_listen() {
+    let program = private_copy(&Puppet::program(), "stops");
+    let probes = format!("{}action = \"events\"\n", probe("ticks", &program, "tick"));
+    let daemon = Daemon::start(&probes, "");
+    let mut stalled = UnixStream::connect(daemon.socket()).unwrap();
+    stalled.write_all(b"GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut puppet = Puppet::start_program(&program);
+    puppet.go(2);
+    puppet.wait_called(20_000);
+    let finished = daemon.stop();
+    assert!(finished.stderr.contains("all probes released"), "{}", finished.stderr);
+    puppet.wait_called(100);
+    puppet.ends_well();
+    let mut rest = Vec::new();
+    stalled.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let _ = stalled.read_to_end(&mut rest);
+    assert!(rest.starts_with(b"HTTP/1.1 200 OK"));
+}
+
+/// Check that a task which hangs in a page fault holds up nothing: events, changes, scrapes, the
+/// end of the daemon.
+#[test]
+fn a_stuck_task_holds_up_nothing() {
+    let program = private_copy(&target("stuck.c", &[]), "stuck-daemon");
+    let same = probe("same", &program, "same(text: str)");
+    let probes = format!("{same}action = \"events\"\n");
+    let daemon = Daemon::start(&probes, "");
+    let mut stuck = Target::start(&program, &[]);
+    let mut tell = |line: &str, answer: &str| {
+        stuck.send(line);
+        assert_eq!(stuck.line(), answer);
+    };
+    tell("hang", "hanging");
+    daemon.wait_metric("faultline_tasks_stuck_total", &[], 1.0);
+    assert_eq!(daemon.metric("faultline_tasks_in_fault", &[]), 1.0);
+    daemon.running.stderr.wait_for(1, |line| line.contains("(sleeper)"));
+    tell("calls 1000", "called");
+    daemon.wait_metric("faultline_probe_events_total", &["name=\"same\""], 1000.0);
+    // A release has to wait for the task, and nobody for the release.
+    let other = format!("{}:other", program.display());
+    for name in ["one", "two"] {
+        daemon.ctl(&["attach", name, &other]).succeeded();
+        daemon.ctl(&["detach", name]).succeeded();
+    }
+    assert!(number(&daemon.ask(&["status"]), "releasing") > 0);
+    daemon.running.signal(libc::SIGTERM);
+    let finished = daemon.running.finish().succeeded();
+    assert!(finished.stderr.contains("has not let go of all probes"), "{}", finished.stderr);
+    tell("serve", "served");
+    assert!(stuck.finish().0.success());
+    fs::remove_dir_all(daemon.folder).unwrap();
+}
+
+/// Check that a killed daemon with many links is gone soon, its breakpoints with it: the next one
+/// counts every hit once.
+#[test]
+fn killed_with_many_links() {
+    let program = private_copy(&target("functions.c", &["-O0"]), "killed-many");
+    let probes: String =
+        (0..1000).map(|n| probe(&format!("p{n}"), &program, &format!("fn_{n:04}"))).collect();
+    let mut daemon = Daemon::start(&probes, "");
+    assert_eq!(daemon.metric("faultline_links", &[]), 1000.0);
+    daemon.running.child.kill().unwrap();
+    daemon.running.child.wait().unwrap();
+    let config = daemon.folder.join("faultline.toml");
+    let again = faultline(["daemon", "--config", config.to_str().unwrap()]).stream();
+    again.stderr.wait_for(1, |line| line.contains("ready: "));
+    let daemon = Daemon { running: again, folder: daemon.folder.clone(), port: daemon.port };
+    let mut target = Target::start(&program, &["10", "wait"]);
+    target.send("go");
+    assert!(target.line().starts_with("done"));
+    daemon.wait_metric("faultline_probe_hits_total", &[], 10_000.0);
+    assert!(target.finish().0.success());
+    daemon.stop();
+}
