@@ -141,6 +141,20 @@ fn collect(mut stream: impl std::io::Read + Send + 'static) -> mpsc::Receiver<Ve
     told
 }
 
+/// What each task of a process does, and where in the kernel: for the report of one that hangs.
+fn tasks_of(pid: u32) -> String {
+    if is_emulated() {
+        // What the CPUs run goes to the guest's console.
+        let _ = fs::write("/proc/sysrq-trigger", "l");
+    }
+    let mut text = String::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        text += &format!("{} {}{}", task.path().display(), read("stat"), read("stack"));
+    }
+    text
+}
+
 impl Running {
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
@@ -159,8 +173,9 @@ impl Running {
                 break status;
             }
             if self.started.elapsed() > HUNG_AFTER {
+                let tasks = tasks_of(self.child.id());
                 let _ = self.child.kill();
-                panic!("faultline did not end within {HUNG_AFTER:?}");
+                panic!("faultline did not end within {HUNG_AFTER:?}:\n{tasks}");
             }
             thread::sleep(Duration::from_millis(5));
         };
