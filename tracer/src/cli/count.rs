@@ -6,13 +6,12 @@ use tracer_common::Action;
 
 use super::{
     Failure,
-    costs::costs,
     session::Session,
     summed::{self, Figures, SummedArgs, split},
 };
 use crate::{
     aggregate::{Calls, calls},
-    kernel::Counters,
+    kernel::{Counters, costs},
     plan::{AttachPlan, Costs, ProbeId},
     sink::{count_table, json_counts},
 };

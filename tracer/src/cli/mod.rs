@@ -4,7 +4,6 @@
 //! anything is done with it.
 
 mod command;
-mod costs;
 mod count;
 mod ctl;
 mod daemon;

@@ -11,10 +11,10 @@ use std::{
 use serde::Serialize;
 use tracer_common::counter::Counter;
 
-use super::{Failure, colour, costs, selection::Selected, session::Ended, tell::tell};
+use super::{Failure, colour, selection::Selected, session::Ended, tell::tell};
 use crate::{
     drain::Patience,
-    kernel::{AttachReport, CounterSnapshot, Features, Scope, links_needed},
+    kernel::{self, AttachReport, CounterSnapshot, Features, Scope, links_needed},
     plan::{AttachPlan, Costs, NotPlanned, PlannedProbe, ProbeId},
     resolve::Pid,
     sink::{
@@ -100,7 +100,7 @@ pub(super) fn dry_run(selected: &Selected, json: bool) -> Result<(), Failure> {
 fn planned(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
     let links = links_of(selected);
     let plan = &selected.plan;
-    let costs = costs::costs();
+    let costs = kernel::costs();
     for file in &plan.files {
         writeln!(out, "{}", file.file.shown_path().display())?;
         for probe in probes_of(plan, &file.probes) {
@@ -161,7 +161,7 @@ fn wishes(selected: &Selected) -> Vec<(&'static str, String)> {
 }
 
 fn planned_json(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
-    let costs = costs::costs();
+    let costs = kernel::costs();
     let plan = &selected.plan;
     let wishes = wishes(selected).into_iter().collect();
     for file in &plan.files {

@@ -66,7 +66,7 @@ type Function = unsafe extern "C" fn();
 /// # Errors
 ///
 /// Those of loading and attaching.
-pub fn measure_costs() -> anyhow::Result<Costs> {
+pub(super) fn measure_costs() -> anyhow::Result<Costs> {
     let features = Features::probe()?;
     let classes: [(&str, Function); 3] = [
         ("optimised", faultline_costs_optimised),

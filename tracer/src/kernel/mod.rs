@@ -7,6 +7,7 @@
 
 mod attach;
 mod calibrate;
+mod costs;
 mod counters;
 mod descriptors;
 mod diagnostics;
@@ -29,7 +30,7 @@ mod trial;
 
 pub use self::{
     attach::{AttachReport, SlowestFile, links_needed},
-    calibrate::measure_costs,
+    costs::costs,
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,

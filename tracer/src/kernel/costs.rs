@@ -4,10 +4,8 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    kernel::{measure_costs, missing_privilege},
-    plan::Costs,
-};
+use super::{calibrate::measure_costs, missing_privilege};
+use crate::plan::Costs;
 
 /// Where the figures are kept. Whoever cannot write there measures each time.
 const FOLDER: &str = "/var/cache/faultline";
@@ -25,7 +23,7 @@ struct Kept {
 
 /// The costs of this machine, from an earlier run or measured now; `None` without the privileges
 /// for that.
-pub(super) fn costs() -> Option<Costs> {
+pub fn costs() -> Option<Costs> {
     let (kernel, cpu) = (kernel()?, cpu());
     let faultline = env!("CARGO_PKG_VERSION");
     let is_ours = |kept: &Kept| {
