@@ -9,6 +9,7 @@ mod ctl;
 mod daemon;
 mod doctor;
 mod failure;
+mod governor;
 mod latency;
 mod list;
 mod progress;

@@ -78,6 +78,37 @@ impl Counters {
         HITS.into_iter().map(|counter| self.sum(probe, counter)).sum()
     }
 
+    /// Hits of every probe, by [`ProbeId`].
+    pub fn all_hits(&self) -> Vec<u64> {
+        self.sums(&HITS)
+    }
+
+    /// Calls of every probe, by [`ProbeId`]: at entry, or at return where more of those are seen.
+    pub fn calls(&self) -> Vec<u64> {
+        let mut calls = self.sums(&[Counter::PlainHits, Counter::CallsOpened]);
+        if self.columns > 1 {
+            let returns = self.sums(&[Counter::CallsReturned, Counter::NoEntry]);
+            for (calls, returns) in calls.iter_mut().zip(returns) {
+                *calls = (*calls).max(returns);
+            }
+        }
+        calls
+    }
+
+    /// Some counters of every probe, added up. Along the columns, as they lie in memory.
+    fn sums(&self, counters: &[Counter]) -> Vec<u64> {
+        let mut sums = vec![0; self.probes];
+        for cpu in 0..self.cpus {
+            for counter in counters.iter().filter(|counter| (**counter as usize) < self.columns) {
+                let first = (cpu * self.columns + *counter as usize) * self.probes;
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    *sum += self.slots.load(first + index);
+                }
+            }
+        }
+        sums
+    }
+
     /// One counter of one probe, over all CPUs.
     pub fn sum(&self, probe: ProbeId, counter: Counter) -> u64 {
         (0..self.cpus).map(|cpu| self.load(cpu, probe, counter)).sum()

@@ -12,6 +12,7 @@ mod counters;
 mod descriptors;
 mod diagnostics;
 mod error;
+mod exchange;
 mod features;
 mod handover;
 mod holders;
@@ -24,6 +25,7 @@ mod privileges;
 mod programs;
 mod progress;
 mod records;
+mod sets;
 mod sys;
 mod tasks;
 mod trial;
@@ -44,6 +46,7 @@ pub use self::{
     programs::{LoadOptions, Programs},
     progress::Progress,
     records::Records,
+    sets::{Changed, LinkSets, own_cpu_time},
     tasks::{Calls, Faults, StuckTask},
     trial::{Feature, Finding, probe_features},
 };

@@ -113,6 +113,7 @@ impl NewGroup {
             pids,
             more_pids: if alike.selection == Selection::All { 0 } else { MAX_PROCESSES },
             begin_at_exec: false,
+            exchanges: true,
             diagnostics: false,
             features,
             sample: alike.sample,

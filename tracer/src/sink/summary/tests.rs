@@ -10,7 +10,7 @@ fn plain(hits: u64) -> Counts {
 }
 
 fn probe(label: &str, counts: Counts) -> ProbeSummary {
-    ProbeSummary { probe: label.to_owned(), counts }
+    ProbeSummary { probe: label.to_owned(), counts, seen: None }
 }
 
 /// A run in which all went well.
