@@ -88,17 +88,6 @@ struct Done {
     work: Duration,
 }
 
-/// What a call costs on top of what [`Costs`] know, by what becomes of it.
-pub(super) fn extra_ns(action: Action) -> u64 {
-    match action {
-        Action::Events => EVENT_NS,
-        Action::Count | Action::Latency => 0,
-    }
-}
-
-/// What writing an event takes.
-const EVENT_NS: u64 = 150;
-
 /// What a run hands over.
 #[derive(Debug)]
 pub(super) struct Governed {
@@ -134,7 +123,7 @@ impl Governor {
         let now = Instant::now();
         let counters = presences.counters.clone();
         presences.begin(limit.policy() == OverheadPolicy::DutyCycle);
-        let meter = Meter::new(&plan.probes, costs.as_ref(), extra_ns(action));
+        let meter = Meter::new(&plan.probes, costs.as_ref(), action);
         let (orders, receive) = mpsc::channel();
         let (tell, results) = unbounded_channel();
         let own_plan = Arc::clone(&plan);
@@ -326,11 +315,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn run(
-        mut self,
-        orders: &mpsc::Receiver<Order>,
-        tell: &UnboundedSender<Done>,
-    ) -> LinkSets {
+    fn run(mut self, orders: &mpsc::Receiver<Order>, tell: &UnboundedSender<Done>) -> LinkSets {
         for Order { wish, hand_over } in orders {
             let before = own_cpu_time();
             let result = self.obey(&wish, hand_over);

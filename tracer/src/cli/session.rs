@@ -205,7 +205,9 @@ impl Session {
             governed,
             counters,
             records: (action == Action::Events).then(|| programs.take_records()).transpose()?,
-            latencies: (action == Action::Latency).then(|| programs.take_latencies()).transpose()?,
+            latencies: (action == Action::Latency)
+                .then(|| programs.take_latencies())
+                .transpose()?,
             calls: programs.take_calls()?,
             watch: StuckWatch::new(programs.take_faults()?),
             diagnostics,
@@ -339,7 +341,10 @@ impl Session {
 
     /// Takes the links back from the thread that has kept them, when it has done what it is at.
     /// Where that waits for a task inside a handler, a signal ends the wait.
-    async fn take_back(&mut self, keeper: std::thread::JoinHandle<LinkSets>) -> Result<(), Failure> {
+    async fn take_back(
+        &mut self,
+        keeper: std::thread::JoinHandle<LinkSets>,
+    ) -> Result<(), Failure> {
         let joined = blocking("join", move || keeper.join());
         tokio::select! {
             links = joined => {

@@ -73,7 +73,7 @@ pub struct Costly<K> {
 /// What the budget has done, and what probes have taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct OverheadFigures {
-    /// The most that was taken in one look of at least 50 ms: a share of all CPUs.
+    /// The most that was taken in one look of at least 10 ms: a share of all CPUs.
     pub peak: f64,
     /// What hits have cost, estimated: CPU time.
     pub hits: Duration,
@@ -165,7 +165,7 @@ impl<K: Copy + Ord> Budget<K> {
         let share = if elapsed_ns > 0.0 { spent_ns / (elapsed_ns * self.cpus) } else { 0.0 };
         self.share = share;
         self.figures.hits += spent;
-        if elapsed >= EVERY / 2 {
+        if elapsed >= SOON {
             self.figures.peak = self.figures.peak.max(share);
         }
         self.debt_ns = (self.debt_ns + spent_ns - self.granted_ns(elapsed)).max(0.0);
@@ -185,6 +185,11 @@ impl<K: Copy + Ord> Budget<K> {
             OverheadPolicy::Detach if over => self.detach(now, elapsed, costs()),
             OverheadPolicy::Detach => self.attach_due(now),
         };
+        match wish {
+            Wish::Pause => self.paused = true,
+            Wish::Resume => self.paused = false,
+            Wish::Nothing | Wish::Detach(_) | Wish::Attach(_) => {}
+        }
         self.busy = wish != Wish::Nothing;
         wish
     }
@@ -195,9 +200,7 @@ impl<K: Copy + Ord> Budget<K> {
         self.changed = now;
         self.charge(work);
         match wish {
-            Wish::Nothing => {}
-            Wish::Pause => self.paused = true,
-            Wish::Resume => self.paused = false,
+            Wish::Nothing | Wish::Pause | Wish::Resume => {}
             Wish::Detach(probes) => self.figures.detached += probes.len() as u64,
             Wish::Attach(probes) => {
                 self.figures.attached_again += probes.len() as u64;
@@ -217,9 +220,9 @@ impl<K: Copy + Ord> Budget<K> {
         self.not_before = now + AFTER_FAILURE;
         self.charge(work);
         match wish {
-            Wish::Nothing | Wish::Pause => {}
-            // Paid off before the next try, as everything is.
-            Wish::Resume => self.debt_ns += self.granted_ns(FIRST_PAUSE),
+            Wish::Nothing => {}
+            Wish::Pause => self.paused = false,
+            Wish::Resume => self.paused = true,
             Wish::Detach(probes) => {
                 for probe in probes {
                     self.away.remove(&probe.probe);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracer_common::Action;
+
 use crate::{
     kernel::Counters,
     plan::{Class, Costs, Place, PlannedProbe, ProbeId},
@@ -9,6 +11,9 @@ use crate::{
 
 /// Assumed where nobody has measured: more than any hit costs, so that nothing is hurt.
 const UNKNOWN_NS: u64 = 10_000;
+
+/// What writing an event takes on top of what [`Costs`] know of.
+const EVENT_NS: u64 = 150;
 
 /// The meter of a plan's probes.
 #[derive(Debug)]
@@ -22,8 +27,12 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Of these probes. `extra_ns` is what a call costs more than `costs` know of.
-    pub fn new(probes: &[PlannedProbe], costs: Option<&Costs>, extra_ns: u64) -> Self {
+    /// Of these probes, by what becomes of their hits.
+    pub fn new(probes: &[PlannedProbe], costs: Option<&Costs>, action: Action) -> Self {
+        let extra_ns = match action {
+            Action::Events => EVENT_NS,
+            Action::Count | Action::Latency => 0,
+        };
         let cost = |probe: &PlannedProbe| {
             let ns = costs.and_then(|costs| of_call(costs, probe));
             ns.unwrap_or(UNKNOWN_NS) + extra_ns

@@ -6,9 +6,7 @@ mod presence;
 mod stuck;
 
 pub use self::{
-    budget::{
-        Budget, Costly, LimitError, OverheadFigures, OverheadLimit, OverheadPolicy, Wish,
-    },
+    budget::{Budget, Costly, LimitError, OverheadFigures, OverheadLimit, OverheadPolicy, Wish},
     meter::Meter,
     presence::Presence,
     stuck::{StuckReport, StuckWatch},

@@ -95,7 +95,8 @@ impl Presence {
         }
         let absence = self.absences.get(&probe)?;
         let now = self.until.unwrap_or(now);
-        let open = absence.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let open =
+            absence.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let elapsed = now.saturating_duration_since(self.since);
         Some(1.0 - ratio(absence.total + open, elapsed).min(1.0))
     }

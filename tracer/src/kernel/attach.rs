@@ -288,7 +288,8 @@ impl<'a> Transaction<'a> {
 
     fn create(&self, job: &Job) -> io::Result<OwnedFd> {
         let offsets: Vec<_> = job.points.iter().map(|point| point.offset).collect();
-        let cookies: Vec<_> = job.points.iter().map(|point| self.programs.cookie(point.id)).collect();
+        let cookies: Vec<_> =
+            job.points.iter().map(|point| self.programs.cookie(point.id)).collect();
         let points = Points {
             path: &self.paths[job.file],
             offsets: &offsets,

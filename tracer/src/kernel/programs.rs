@@ -24,7 +24,8 @@ use tracer_common::{
 use super::{
     Calls, Counters, Diagnostics, Faults, Features, KernelError, Latencies, Records,
     exchange::{ControlWords, Generations, MAX_MARKED_TASKS},
-    features::UprobePrograms, mapped::MappedArray,
+    features::UprobePrograms,
+    mapped::MappedArray,
 };
 use crate::{
     plan::{AttachPlan, Conditions, ProbeId},

@@ -64,9 +64,8 @@ impl LinkSets {
         probes: &HashSet<ProbeId>,
         scope: &Scope,
     ) -> Result<Changed, KernelError> {
-        let touched = |(of_set, _): &(Vec<ProbeId>, Links)| {
-            of_set.iter().any(|probe| probes.contains(probe))
-        };
+        let touched =
+            |(of_set, _): &(Vec<ProbeId>, Links)| of_set.iter().any(|probe| probes.contains(probe));
         let stays: Vec<ProbeId> = self
             .sets
             .iter()

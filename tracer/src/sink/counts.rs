@@ -79,7 +79,8 @@ pub fn count_table(
     let (seen_head, seen) = column(rows.iter().map(|row| row.seen));
     let rate_head = if rate.is_some() { "     calls/s" } else { "" };
     let cost_head = if costs { "  in probes" } else { "" };
-    let mut text = format!("{dim}{:>width$}{seen_head}{rate_head}{cost_head}  function{reset}\n", "calls");
+    let mut text =
+        format!("{dim}{:>width$}{seen_head}{rate_head}{cost_head}  function{reset}\n", "calls");
     for row in rows {
         let rate = rate.map_or_else(String::new, |rate| format!("  {:>10.0}", rate(row)));
         let (hits, cost, label) = (row.hits, cost(row.cost_ns), shown(&row.label));

@@ -10,7 +10,9 @@ pub struct OverheadLimit {
 }
 
 /// What is done when probes take too much.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum OverheadPolicy {
     /// The costliest are detached, and tried again later.

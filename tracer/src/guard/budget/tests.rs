@@ -47,8 +47,8 @@ impl Host {
     fn rates(&self) -> Vec<f64> {
         let cost = |(call, attached): (&f64, &bool)| if *attached { *call } else { 0.0 };
         let costs: Vec<f64> = self.calls.iter().zip(&self.attached).map(cost).collect();
-        let round: f64 =
-            costs.iter().sum::<f64>() + self.calls.iter().filter(|call| **call > 0.0).count() as f64;
+        let round: f64 = costs.iter().sum::<f64>()
+            + self.calls.iter().filter(|call| **call > 0.0).count() as f64;
         costs.iter().map(|cost| if round > 0.0 { cost / round } else { 0.0 }).collect()
     }
 
@@ -128,7 +128,8 @@ fn within_the_budget() {
         for step in 0..1000 {
             now += EVERY;
             // 1.9 % on average, all of it in every fifth look.
-            let burst = if step % 5 == 0 { EVERY.mul_f64(0.019 * 5.0 * 2.0 / 2.0) } else { Duration::ZERO };
+            let burst =
+                if step % 5 == 0 { EVERY.mul_f64(0.019 * 5.0 * 2.0 / 2.0) } else { Duration::ZERO };
             let wish: Wish<u32> = budget.look(now, burst / 2, || vec![(0, burst)]);
             assert_eq!(wish, Wish::Nothing, "{policy}");
         }
