@@ -313,7 +313,8 @@ fn ten_thousand_functions() {
 fn the_daemon_has_a_budget() {
     let program = load_program("daemon");
     let probes = probe("loads", &program, "hot");
-    let daemon = Daemon::start(&probes, "");
+    // Nothing is said: the default.
+    let daemon = Daemon::start(&probes, "[overhead]\n");
     let mut target = Target::start(&program, &["2", "one"]);
     target.send("go");
     daemon.wait_metric("faultline_overhead_detached_functions", &[], 1.0);
@@ -360,7 +361,7 @@ fn the_daemon_has_a_budget() {
 fn the_daemon_exchanges_links() {
     let program = load_program("daemon_exchange");
     let probes = probe("loads", &program, "/^(hot|warm)$/");
-    let daemon = Daemon::start(&probes, "");
+    let daemon = Daemon::start(&probes, "[overhead]\n");
     // `warm` is called without pause, `hot` not at all, until it has gone.
     let mut target = Target::start(&program, &["2", "push"]);
     let mut other = Target::start(&program, &["1", "one", "2"]);

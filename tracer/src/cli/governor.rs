@@ -293,6 +293,8 @@ fn percent(share: f64) -> String {
     let percent = share * 100.0;
     if percent >= 10.0 {
         format!("{percent:.0} %")
+    } else if percent < 0.01 {
+        "below 0.01 %".to_owned()
     } else {
         let text = format!("{percent:.2}");
         format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
