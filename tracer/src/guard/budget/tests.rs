@@ -127,10 +127,10 @@ fn within_the_budget() {
         let mut now = budget.looked;
         for step in 0..1000 {
             now += EVERY;
-            // 1.9 % on average, all of it in every fifth look.
+            // 1.95 % on average, all of it in every second look.
             let burst =
-                if step % 5 == 0 { EVERY.mul_f64(0.019 * 5.0 * 2.0 / 2.0) } else { Duration::ZERO };
-            let wish: Wish<u32> = budget.look(now, burst / 2, || vec![(0, burst)]);
+                if step % 2 == 0 { EVERY.mul_f64(0.039 * CPUS as f64) } else { Duration::ZERO };
+            let wish: Wish<u32> = budget.look(now, burst, || vec![(0, burst)]);
             assert_eq!(wish, Wish::Nothing, "{policy}");
         }
     }
@@ -189,7 +189,7 @@ fn the_budget_holds() {
                     host.work = Duration::from_millis(40);
                 }
                 host.run(Duration::from_secs(2));
-                let share = host.share(Duration::from_secs(60));
+                let share = host.share(Duration::from_secs(300));
                 assert!(share < limit.share() * 1.2, "{percent} {functions} {policy}: {share}");
                 if policy == OverheadPolicy::DutyCycle {
                     assert!(share > limit.share() * 0.8, "{percent} {functions} {policy}: {share}");
