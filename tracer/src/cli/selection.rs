@@ -8,7 +8,7 @@ use tracer_common::Action;
 
 use super::{Failure, report, tell::tell};
 use crate::{
-    kernel::Scope,
+    kernel::{self, Scope},
     plan::{self, AttachPlan, NotPlanned, PlannedFile, Wishes},
     resolve::{
         self, CodeReader, Pid, ResolveError, Resolver, View,
@@ -55,9 +55,13 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "N/s")]
     rate: Option<Rate>,
 
-    /// Show what would be attached, and attach nothing
+    /// Show what would be attached and what a call would cost, and attach nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+
+    /// With --dry-run: count the calls for this time first, to estimate what tracing them would cost
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "dry_run")]
+    pub(super) preview: Option<Duration>,
 
     /// Trace returns also in C++ and Rust programs: one through whose traced function an exception
     /// or panic passes is ended by it
@@ -112,6 +116,19 @@ impl Selected {
     pub(super) fn scope(&self) -> Scope {
         if self.pids.is_empty() { Scope::AllProcesses } else { Scope::Processes(self.pids.clone()) }
     }
+
+    /// The same probes, of which every call is only counted.
+    pub(super) fn counting(&self) -> Self {
+        Self {
+            plan: self.plan.counting(),
+            pids: self.pids.clone(),
+            command: self.command.clone(),
+            condition: None,
+            sample: None,
+            rate: None,
+            skipped: Vec::new(),
+        }
+    }
 }
 
 impl SelectionArgs {
@@ -149,10 +166,11 @@ impl SelectionArgs {
             }
         }
         let code = CodeReader::default();
-        let wishes = Wishes { force: self.force, condition: condition.as_ref() };
+        let classes = kernel::classes();
+        let wishes = Wishes { force: self.force, condition: condition.as_ref(), classes };
         let mut plan = plan::plan(resolutions, &|probe| code.read(probe), wishes);
         if self.placement == Placement::Auto {
-            plan::place(&mut plan, &resolve::code_pieces);
+            plan::place(&mut plan, &resolve::code_pieces, &classes);
         }
         self.judge(&plan, &not_found)?;
         tell_unmapped(&plan, &pids);
@@ -329,7 +347,7 @@ fn check_process(pid: Pid) -> Result<(), Failure> {
 }
 
 /// The words of a command, split as a shell would.
-fn command_words(command: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn command_words(command: &str) -> Result<Vec<String>, Failure> {
     match shlex::split(command) {
         Some(words) if !words.is_empty() => {
             const SHELL: [&str; 9] = ["|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"];

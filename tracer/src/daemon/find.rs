@@ -6,6 +6,7 @@ use tracer_common::Action;
 
 use super::config::{self, ProbeConfig};
 use crate::{
+    kernel,
     plan::{self, AttachPlan, Wishes},
     resolve::{CodeReader, ObjectFile, Resolver, View},
     spec::Condition,
@@ -67,7 +68,8 @@ impl Finder {
         plan::suit(&mut spec, action(probe.action), probe.condition.is_some(), names_return);
         let resolution = self.resolver.resolve(&spec).map_err(|error| error.to_string())?;
         let code = CodeReader::default();
-        let wishes = Wishes { force: probe.force, condition: probe.condition.as_ref() };
+        let (condition, classes) = (probe.condition.as_ref(), kernel::classes());
+        let wishes = Wishes { force: probe.force, condition, classes };
         Ok(plan::plan(vec![resolution], &|probe| code.read(probe), wishes))
     }
 

@@ -1,11 +1,11 @@
 //! What hits cost on this machine: measured once, and kept for as long as it is the same machine.
 
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 use super::{calibrate::measure_costs, missing_privilege};
-use crate::plan::Costs;
+use crate::plan::{Classes, Costs};
 
 /// Where the figures are kept. Whoever cannot write there measures each time.
 const FOLDER: &str = "/var/cache/faultline";
@@ -21,9 +21,19 @@ struct Kept {
     costs: Costs,
 }
 
-/// The costs of this machine, from an earlier run or measured now; `None` without the privileges
-/// for that.
+/// The costs of this machine, from an earlier run or measured now, which takes a fraction of a
+/// second; `None` without the privileges for that.
 pub fn costs() -> Option<Costs> {
+    static COSTS: OnceLock<Option<Costs>> = OnceLock::new();
+    *COSTS.get_or_init(kept_or_measured)
+}
+
+/// What this machine's kernel makes of instructions, as measured, or as is usual.
+pub fn classes() -> Classes {
+    costs().map_or_else(Classes::assumed, |costs| costs.classes())
+}
+
+fn kept_or_measured() -> Option<Costs> {
     let (kernel, cpu) = (kernel()?, cpu());
     let faultline = env!("CARGO_PKG_VERSION");
     let is_ours = |kept: &Kept| {

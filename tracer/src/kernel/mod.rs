@@ -30,7 +30,7 @@ mod trial;
 
 pub use self::{
     attach::{AttachReport, SlowestFile, links_needed},
-    costs::costs,
+    costs::{classes, costs},
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,

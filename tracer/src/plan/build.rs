@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AttachPlan, Conditions, NotPlanned, Obstacle, PlannedFile, PlannedProbe, PlannedValue, ProbeId,
+    AttachPlan, Classes, Conditions, Form, NotPlanned, Obstacle, Place, PlannedFile, PlannedProbe, PlannedValue, ProbeId,
     condition::Indices,
     instruction::{self, Verdict},
     program,
@@ -40,7 +40,7 @@ pub fn plan(
                 continue;
             }
             at_this_place.push(Arc::clone(&probe.spec));
-            match planned(&probe, read_code, wishes.force, &mut conditions) {
+            match planned(&probe, read_code, &wishes, &mut conditions) {
                 Ok(planned) => {
                     let id = ProbeId(plan.probes.len() as u32);
                     let file = *files.entry(probe.file.id()).or_insert_with(|| {
@@ -100,6 +100,8 @@ pub struct Wishes<'a> {
     pub force: bool,
     /// Which hits are wanted.
     pub condition: Option<&'a Condition>,
+    /// What the kernel makes of instructions.
+    pub classes: Classes,
 }
 
 fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
@@ -109,7 +111,7 @@ fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
 fn planned(
     probe: &ResolvedProbe,
     read_code: ReadCode<'_>,
-    force: bool,
+    wishes: &Wishes<'_>,
     conditions: &mut ConditionsBySpec<'_>,
 ) -> Result<PlannedProbe, Obstacle> {
     let arch = probe.file.arch();
@@ -119,7 +121,7 @@ fn planned(
     if probe.spec.ret.is_some() && returns_oddly(probe) {
         return Err(Obstacle::ReturnsOddly);
     }
-    if probe.spec.ret.is_some() && !force && unwinds(probe) {
+    if probe.spec.ret.is_some() && !wishes.force && unwinds(probe) {
         return Err(Obstacle::Unwinds);
     }
     let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
@@ -146,7 +148,7 @@ fn planned(
         doubtful: verdict == Verdict::Doubtful,
         offset: probe.offset,
         function_bytes: probe.size_bytes.filter(|_| probe.spec.offset == 0),
-        place: None,
+        place: Place::unmoved(Form::of(arch, &code[at..]), &wishes.classes),
         args: args.collect(),
         ret: probe.spec.ret.clone(),
         program,

@@ -23,7 +23,7 @@ use crate::{
     drain::Drain,
     guard::StuckWatch,
     kernel::{
-        AttachReport, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
+        self, AttachReport, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
     },
     metrics::Source,
     plan::{self, AttachPlan, PlannedFile, ProbeId},
@@ -102,7 +102,7 @@ impl NewGroup {
                 ids.map(ProbeId).collect()
             })
             .collect();
-        plan::place(&mut plan, &resolve::code_pieces);
+        plan::place(&mut plan, &resolve::code_pieces, &kernel::classes());
         let traced = fresh.iter().flat_map(|fresh| &fresh.places).filter_map(|(_, pid)| *pid);
         let mut pids: Vec<Pid> = traced.map(|traced| traced.pid).collect();
         pids.sort_unstable();
