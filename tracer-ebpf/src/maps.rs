@@ -160,6 +160,16 @@ pub(crate) fn zero() -> Option<*const u64> {
     CONTROL.get_ptr(0).map(|control| unsafe { &raw const (*control).zero })
 }
 
+/// A 0 that the verifier does not know.
+#[inline(always)]
+pub(crate) fn unknown_zero() -> u64 {
+    match zero() {
+        // SAFETY: the pointer is to a live, aligned map element.
+        Some(zero) => unsafe { zero.read_volatile() },
+        None => 0,
+    }
+}
+
 /// Whether the process is one that the user asked for.
 ///
 /// The link filters too, but kernels before 6.10 compared the thread, and a link has one filter.

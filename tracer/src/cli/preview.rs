@@ -11,7 +11,7 @@ use crate::{
     kernel,
     metrics::online_cpus,
     plan::ProbeId,
-    spec::units::duration_text,
+    spec::units::{duration_text, percent_text},
 };
 
 /// What was counted.
@@ -84,8 +84,8 @@ impl Preview {
             "{calls} calls in {} ({per_second:.0} a second): tracing them would take an estimated {} of \
              one CPU, {} of all {cpus}",
             duration_text(self.ran.as_nanos() as u64),
-            percent(overhead),
-            percent(overhead / cpus as f64),
+            percent_text(overhead),
+            percent_text(overhead / cpus as f64),
         )
     }
 }
@@ -98,18 +98,8 @@ impl Load {
             _ => format!(
                 ", {:.0} calls/s, {} of a CPU",
                 self.per_second,
-                percent(self.estimated_overhead_percent)
+                percent_text(self.estimated_overhead_percent)
             ),
         }
-    }
-}
-
-/// A share with two digits that matter, as far as they are worth showing.
-pub(super) fn percent(share: f64) -> String {
-    match share {
-        _ if share >= 10.0 => format!("{share:.0} %"),
-        _ if share >= 1.0 => format!("{share:.1} %"),
-        _ if share >= 0.01 || share == 0.0 => format!("{share:.2} %"),
-        _ => "<0.01 %".to_owned(),
     }
 }

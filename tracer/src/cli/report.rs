@@ -13,12 +13,12 @@ use tracer_common::counter::Counter;
 use super::{Failure, colour, session::Ended, tell::tell};
 use crate::{
     drain::Patience,
-    kernel::{AttachReport, CounterSnapshot},
+    kernel::{self, AttachReport, CounterSnapshot},
     plan::{NotPlanned, ProbeId},
     sink::{
         Outcome, Output, Summary, Tally, json_line,
         summary::{
-            Attach, CommandEnd, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults, Millis,
+            Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults, Millis,
             ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
         },
     },
@@ -53,6 +53,7 @@ pub(super) fn skipped(not_planned: &NotPlanned) -> SkippedProbe {
 /// Puts the summary together. `drained` says whether every record was taken out of the ring buffer.
 pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
     let counters = &ended.counters;
+    let costs = kernel::costs();
     let mut probes = Vec::new();
     let mut total = Counts::default();
     let mut cpus = vec![Counts::default(); counters.cpus()];
@@ -69,7 +70,12 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
         let id = ProbeId(index as u32);
         let mut counts = Counts::default();
         for (cpu, sum) in cpus.iter_mut().enumerate() {
-            let of_cpu = kernel_counts(&counters.read(cpu, id));
+            let read = counters.read(cpu, id);
+            let mut of_cpu = kernel_counts(&read);
+            if let Some(costs) = &costs {
+                let (entries, returns) = read.entries_and_returns();
+                of_cpu.cost.estimated_ns += costs.of_breakpoints(probe, entries, returns);
+            }
             counts += of_cpu;
             *sum += of_cpu;
         }
@@ -92,6 +98,7 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
         counts: total,
         probes,
         per_cpu: per_cpu.map(|(cpu, counts)| CpuSummary { cpu: cpu as u32, counts }).collect(),
+        cpus: counters.cpus() as u32,
         attach: Attach {
             probes: attached.probes as u64,
             links: attached.links as u64,
@@ -146,6 +153,7 @@ fn kernel_counts(counters: &CounterSnapshot) -> Counts {
             lost: get(Counter::CallsLost),
             unfinished: 0,
         },
+        cost: Cost { handler_ns: get(Counter::HandlerNs), estimated_ns: get(Counter::HandlerNs) },
     }
 }
 

@@ -4,11 +4,11 @@
 //! Nothing else tells: it depends on the kernel, on the CPU, and most of all on whether this is a
 //! virtual machine.
 
-use tracer_common::{Action, program::FLAG_TRACK_RETURN};
+use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN};
 
 use super::{Features, Links, LoadOptions, Programs, Progress, Scope, own_code};
 use crate::{
-    plan::{Costs, Form, PlannedProbe},
+    plan::{Costs, Form, PlannedProbe, ProbeId},
     resolve::Pid,
     spec::{IntFormat, ValueType},
 };
@@ -82,27 +82,30 @@ pub(super) fn measure_costs() -> anyhow::Result<Costs> {
         own_code::probe(&format!("{form:?}"), *function as *const () as usize)
     };
     let probes = Form::ALL.iter().zip(&ENTRIES).map(entry).collect::<anyhow::Result<_>>()?;
-    let entry_ns = measure(probes, Action::Count, features, ENTRIES)?;
+    let (entry_ns, _) = measure(probes, Action::Count, features, ENTRIES)?;
 
     let mut returning =
         own_code::probe("returning", faultline_costs_returning as *const () as usize)?;
     returning.ret = Some(ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned });
     returning.program.flags = FLAG_TRACK_RETURN;
-    let [pair_ns] =
+    let ([pair_ns], timing_ns) =
         measure(vec![returning], Action::Latency, features, [faultline_costs_returning])?;
     let plain = own_code::probe("event", faultline_costs_nop5 as *const () as usize)?;
-    let [event_ns] = measure(vec![plain], Action::Events, features, [faultline_costs_nop5])?;
+    let ([event_ns], _) =
+        measure(vec![plain], Action::Events, features, [faultline_costs_nop5])?;
     let more_ns = |ns: u64| ns.saturating_sub(entry_ns[Form::Nop5 as usize]);
-    Ok(Costs { entry_ns, return_ns: more_ns(pair_ns), event_ns: more_ns(event_ns) })
+    let return_ns = more_ns(pair_ns).saturating_sub(timing_ns);
+    Ok(Costs { entry_ns, return_ns, timing_ns, event_ns: more_ns(event_ns) })
 }
 
-/// What a call of each function takes with these probes, in nanoseconds.
+/// What a call of each function takes with these probes, in nanoseconds; and what of that the programs
+/// take, on average over them.
 fn measure<const N: usize>(
     probes: Vec<PlannedProbe>,
     action: Action,
     features: Features,
     functions: [Function; N],
-) -> anyhow::Result<[u64; N]> {
+) -> anyhow::Result<([u64; N], u64)> {
     let plan = own_code::plan(probes)?;
     let options = LoadOptions { pids: vec![Pid::own()], ..LoadOptions::new(action, features) };
     let programs = Programs::load(&plan, &options)?;
@@ -121,10 +124,15 @@ fn measure<const N: usize>(
     }
     programs.enable(false);
     links.detach(&Progress::default());
-    Ok(batches.map(|mut times| {
+    let counters = programs.counters(plan.probes.len())?;
+    let programs_ns: u64 =
+        (0..N as u32).map(|id| counters.sum(ProbeId(id), Counter::HandlerNs)).sum();
+    let calls = u64::from(BATCH) * (BATCHES * N) as u64;
+    let times = batches.map(|mut times| {
         times.sort_unstable();
         times[COUNTED]
-    }))
+    });
+    Ok((times, programs_ns / calls))
 }
 
 /// What a call takes, in nanoseconds of this thread's own: others may have the CPU meanwhile.

@@ -22,6 +22,13 @@ pub struct Counters {
 pub struct CounterSnapshot([u64; COLUMNS as usize]);
 
 impl CounterSnapshot {
+    /// Hits at entries, and at returns.
+    pub fn entries_and_returns(&self) -> (u64, u64) {
+        let get = |counter| self.get(counter);
+        let entries = get(Counter::PlainHits) + get(Counter::CallsOpened);
+        (entries, get(Counter::CallsReturned) + get(Counter::NoEntry))
+    }
+
     /// The value of a counter.
     pub fn get(&self, counter: Counter) -> u64 {
         self.0[counter as usize]

@@ -12,8 +12,10 @@ use super::{Class, Classes, Form, Place, PlannedProbe};
 pub struct Costs {
     /// By the form of the instruction under the breakpoint.
     pub entry_ns: [u64; Form::ALL.len()],
-    /// What a call costs more where its return is traced.
+    /// What a call costs more where its return is traced, the programs' own part aside.
     pub return_ns: u64,
+    /// What the programs do for a call that is timed.
+    pub timing_ns: u64,
     /// What an event of registers alone costs more than a count.
     pub event_ns: u64,
 }
@@ -49,9 +51,19 @@ impl Costs {
     /// What a call of the probe's function costs, its return included where that is traced.
     #[must_use]
     pub fn of_call(&self, probe: &PlannedProbe, action: Action) -> u64 {
-        let (hits, return_ns) = if probe.ret.is_some() { (2, self.return_ns) } else { (1, 0) };
+        let (hits, return_ns) = match probe.ret {
+            Some(_) => (2, self.return_ns + self.timing_ns),
+            None => (1, 0),
+        };
         let event_ns = if action == Action::Events { hits * self.event_ns } else { 0 };
         self.of_hit(&probe.place) + return_ns + event_ns
+    }
+
+    /// What so many hits of a probe, at entry and at return, cost by their breakpoints alone.
+    #[must_use]
+    pub fn of_breakpoints(&self, probe: &PlannedProbe, entries: u64, returns: u64) -> u64 {
+        let entries_ns = self.of_hit(&probe.place).saturating_mul(entries);
+        entries_ns.saturating_add(self.return_ns.saturating_mul(returns))
     }
 }
 
