@@ -170,7 +170,7 @@ fn preview(
     let spec = ProbeSpec { target, function, offset: 0, args: Vec::new(), ret: None };
     let classes = kernel::classes();
     let code = CodeReader::default();
-    let wishes = Wishes { classes, ..Wishes::default() };
+    let wishes = Wishes { classes, hazards: kernel::hazards(), ..Wishes::default() };
     let resolution = resolver.resolve(&spec)?;
     let mut plan = plan::plan(vec![resolution], &|probe| code.read(probe), wishes);
     plan::place(&mut plan, &resolve::code_pieces, &classes);

@@ -63,8 +63,8 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "dry_run")]
     pub(super) preview: Option<Duration>,
 
-    /// Trace returns also in C++ and Rust programs: one through whose traced function an exception
-    /// or panic passes is ended by it
+    /// Trace also what may hurt the program: returns in C++, Rust and Go programs (an exception or panic
+    /// through a traced function ends it), and what this kernel gets wrong (see `faultline doctor`)
     #[arg(long)]
     force: bool,
 
@@ -167,7 +167,13 @@ impl SelectionArgs {
         }
         let code = CodeReader::default();
         let classes = kernel::classes();
-        let wishes = Wishes { force: self.force, condition: condition.as_ref(), classes };
+        let wishes = Wishes {
+            force: self.force,
+            condition: condition.as_ref(),
+            classes,
+            hazards: kernel::hazards(),
+            may_be_filtered: may_be_filtered(&pids, command.is_some()),
+        };
         let mut plan = plan::plan(resolutions, &|probe| code.read(probe), wishes);
         if self.placement == Placement::Auto {
             plan::place(&mut plan, &resolve::code_pieces, &classes);
@@ -247,6 +253,14 @@ impl SelectionArgs {
         }
         Ok(())
     }
+}
+
+/// Whether a process with a seccomp filter may be among those that are traced.
+fn may_be_filtered(pids: &[Pid], command: bool) -> bool {
+    // The command takes over what we have.
+    let own = command.then(Pid::own);
+    let mut all = pids.iter().copied().chain(own).peekable();
+    all.peek().is_none() || all.any(|pid| process::has_seccomp_filter(pid).unwrap_or(true))
 }
 
 /// The condition, if it is about at least one of the probes and wrong about none. Those that it is

@@ -36,6 +36,8 @@ functions! {
     "faultline_costs_landing_pad": "endbr64", "ret";
     "faultline_costs_other": "mov eax, edi", "ret";
     "faultline_costs_returning": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
+    "faultline_red_zone": "mov [rsp - 8], rdi", "faultline_red_zone_nop5:",
+        ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "mov rax, [rsp - 8]", "ret";
 }
 // There is no nop of five bytes, and no `push`.
 #[cfg(target_arch = "aarch64")]
@@ -57,6 +59,30 @@ unsafe extern "C" {
     fn faultline_costs_landing_pad();
     fn faultline_costs_other();
     fn faultline_costs_returning();
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" {
+    fn faultline_red_zone(number: u64) -> u64;
+    fn faultline_red_zone_nop5();
+}
+
+/// A function that keeps its argument below its stack pointer and gives it back, and where a nop of
+/// five bytes lies between.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn red_zone() -> Option<(unsafe extern "C" fn(u64) -> u64, usize)> {
+    Some((faultline_red_zone, faultline_red_zone_nop5 as *const () as usize))
+}
+
+/// There is no such nop.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn red_zone() -> Option<(unsafe extern "C" fn(u64) -> u64, usize)> {
+    None
+}
+
+/// A function that only returns.
+pub(super) fn measured_return() -> unsafe extern "C" fn() {
+    faultline_costs_returning
 }
 
 type Function = unsafe extern "C" fn();

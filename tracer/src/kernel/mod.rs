@@ -7,14 +7,15 @@
 
 mod attach;
 mod calibrate;
-mod costs;
 mod counters;
 mod descriptors;
 mod diagnostics;
 mod error;
 mod features;
 mod handover;
+mod hazards;
 mod holders;
+mod host;
 mod latencies;
 mod links;
 mod mapped;
@@ -30,13 +31,13 @@ mod trial;
 
 pub use self::{
     attach::{AttachReport, SlowestFile, links_needed},
-    costs::{classes, costs},
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,
     features::Features,
     handover::{Releaser, be_releaser_if_asked},
     holders::{HeldLinks, Holders, Releasing},
+    host::{classes, costs, hazards},
     latencies::Latencies,
     links::{DetachReport, Links, Scope},
     notices::ProcessNotices,

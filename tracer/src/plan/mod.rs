@@ -5,6 +5,7 @@ mod build;
 mod class;
 mod condition;
 mod costs;
+mod hazards;
 mod instruction;
 mod obstacle;
 mod placement;
@@ -17,10 +18,11 @@ use std::sync::Arc;
 use tracer_common::{Action, condition::NO_CONDITION, program::ProbeProgram};
 
 pub use self::{
-    build::{ReadCode, Wishes, plan},
+    build::{ReadCode, Wishes, plan, returns_in},
     class::{Class, Classes, Form},
     condition::Conditions,
     costs::Costs,
+    hazards::Hazards,
     obstacle::{NotPlanned, Obstacle},
     placement::{Outlook, Place, ReadPieces, place, survey},
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
