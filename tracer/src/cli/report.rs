@@ -73,8 +73,7 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
             let read = counters.read(cpu, id);
             let mut of_cpu = kernel_counts(&read);
             if let Some(costs) = &costs {
-                let (entries, returns) = read.entries_and_returns();
-                of_cpu.cost.estimated_ns += costs.of_breakpoints(probe, entries, returns);
+                of_cpu.cost.estimated_ns = read.estimated_cost_ns(costs.of_breakpoints(probe));
             }
             counts += of_cpu;
             *sum += of_cpu;
@@ -153,7 +152,7 @@ fn kernel_counts(counters: &CounterSnapshot) -> Counts {
             lost: get(Counter::CallsLost),
             unfinished: 0,
         },
-        cost: Cost { handler_ns: get(Counter::HandlerNs), estimated_ns: get(Counter::HandlerNs) },
+        cost: Cost { handler_ns: get(Counter::HandlerNs), estimated_ns: 0 },
     }
 }
 

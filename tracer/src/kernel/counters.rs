@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracer_common::counter::{COLUMNS, Counter, HITS};
 
 use super::mapped::MappedArray;
-use crate::plan::ProbeId;
+use crate::plan::{BreakpointCosts, ProbeId};
 
 /// The counters, live. Reading them costs no system call.
 #[derive(Debug, Clone)]
@@ -22,11 +22,12 @@ pub struct Counters {
 pub struct CounterSnapshot([u64; COLUMNS as usize]);
 
 impl CounterSnapshot {
-    /// Hits at entries, and at returns.
-    pub fn entries_and_returns(&self) -> (u64, u64) {
+    /// What the hits took from the traced programs, the programs' own part included: an estimate.
+    pub fn estimated_cost_ns(&self, costs: BreakpointCosts) -> u64 {
         let get = |counter| self.get(counter);
         let entries = get(Counter::PlainHits) + get(Counter::CallsOpened);
-        (entries, get(Counter::CallsReturned) + get(Counter::NoEntry))
+        let returns = get(Counter::CallsReturned) + get(Counter::NoEntry);
+        costs.of_hits(entries, returns).saturating_add(get(Counter::HandlerNs))
     }
 
     /// The value of a counter.

@@ -59,10 +59,27 @@ impl Costs {
         self.of_hit(&probe.place) + return_ns + event_ns
     }
 
-    /// What so many hits of a probe, at entry and at return, cost by their breakpoints alone.
+    /// What the breakpoints of a probe cost, without what the programs do there.
     #[must_use]
-    pub fn of_breakpoints(&self, probe: &PlannedProbe, entries: u64, returns: u64) -> u64 {
-        let entries_ns = self.of_hit(&probe.place).saturating_mul(entries);
+    pub fn of_breakpoints(&self, probe: &PlannedProbe) -> BreakpointCosts {
+        BreakpointCosts { entry_ns: self.of_hit(&probe.place), return_ns: self.return_ns }
+    }
+}
+
+/// Nanoseconds that the breakpoints of a probe cost a hit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BreakpointCosts {
+    /// At the entry.
+    pub entry_ns: u64,
+    /// At the return.
+    pub return_ns: u64,
+}
+
+impl BreakpointCosts {
+    /// Of so many hits.
+    #[must_use]
+    pub fn of_hits(self, entries: u64, returns: u64) -> u64 {
+        let entries_ns = self.entry_ns.saturating_mul(entries);
         entries_ns.saturating_add(self.return_ns.saturating_mul(returns))
     }
 }

@@ -21,7 +21,7 @@ pub use self::{
     build::{ReadCode, Wishes, plan, returns_in},
     class::{Class, Classes, Form},
     condition::Conditions,
-    costs::Costs,
+    costs::{BreakpointCosts, Costs},
     hazards::Hazards,
     obstacle::{NotPlanned, Obstacle},
     placement::{Outlook, Place, ReadPieces, place, survey},

@@ -76,8 +76,8 @@ pub struct Cost {
     /// Spent in the eBPF programs, waits for pages aside: measured at some of the hits. 0 where they
     /// only count, which takes next to nothing.
     pub handler_ns: u64,
-    /// All of it, the breakpoints included: hits times what one costs on this machine, and what is
-    /// beyond that in `handler_ns`. An estimate.
+    /// All of it, the breakpoints included: hits times what one costs on this machine, and
+    /// `handler_ns`. An estimate; 0 where nobody has measured what a hit costs.
     pub estimated_ns: u64,
 }
 

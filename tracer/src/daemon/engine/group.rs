@@ -149,7 +149,11 @@ impl NewGroup {
             }
             None => None,
         };
-        let source = Arc::new(Source { counters, tally, latencies });
+        let costs = kernel::costs();
+        let costs = costs.iter().flat_map(|costs| {
+            plan.probes.iter().map(|probe| costs.of_breakpoints(probe))
+        });
+        let source = Arc::new(Source { counters, costs: costs.collect(), tally, latencies });
         let members = parts.len();
         let group = Group { plan, programs, source, drain, watch, members };
         Ok(Self { group, parts, report })
