@@ -13,7 +13,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use tracer_common::Action;
+use tracer_common::{Action, counter::Counter};
 
 use super::{
     Failure,
@@ -29,7 +29,7 @@ use crate::{
         AttachReport, Calls, Counters, DetachReport, Diagnostics, Features, Latencies, Links,
         LoadOptions, Programs, Records, Scope, missing_privilege,
     },
-    plan::AttachPlan,
+    plan::{AttachPlan, ProbeId},
     resolve::{
         Pid,
         process::{self, StartTime},
@@ -68,6 +68,8 @@ pub(super) struct Session {
     skipped: Vec<SkippedProbe>,
     notes: Vec<String>,
     interrupts: Interrupts,
+    /// The user knows that the ring buffer is too small.
+    told_full: bool,
 }
 
 /// Why a run ended.
@@ -115,7 +117,7 @@ pub(super) struct Ended {
     pub(super) ran: Duration,
     pub(super) detach: DetachReport,
     /// The probe of each call that had not returned.
-    pub(super) unfinished: Vec<crate::plan::ProbeId>,
+    pub(super) unfinished: Vec<ProbeId>,
     pub(super) command: Option<ExitStatus>,
     /// The probes are gone, but a task is still inside a handler, and the user did not want to
     /// wait for it.
@@ -192,6 +194,7 @@ impl Session {
             skipped: selected.skipped,
             notes,
             interrupts,
+            told_full: false,
         })
     }
 
@@ -298,6 +301,21 @@ impl Session {
         }
         if let Some(diagnostics) = &mut self.diagnostics {
             diagnostics.flush();
+        }
+        self.tell_losses();
+    }
+
+    /// Tells once, while something can be done about it, that events find no room.
+    fn tell_losses(&mut self) {
+        let probes = 0..self.plan.probes.len() as u32;
+        let lost = |id| self.counters.sum(ProbeId(id), Counter::RingFull) != 0;
+        if !self.told_full && probes.into_iter().any(lost) {
+            self.told_full = true;
+            tell!(
+                "warning: events come faster than they can be written: those that find no room in the \
+                 ring buffer are lost, and counted (--buffer makes it larger; --where, --sample and \
+                 --rate take less)"
+            );
         }
     }
 

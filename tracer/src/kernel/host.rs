@@ -1,7 +1,7 @@
 //! What this machine makes of breakpoints: tried and measured once, and kept for as long as it is the
 //! same machine.
 
-use std::{fs, sync::OnceLock};
+use std::{fs, io::Write as _, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +79,9 @@ fn keep(kept: &Kept) -> std::io::Result<()> {
     fs::create_dir_all(FOLDER)?;
     // Whoever reads meanwhile finds the old one or the new one.
     let aside = format!("{FOLDER}/.host.{}", std::process::id());
-    fs::write(&aside, serde_json::to_vec(kept)?)?;
+    // The folder may be the daemon's, who is not root: what it has put there is not written through.
+    let mut file = fs::File::create_new(&aside)?;
+    file.write_all(&serde_json::to_vec(kept)?)?;
     fs::rename(&aside, FILE)
 }
 
