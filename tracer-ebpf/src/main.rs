@@ -186,7 +186,7 @@ fn on_entry(ctx: &ProbeContext) {
     let choice = Choice::at_entry(&site, ctx.regs, program, stack_pointer, &mut scratch);
     if !is_plain {
         let Choice { call, saved, .. } = choice;
-        let entered = Entered { at_ns: now_ns, fate: call, saved };
+        let entered = Entered { at_ns: now_ns, fate: u32::from(call), saved: u32::from(saved) };
         let followed = returns::open(&site, ctx.regs, stack_pointer, entered);
         if !followed {
             let task = site.pid_tgid as u32;

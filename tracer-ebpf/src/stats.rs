@@ -8,6 +8,7 @@ use tracer_common::counter::{Counter, TIMED_EVERY};
 use crate::maps;
 
 /// Where and in whom a probe was hit.
+#[repr(C)]
 pub(crate) struct Site {
     /// Index of the probe in the plan.
     pub(crate) probe: u32,
