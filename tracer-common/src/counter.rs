@@ -52,14 +52,20 @@ pub enum Counter {
     NoMemory = 18,
     /// Of the filtered ones: those where the condition met a value that could not be read.
     Undecided = 19,
+    /// Nanoseconds spent in the programs, waits for pages aside. Measured at some hits, of which each
+    /// stands for [`TIMED_EVERY`]; at all of the first ones.
+    HandlerNs = 20,
 }
+
+/// Of many hits, one in so many is timed; of the first, so many. A power of two.
+pub const TIMED_EVERY: u64 = 64;
 
 /// The counters that together count every hit, at entry or return, once.
 pub const HITS: [Counter; 4] =
     [Counter::PlainHits, Counter::CallsOpened, Counter::CallsReturned, Counter::NoEntry];
 
 /// Number of counters.
-pub const COLUMNS: u32 = 20;
+pub const COLUMNS: u32 = 21;
 
 /// Every counter, in the order of the columns.
 pub const ALL: [Counter; COLUMNS as usize] = [
@@ -83,6 +89,7 @@ pub const ALL: [Counter; COLUMNS as usize] = [
     Counter::Aggregated,
     Counter::NoMemory,
     Counter::Undecided,
+    Counter::HandlerNs,
 ];
 
 const _: () = {

@@ -83,9 +83,9 @@ pub(crate) fn at_return(
 ) -> u8 {
     if !maps::conditional()
         || program.return_condition == NO_CONDITION
-        || entered.fate != Fate::Wanted as u8
+        || entered.fate != Fate::Wanted as u32
     {
-        return entered.fate;
+        return entered.fate as u8;
     }
     let mut registers = [0; REGISTERS];
     registers[RETURN_VALUE as usize] = regs::return_value(regs);
@@ -93,7 +93,7 @@ pub(crate) fn at_return(
     registers[RETURN_SAVED as usize] = u64::from(entered.saved);
     let judged = condition::judge(site, registers, 0, program.return_condition, scratch.judging());
     if !judged.accepted {
-        return rejected(judged.saved | entered.saved);
+        return rejected(judged.saved | entered.saved as u16);
     }
     limited(site)
 }

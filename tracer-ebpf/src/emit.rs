@@ -31,13 +31,14 @@ struct Values<const N: usize> {
     slots: [u64; N],
 }
 
-/// What the header says beyond the site.
+/// What the header says beyond the site. Without padding: see [`read::Hit`].
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Header {
     pub(crate) time_ns: u64,
     pub(crate) duration_ns: u64,
-    pub(crate) kind: u8,
-    pub(crate) slots: u8,
+    pub(crate) kind: u32,
+    pub(crate) slots: u32,
 }
 
 /// What is written about one hit.
@@ -57,8 +58,8 @@ impl Emission {
         let header = Header {
             time_ns: now_ns,
             duration_ns: 0,
-            kind: KIND_ENTRY,
-            slots: program.entry_slots,
+            kind: u32::from(KIND_ENTRY),
+            slots: u32::from(program.entry_slots),
         };
         let registers = regs::arguments(regs);
         if maps::reads_memory() && program.flags & FLAG_REGISTERS_ONLY == 0 {
@@ -67,7 +68,7 @@ impl Emission {
                 len: program.entry_len,
                 class: program.entry_class,
             };
-            read::emit_objects(site, header, registers, stack_pointer, reads, scratch.hit());
+            read::emit_objects(site, header, registers, stack_pointer, reads, scratch.reading());
         } else if program.entry_slots <= 2 {
             emit_values::<2>(site, header, scratch.registers(registers), &program.entry);
         } else {
@@ -85,8 +86,12 @@ impl Emission {
         duration_ns: u64,
         scratch: &mut Scratch,
     ) {
-        let header =
-            Header { time_ns: now_ns, duration_ns, kind: KIND_RETURN, slots: program.return_len };
+        let header = Header {
+            time_ns: now_ns,
+            duration_ns,
+            kind: u32::from(KIND_RETURN),
+            slots: u32::from(program.return_len),
+        };
         let value = regs::return_value(regs);
         if maps::reads_memory() && program.return_flags & FLAG_REGISTERS_ONLY == 0 {
             let registers = [value; REGISTERS];
@@ -95,7 +100,7 @@ impl Emission {
                 len: program.return_len,
                 class: program.return_class,
             };
-            read::emit_objects(site, header, registers, 0, reads, scratch.hit());
+            read::emit_objects(site, header, registers, 0, reads, scratch.reading());
         } else {
             let Some(mut record) = reserve::<2>(site) else { return };
             let place = record.as_mut_ptr();
@@ -137,8 +142,8 @@ pub(crate) unsafe fn write_header(
     place.statuses = statuses;
     place.probe = site.probe;
     place.cpu = site.cpu as u16;
-    place.kind = header.kind;
-    place.slots = header.slots;
+    place.kind = header.kind as u8;
+    place.slots = header.slots as u8;
     // The helper pads the name with NULs and can only fail without a current task.
     // SAFETY: the helper writes the 16 bytes of `comm`.
     unsafe { bpf_get_current_comm(place.comm.as_mut_ptr().cast(), 16) };

@@ -43,7 +43,13 @@ use tracer_common::{
     Action, counter::Counter, exchange::AT_RETURN, program::FLAG_TRACK_RETURN, task::Fate,
 };
 
-use crate::{choice::Choice, emit::Emission, returns::Entered, scratch::Scratch, stats::Site};
+use crate::{
+    choice::Choice,
+    emit::Emission,
+    returns::Entered,
+    scratch::Scratch,
+    stats::{Site, Timer},
+};
 
 /// A traced function is entered.
 #[uprobe(sleepable, multi)]
@@ -183,6 +189,8 @@ fn on_entry(ctx: &ProbeContext) {
     // Every hit is counted once: as a call opened or returned, as a return without an entry, or as
     // a hit and nothing else.
     let is_plain = !maps::tracks_returns() || program.flags & FLAG_TRACK_RETURN == 0;
+    let hits = if is_plain { Counter::PlainHits } else { Counter::CallsOpened };
+    let timer = Timer::begin(&site, hits, now_ns);
     if is_plain {
         stats::add(&site, Counter::PlainHits, 1);
     }
@@ -190,7 +198,7 @@ fn on_entry(ctx: &ProbeContext) {
     let choice = Choice::at_entry(&site, ctx.regs, program, stack_pointer, &mut scratch);
     if !is_plain {
         let Choice { call, saved, .. } = choice;
-        let entered = Entered { at_ns: now_ns, fate: call, saved };
+        let entered = Entered { at_ns: now_ns, fate: u32::from(call), saved: u32::from(saved) };
         let followed = returns::open(&site, ctx.regs, stack_pointer, entered);
         if !followed {
             let task = site.pid_tgid as u32;
@@ -204,6 +212,7 @@ fn on_entry(ctx: &ProbeContext) {
     } else {
         stats::add(&site, Counter::Aggregated, 1);
     }
+    timer.end(&site);
 }
 
 #[inline(always)]
@@ -214,6 +223,7 @@ fn on_return(ctx: &RetProbeContext) {
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
     let stack_pointer = regs::entry_stack_pointer(ctx.regs);
+    let timer = Timer::begin(&site, Counter::CallsReturned, now_ns);
     let Some(entered) = returns::close(&site, stack_pointer) else {
         stats::add(&site, Counter::NoEntry, 1);
         let task = site.pid_tgid as u32;
@@ -232,6 +242,7 @@ fn on_return(ctx: &RetProbeContext) {
     } else {
         Emission::of_return(&site, ctx.regs, program, now_ns, duration_ns, &mut scratch);
     }
+    timer.end(&site);
 }
 
 #[cfg(not(test))]

@@ -190,6 +190,16 @@ pub(crate) fn exchange() -> u32 {
     }
 }
 
+/// A 0 that the verifier does not know.
+#[inline(always)]
+pub(crate) fn unknown_zero() -> u64 {
+    match zero() {
+        // SAFETY: the pointer is to a live, aligned map element.
+        Some(zero) => unsafe { zero.read_volatile() },
+        None => 0,
+    }
+}
+
 /// Counts a hit that could not be marked.
 #[inline(always)]
 pub(crate) fn count_unmarked() {

@@ -4,8 +4,13 @@
 //! the record is submitted. Only where memory is not resident, the reservation is given back, one
 //! page is faulted in with nothing held, and the whole is tried again. Holding a reservation
 //! across a fault would keep every later record of every CPU from its reader until the page comes.
+//!
+//! Each operation is run by a function that the kernel's verifier looks at by itself (a "global" one):
+//! once, with arguments of which nothing is known, and not again for every state that an attempt can
+//! be in. Such a function may be handed plain memory only: no pointers in it, no byte of it
+//! uninitialised.
 
-use core::mem::MaybeUninit;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
@@ -39,7 +44,7 @@ const MAX_PAGES: u32 = (CLASSES[3].max_object as u64).div_ceil(PAGE_BYTES) as u3
 /// All that the attempts of one hit share. It lives on the stack of the program, so it survives
 /// a sleep and no other hit can touch it.
 ///
-/// Every byte counts: kernels before 6.8 round each frame up to 32 bytes, and the three that are
+/// Every byte counts: kernels before 6.8 round each frame up to 32 bytes, and the four that are
 /// nested here have to fit into 512.
 #[repr(C)]
 pub(crate) struct Hit {
@@ -48,7 +53,6 @@ pub(crate) struct Hit {
     header: Header,
     /// [`ReadStatus`] of each slot, four bits each.
     statuses: u64,
-    ops: *const ReadOp,
     /// [`ReadStatus`] of the slots that are not to be read again, four bits each.
     given_up: u64,
     ops_len: u32,
@@ -60,12 +64,16 @@ pub(crate) struct Hit {
     site: Site,
 }
 
-/// One attempt: the record that is being filled.
+/// A hit, and what it reads.
 #[repr(C)]
-struct Attempt {
-    hit: *mut Hit,
-    /// What follows the header.
-    data: *mut u8,
+pub(crate) struct Reading {
+    hit: Hit,
+    ops: *const ReadOp,
+}
+
+/// How far an attempt has come.
+#[repr(C)]
+struct Progress {
     /// Where the next string or range begins, from the end of the header.
     end: u64,
     /// Why the attempt ended early.
@@ -74,6 +82,15 @@ struct Attempt {
     slot: u64,
     address: u64,
     bytes: u64,
+}
+
+/// One attempt: the record that is being filled.
+#[repr(C)]
+struct Attempt {
+    progress: Progress,
+    reading: *mut Reading,
+    /// What follows the header.
+    data: *mut u8,
 }
 
 /// All slots are final.
@@ -102,79 +119,83 @@ pub(crate) fn emit_objects(
     registers: [u64; REGISTERS],
     stack_pointer: u64,
     reads: Reads,
-    place: &mut MaybeUninit<Hit>,
+    place: &mut MaybeUninit<Reading>,
 ) {
     let Some(zero) = maps::zero() else { return };
     // SAFETY: the pointer is to a live map element.
     let zero = || unsafe { zero.read_volatile() };
-    let hit = place.write(Hit {
+    let hit = Hit {
         registers,
         stack_pointer,
         header,
         statuses: zero(),
-        ops: reads.ops,
         given_up: zero(),
         ops_len: u32::from(reads.len),
         class: u32::from(reads.class),
         faulted: zero() as u32,
         zero: zero() as u32,
         site: Site { probe: site.probe, cpu: site.cpu, pid_tgid: site.pid_tgid },
-    });
-    // SAFETY: the callback has the signature that the helper documents, and `hit` outlives it.
+    };
+    let reading = place.write(Reading { hit, ops: reads.ops });
+    // SAFETY: the callback has the signature that the helper documents, and `reading` outlives it.
     unsafe {
-        bpf_loop(MAX_ATTEMPTS, attempt as *mut _, (&raw mut *hit).cast(), 0);
+        bpf_loop(MAX_ATTEMPTS, attempt as *mut _, (&raw mut *reading).cast(), 0);
     }
 }
 
 /// One attempt; 1 ends the loop.
-unsafe extern "C" fn attempt(index: u64, hit_place: *mut Hit) -> i64 {
-    // SAFETY: the loop's context is the `Hit` of `emit_objects`.
-    let hit = unsafe { &mut *hit_place };
+unsafe extern "C" fn attempt(index: u64, reading: *mut Reading) -> i64 {
+    // SAFETY: the loop's context is the `Reading` of `emit_objects`.
+    let hit = unsafe { &raw mut (*reading).hit };
+    // SAFETY: as above.
+    let Hit { zero, header: Header { slots, .. }, class, .. } = unsafe { &*hit };
+    let end = u64::from(*zero) + u64::from(*slots) * SLOT_BYTES as u64;
+    let class = *class;
     let mut attempt = Attempt {
-        hit: hit_place,
+        progress: Progress { end, stop: WHOLE, slot: 0, address: 0, bytes: 0 },
+        reading,
         data: core::ptr::null_mut(),
-        end: u64::from(hit.zero) + u64::from(hit.header.slots) * SLOT_BYTES as u64,
-        stop: WHOLE,
-        slot: 0,
-        address: 0,
-        bytes: 0,
     };
-    match hit.class {
+    match class {
         0 => in_class::<0>(&mut attempt),
         1 => in_class::<1>(&mut attempt),
         2 => in_class::<2>(&mut attempt),
         3 => in_class::<3>(&mut attempt),
-        _ => attempt.stop = RING_FULL,
+        _ => attempt.progress.stop = RING_FULL,
     }
-    // Anew: the operations have written to it through `attempt.hit`.
-    // SAFETY: as above.
-    let hit = unsafe { &mut *hit_place };
-    match attempt.stop {
+    match attempt.progress.stop {
         WHOLE => {
-            count_reads(hit);
+            count_reads(reading);
             1
         }
         TOO_SMALL => {
-            hit.class += 1;
+            // SAFETY: as above; anew, because the operations have written to it.
+            unsafe { (*hit).class += 1 };
             0
         }
         NOT_RESIDENT => {
-            make_resident(hit, &attempt, index < LAST_FAULTING_ATTEMPT);
+            // SAFETY: as above.
+            let hit = unsafe { &mut *hit };
+            make_resident(hit, &attempt.progress, index < LAST_FAULTING_ATTEMPT);
             0
         }
         _ => {
-            stats::add(&hit.site, Counter::RingFull, 1);
+            // SAFETY: as above.
+            stats::add(unsafe { &(*hit).site }, Counter::RingFull, 1);
             1
         }
     }
 }
 
 /// Faults in the first page that is missing of what a slot reads, or gives the slot up.
-#[inline(always)]
-fn make_resident(hit: &mut Hit, attempt: &Attempt, may_fault: bool) {
-    let slot = attempt.slot & 0xf;
-    let end = attempt.address.saturating_add(attempt.bytes);
-    let mut search = Search { address: attempt.address, end, missing: 0 };
+///
+/// Not a global function, which programs that cannot sleep must not call if it may sleep, be it in a
+/// branch that is never taken.
+#[inline(never)]
+fn make_resident(hit: &mut Hit, progress: &Progress, may_fault: bool) {
+    let slot = progress.slot & 0xf;
+    let end = progress.address.saturating_add(progress.bytes);
+    let mut search = Search { address: progress.address, end, missing: 0 };
     // SAFETY: the callback has the signature that the helper documents, and `search` outlives it.
     unsafe { bpf_loop(MAX_PAGES, look_at_page as *mut _, (&raw mut search).cast(), 0) };
     let result = if !may_fault {
@@ -222,7 +243,7 @@ unsafe extern "C" fn look_at_page(index: u64, search: *mut Search) -> i64 {
 
 /// An attempt in the size class `C`.
 ///
-/// It reaches the hit only through `attempt.hit`, as the operations do: the compiler takes for
+/// It reaches the hit only through `attempt.reading`, as the operations do: the compiler takes for
 /// granted that nobody else writes behind a reference.
 #[inline(always)]
 fn in_class<const C: usize>(attempt: &mut Attempt) {
@@ -231,20 +252,20 @@ fn in_class<const C: usize>(attempt: &mut Attempt) {
     // SAFETY: `RECORDS` is a ring buffer; the reservation is submitted or discarded below.
     let record = unsafe { bpf_ringbuf_reserve(ring, size, 0) }.cast::<u8>();
     if record.is_null() {
-        attempt.stop = RING_FULL;
+        attempt.progress.stop = RING_FULL;
         return;
     }
     // SAFETY: the reservation begins with the header.
     attempt.data = unsafe { record.add(HEADER_BYTES) };
-    // SAFETY: the `Hit` outlives the attempt.
-    unsafe { (*attempt.hit).statuses = 0 };
+    // SAFETY: the `Reading` outlives the attempt.
+    unsafe { (*attempt.reading).hit.statuses = 0 };
     // SAFETY: the callback has the signature that the helper documents, and `attempt` outlives it.
     unsafe {
-        bpf_loop(MAX_VALUES as u32, run_op::<C> as *mut _, (&raw mut *attempt).cast(), 0);
+        bpf_loop(MAX_VALUES as u32, next_op::<C> as *mut _, (&raw mut *attempt).cast(), 0);
     }
-    if attempt.stop == WHOLE {
-        // SAFETY: the `Hit` outlives the attempt.
-        let hit = unsafe { &*attempt.hit };
+    if attempt.progress.stop == WHOLE {
+        // SAFETY: the `Reading` outlives the attempt.
+        let hit = unsafe { &(*attempt.reading).hit };
         // SAFETY: the reservation begins with the header and is eight-byte aligned.
         unsafe { write_header(record.cast(), &hit.site, &hit.header, hit.statuses) };
         // SAFETY: `record` is the live reservation.
@@ -255,49 +276,119 @@ fn in_class<const C: usize>(attempt: &mut Attempt) {
     }
 }
 
-/// Runs one operation; 1 ends the loop.
-unsafe extern "C" fn run_op<const C: usize>(index: u64, attempt: *mut Attempt) -> i64 {
+/// Runs the next operation; 1 ends the loop.
+unsafe extern "C" fn next_op<const C: usize>(index: u64, attempt: *mut Attempt) -> i64 {
     // SAFETY: the loop's context is the `Attempt` of `in_class`.
     let attempt = unsafe { &mut *attempt };
-    // SAFETY: the `Hit` outlives the attempt.
-    let hit = unsafe { &mut *attempt.hit };
-    if index >= u64::from(hit.ops_len) || index >= MAX_VALUES as u64 {
+    // SAFETY: the `Reading` outlives the attempt.
+    let reading = unsafe { &mut *attempt.reading };
+    if index >= u64::from(reading.hit.ops_len) || index >= MAX_VALUES as u64 {
         return 1;
     }
     // SAFETY: the operations are `MAX_VALUES` elements of a map value (a return has one, and
     // `ops_len` says so).
-    let op = unsafe { &*hit.ops.add(index as usize) };
-    let class = const { CLASSES[C] };
+    let op = unsafe { reading.ops.add(index as usize) };
+    let (hit, data) = (&raw mut reading.hit, attempt.data);
+    let progress = &raw mut attempt.progress;
+    // SAFETY: all of them are initialised, but for the record, of which only what has been written
+    // is read; and a record of the class `C` has just so many bytes after its header.
+    let ended = unsafe {
+        match C {
+            0 => run_op_0(hit, op, data.cast(), progress),
+            1 => run_op_1(hit, op, data.cast(), progress),
+            2 => run_op_2(hit, op, data.cast(), progress),
+            _ => run_op_3(hit, op, data.cast(), progress),
+        }
+    };
+    one_bit(ended)
+}
+
+/// Its lowest bit, as a number of which the compiler knows nothing: it would otherwise leave out the
+/// mask that the kernel's verifier wants to see.
+#[inline(always)]
+fn one_bit(value: u64) -> i64 {
+    let mut bit = value;
+    // SAFETY: the instruction only changes its own operand.
+    unsafe { asm!("{0} &= 1", inout(reg) bit, options(pure, nomem, nostack)) };
+    bit as i64
+}
+
+/// The function that runs an operation in a size class. The verifier takes the size of the record
+/// from the type of the argument.
+macro_rules! run_op_in_class {
+    ($name:ident, $data:ident, $class:literal) => {
+        /// What follows the header in a record of the class.
+        #[repr(C)]
+        struct $data {
+            bytes: [u8; CLASSES[$class].data_bytes],
+        }
+
+        /// [`run_op`] in the class.
+        ///
+        /// # Safety
+        ///
+        /// The pointers are valid for reads and writes.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        unsafe extern "C" fn $name(
+            hit: *mut Hit,
+            op: *const ReadOp,
+            data: *mut $data,
+            progress: *mut Progress,
+        ) -> u64 {
+            if hit.is_null() || op.is_null() || data.is_null() || progress.is_null() {
+                return 1;
+            }
+            // SAFETY: as the caller promises.
+            let (hit, op, progress) = unsafe { (&mut *hit, &*op, &mut *progress) };
+            // SAFETY: as the caller promises.
+            let data = unsafe { (&raw mut (*data).bytes).cast() };
+            run_op(hit, op, data, progress, &CLASSES[$class])
+        }
+    };
+}
+
+run_op_in_class!(run_op_0, Data0, 0);
+run_op_in_class!(run_op_1, Data1, 1);
+run_op_in_class!(run_op_2, Data2, 2);
+run_op_in_class!(run_op_3, Data3, 3);
+
+/// Runs one operation; 1 ends the attempt.
+#[inline(always)]
+fn run_op(
+    hit: &mut Hit,
+    op: &ReadOp,
+    data: *mut u8,
+    progress: &mut Progress,
+    class: &SizeClass,
+) -> u64 {
     let slot = u64::from(op.slot & 0xf);
     let given_up = (hit.given_up >> (slot * 4)) & 0xf;
-    let read = if given_up != 0 {
-        Read::Failed(given_up)
-    } else {
-        read_one(hit, op, attempt.data, attempt.end, &class)
-    };
+    let end = progress.end;
+    let read =
+        if given_up != 0 { Read::Failed(given_up) } else { read_one(hit, op, data, end, class) };
     let (value, status) = match read {
         Read::Value(value) => (value, ReadStatus::Whole as u64),
         Read::Blob { length, truncated } => {
-            let offset = attempt.end as u32;
-            attempt.end += u64::from(length);
-            (BlobRef { offset, length }.to_slot(), u64::from(truncated))
+            progress.end = end + u64::from(length);
+            (BlobRef { offset: end as u32, length }.to_slot(), u64::from(truncated))
         }
         Read::Failed(status) => (0, status),
         Read::TooSmall => {
-            attempt.stop = TOO_SMALL;
+            progress.stop = TOO_SMALL;
             return 1;
         }
         Read::NotResident { address, bytes } => {
-            attempt.stop = NOT_RESIDENT;
-            attempt.slot = slot;
-            attempt.address = address;
-            attempt.bytes = bytes;
+            progress.stop = NOT_RESIDENT;
+            progress.slot = slot;
+            progress.address = address;
+            progress.bytes = bytes;
             return 1;
         }
     };
     hit.statuses |= status << (slot * 4);
     // SAFETY: every class has room for all slots, and `slot` is below 16.
-    unsafe { attempt.data.cast::<u64>().add(slot as usize).write(value) };
+    unsafe { data.cast::<u64>().add(slot as usize).write(value) };
     0
 }
 
@@ -398,20 +489,20 @@ fn read_bytes(
 
 /// Counts how each read of memory ended.
 #[inline(always)]
-fn count_reads(hit: &mut Hit) {
-    // SAFETY: the callback has the signature that the helper documents, and `hit` outlives it.
-    unsafe { bpf_loop(MAX_VALUES as u32, count_read as *mut _, (&raw mut *hit).cast(), 0) };
+fn count_reads(reading: *mut Reading) {
+    // SAFETY: the callback has the signature that the helper documents, and `reading` outlives it.
+    unsafe { bpf_loop(MAX_VALUES as u32, count_read as *mut _, reading.cast(), 0) };
 }
 
 /// Counts one read; 1 ends the loop.
-unsafe extern "C" fn count_read(index: u64, hit: *mut Hit) -> i64 {
-    // SAFETY: the loop's context is the `Hit`.
-    let hit = unsafe { &*hit };
+unsafe extern "C" fn count_read(index: u64, reading: *mut Reading) -> i64 {
+    // SAFETY: the loop's context is the `Reading`.
+    let Reading { hit, ops } = unsafe { &*reading };
     if index >= u64::from(hit.ops_len) || index >= MAX_VALUES as u64 {
         return 1;
     }
-    // SAFETY: as in `run_op`.
-    let op = unsafe { &*hit.ops.add(index as usize) };
+    // SAFETY: as in `next_op`.
+    let op = unsafe { &*ops.add(index as usize) };
     if op.kind == ReadKind::Value as u8 && op.register != ON_STACK {
         return 0;
     }

@@ -47,10 +47,17 @@ pub(crate) fn entry_stack_pointer(regs: *const pt_regs) -> u64 {
     stack_pointer(regs).wrapping_sub(8)
 }
 
-/// Where the return address of the function just entered is kept: memory at this address …
+/// The link register, where there is one.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn return_address(_regs: *const pt_regs, stack_pointer: u64) -> Option<u64> {
+pub(crate) fn link(_regs: *const pt_regs) -> u64 {
+    0
+}
+
+/// The return address of the function just entered: in memory at the stack pointer …
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn return_address(_link: u64, stack_pointer: u64) -> Option<u64> {
     // SAFETY: the helper checks the user address.
     unsafe { aya_ebpf::helpers::bpf_probe_read_user(stack_pointer as *const u64) }.ok()
 }
@@ -95,10 +102,17 @@ pub(crate) fn entry_stack_pointer(regs: *const pt_regs) -> u64 {
     stack_pointer(regs)
 }
 
-/// … or the link register.
+/// The link register, where there is one.
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
-pub(crate) fn return_address(regs: *const pt_regs, _stack_pointer: u64) -> Option<u64> {
+pub(crate) fn link(regs: *const pt_regs) -> u64 {
     // SAFETY: the kernel passes a valid pt_regs for the program's whole run.
-    Some(unsafe { (*regs).regs[30] })
+    unsafe { (*regs).regs[30] }
+}
+
+/// … or in the link register.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn return_address(link: u64, _stack_pointer: u64) -> Option<u64> {
+    Some(link)
 }

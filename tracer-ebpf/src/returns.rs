@@ -4,12 +4,15 @@
 //! those of the kernel (`cleanup_return_instances`, `arch_uretprobe_is_alive`): the stack grows
 //! down, so a call whose stack pointer lies below the present one is over, returned or not. That
 //! is how calls are found that `longjmp` or an exception jumped over.
+//!
+//! The loops are in functions that the kernel verifies by themselves ("global" ones): once, whatever
+//! their callers know, and not again for each way that leads to them.
 
 use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, pt_regs},
-    helpers::bpf_probe_read_user,
+    helpers::{bpf_probe_read_user, generated::bpf_loop},
 };
 use tracer_common::{
     counter::Counter,
@@ -21,14 +24,28 @@ use crate::{
     stats::{self, Site},
 };
 
-/// What is known of a call from its entry on.
+/// What is known of a call from its entry on. Without padding, which would be uninitialised memory
+/// that a function of its own may not be handed.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Entered {
     pub(crate) at_ns: u64,
     /// A [`Fate`](tracer_common::task::Fate).
-    pub(crate) fate: u8,
+    pub(crate) fate: u32,
     /// What the condition decided at the entry and needs at the return.
-    pub(crate) saved: u16,
+    pub(crate) saved: u32,
+}
+
+/// A call that is to be opened. An argument that one architecture does not use would be left out by
+/// the compiler, and missed by the verifier.
+#[repr(C)]
+struct NewCall {
+    entered: Entered,
+    stack_pointer: u64,
+    /// Where the breakpoint is.
+    function: u64,
+    /// The link register, where there is one.
+    link: u64,
 }
 
 /// Opens a call; whether its return will be recognised. One whose return will not is counted as
@@ -41,15 +58,35 @@ pub(crate) fn open(
     entered: Entered,
 ) -> bool {
     stats::add(site, Counter::CallsOpened, 1);
-    let opened = try_open(site, regs, stack_pointer, entered).is_some();
+    let (function, link) = (regs::instruction_pointer(regs), regs::link(regs));
+    let call = NewCall { entered, stack_pointer, function, link };
+    // SAFETY: both are initialised, and outlive the call.
+    let opened = unsafe { open_call(site, &raw const call) } != 0;
     if !opened {
         stats::add(site, Counter::CallsLost, 1);
     }
     opened
 }
 
+/// The work of [`open`]; 1 if it is done.
+///
+/// # Safety
+///
+/// Both pointers are valid for reads.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn open_call(site: *const Site, call: *const NewCall) -> u64 {
+    if site.is_null() || call.is_null() {
+        return 0;
+    }
+    // SAFETY: as the caller promises.
+    let (site, call) = unsafe { (&*site, &*call) };
+    u64::from(try_open(site, call).is_some())
+}
+
 #[inline(always)]
-fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered: Entered) -> Option<()> {
+fn try_open(site: &Site, call: &NewCall) -> Option<()> {
+    let NewCall { entered, stack_pointer, function, link } = *call;
     let stack = match maps::CALLS.get_ptr_mut(&site.pid_tgid) {
         Some(stack) => stack,
         None => {
@@ -58,32 +95,34 @@ fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered: Ente
             maps::CALLS.get_ptr_mut(&site.pid_tgid)?
         }
     };
-    // SAFETY: only the task itself writes its stack, and it is this task that runs.
-    let stack = unsafe { &mut *stack };
     pop_dead(site, stack, stack_pointer);
-    let function = regs::instruction_pointer(regs);
-    let same_place = top(stack).filter(|call| call.stack_pointer == stack_pointer);
+    // SAFETY: only the task itself writes its stack, and it is this task that runs.
+    let calls = unsafe { &mut *stack };
+    let same_place = top(calls).filter(|call| call.stack_pointer == stack_pointer);
     if let Some(call) = same_place {
         // Another probe of the same hit may have opened it just now, if this one has not.
         let other_function = call.function != function;
-        if (other_function || is_open(stack, site.probe, stack_pointer))
-            && !is_chained(regs, stack_pointer)
+        if (other_function || is_open(calls, site.probe, stack_pointer))
+            && !is_chained(link, stack_pointer)
         {
-            pop_all_at(site, stack, stack_pointer);
+            // All that were entered with just this stack pointer: those below it are gone.
+            pop_dead(site, stack, stack_pointer.wrapping_add(1));
         }
     }
-    let depth = stack.depth;
+    // SAFETY: as above; anew, because calls have been popped.
+    let calls = unsafe { &mut *stack };
+    let depth = calls.depth;
     let Entered { at_ns, fate, saved } = entered;
-    *call_at(stack, depth)? = OpenCall {
+    *call_at(calls, depth)? = OpenCall {
         stack_pointer,
         function,
         entered_ns: at_ns,
         probe: site.probe,
         returned: 0,
-        fate,
-        saved,
+        fate: fate as u8,
+        saved: saved as u16,
     };
-    stack.depth = depth + 1;
+    calls.depth = depth + 1;
     Some(())
 }
 
@@ -91,13 +130,39 @@ fn try_open(site: &Site, regs: *const pt_regs, stack_pointer: u64, entered: Ente
 /// known from its entry, or `None` if there is no such call.
 #[inline(always)]
 pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<Entered> {
-    let stack = maps::CALLS.get_ptr_mut(&site.pid_tgid)?;
+    let mut entered = Entered { at_ns: 0, fate: 0, saved: 0 };
+    // SAFETY: both are initialised, and outlive the call.
+    let closed = unsafe { close_call(site, stack_pointer, &raw mut entered) } != 0;
+    if closed {
+        stats::add(site, Counter::CallsReturned, 1);
+    }
+    closed.then_some(entered)
+}
+
+/// The work of [`close`]; 1 if there was such a call.
+///
+/// # Safety
+///
+/// The pointers are valid for reads and writes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn close_call(
+    site: *const Site,
+    stack_pointer: u64,
+    entered: *mut Entered,
+) -> u64 {
+    if site.is_null() || entered.is_null() {
+        return 0;
+    }
+    // SAFETY: as the caller promises.
+    let (site, entered) = unsafe { (&*site, &mut *entered) };
+    let Some(stack) = maps::CALLS.get_ptr_mut(&site.pid_tgid) else { return 0 };
+    pop_dead(site, stack, stack_pointer);
     // SAFETY: only the task itself writes its stack, and it is this task that runs.
     let stack = unsafe { &mut *stack };
-    pop_dead(site, stack, stack_pointer);
     // Functions that end in a tail call return together, with one stack pointer.
     let mut at = stack.depth;
-    let mut entered = None;
+    let mut found = 0;
     for _ in 0..MAX_OPEN_CALLS {
         at = at.wrapping_sub(1);
         let Some(call) = call_at(stack, at) else { break };
@@ -106,16 +171,17 @@ pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<Entered> {
         }
         if call.probe == site.probe && call.returned == 0 {
             call.returned = 1;
-            let OpenCall { entered_ns: at_ns, fate, saved, .. } = *call;
-            entered = Some(Entered { at_ns, fate, saved });
+            *entered = Entered {
+                at_ns: call.entered_ns,
+                fate: u32::from(call.fate),
+                saved: u32::from(call.saved),
+            };
+            found = 1;
             break;
         }
     }
     pop_returned(stack);
-    if entered.is_some() {
-        stats::add(site, Counter::CallsReturned, 1);
-    }
-    entered
+    found
 }
 
 /// Whether this probe has an open call that was entered with this stack pointer.
@@ -142,8 +208,6 @@ pub(crate) fn abandon(pid_tgid: u64) {
         return;
     }
     let Some(stack) = maps::CALLS.get_ptr_mut(&pid_tgid) else { return };
-    // SAFETY: the task exits or has replaced its program; nothing else writes its stack.
-    let stack = unsafe { &mut *stack };
     let site = Site::here(0, pid_tgid);
     pop_dead(&site, stack, u64::MAX);
     let _ = maps::CALLS.remove(&pid_tgid);
@@ -153,29 +217,63 @@ const _: () = assert!(MAX_OPEN_CALLS == 64, "the mask in `call_at`");
 
 /// Pops the calls that lie below `stack_pointer`: nobody can return from them any more.
 #[inline(always)]
-fn pop_dead(site: &Site, stack: &mut CallStack, stack_pointer: u64) {
-    pop_while(site, stack, |call| call.stack_pointer < stack_pointer);
-}
-
-/// Pops the calls that were entered with just this stack pointer.
-#[inline(always)]
-fn pop_all_at(site: &Site, stack: &mut CallStack, stack_pointer: u64) {
-    pop_while(site, stack, |call| call.stack_pointer == stack_pointer);
-}
-
-#[inline(always)]
-fn pop_while(site: &Site, stack: &mut CallStack, dead: impl Fn(&OpenCall) -> bool) {
-    for _ in 0..MAX_OPEN_CALLS {
-        let Some(call) = top(stack) else { break };
-        if !dead(call) {
-            break;
-        }
-        if call.returned == 0 {
-            let lost = Site { probe: call.probe, cpu: site.cpu, pid_tgid: site.pid_tgid };
-            stats::add(&lost, Counter::CallsLost, 1);
-        }
-        stack.depth = stack.depth.wrapping_sub(1);
+fn pop_dead(site: &Site, stack: *mut CallStack, stack_pointer: u64) {
+    // SAFETY: only the task itself writes its stack, and it is this task that runs, or that has
+    // just ended or replaced its program.
+    let innermost = top(unsafe { &mut *stack });
+    // That one is dead is rare.
+    if innermost.is_some_and(|call| call.stack_pointer < stack_pointer) {
+        // SAFETY: as above.
+        unsafe { pop_below(site, stack, stack_pointer) };
     }
+}
+
+/// The work of [`pop_dead`].
+///
+/// # Safety
+///
+/// The pointers are valid for reads and writes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn pop_below(
+    site: *const Site,
+    stack: *mut CallStack,
+    stack_pointer: u64,
+) -> u64 {
+    if site.is_null() || stack.is_null() {
+        return 0;
+    }
+    let mut popping = Popping { site, stack, stack_pointer };
+    let context = (&raw mut popping).cast();
+    // SAFETY: the callback has the signature that the helper documents, and `popping` outlives it.
+    unsafe { bpf_loop(MAX_OPEN_CALLS as u32, pop_one as *mut _, context, 0) };
+    0
+}
+
+/// What [`pop_below`] does.
+#[repr(C)]
+struct Popping {
+    site: *const Site,
+    stack: *mut CallStack,
+    stack_pointer: u64,
+}
+
+/// Pops a call that is dead; 1 ends the loop.
+unsafe extern "C" fn pop_one(_index: u64, popping: *mut Popping) -> i64 {
+    // SAFETY: the loop's context is the `Popping` of `pop_below`.
+    let Popping { site, stack, stack_pointer } = unsafe { &*popping };
+    // SAFETY: as the caller of `pop_below` promises.
+    let (site, stack) = unsafe { (&**site, &mut **stack) };
+    let Some(call) = top(stack) else { return 1 };
+    if call.stack_pointer >= *stack_pointer {
+        return 1;
+    }
+    if call.returned == 0 {
+        let lost = Site { probe: call.probe, cpu: site.cpu, pid_tgid: site.pid_tgid };
+        stats::add(&lost, Counter::CallsLost, 1);
+    }
+    stack.depth = stack.depth.wrapping_sub(1);
+    0
 }
 
 #[inline(always)]
@@ -219,8 +317,8 @@ fn call_at(stack: &mut CallStack, index: u64) -> Option<&mut OpenCall> {
 /// breakpoint, or, on x86-64 since 6.11, `push %rax; push %rcx; push %r11; mov …` for the
 /// `uretprobe` system call.
 #[inline(always)]
-fn is_chained(regs: *const pt_regs, stack_pointer: u64) -> bool {
-    let Some(address) = regs::return_address(regs, stack_pointer) else { return false };
+fn is_chained(link: u64, stack_pointer: u64) -> bool {
+    let Some(address) = regs::return_address(link, stack_pointer) else { return false };
     if address & 0xfff != 0 {
         return false;
     }

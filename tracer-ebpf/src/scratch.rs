@@ -8,12 +8,12 @@ use core::mem::{ManuallyDrop, MaybeUninit};
 
 use tracer_common::program::REGISTERS;
 
-use crate::{condition::Judging, read::Hit};
+use crate::{condition::Judging, read::Reading};
 
 /// Room for whichever stage is at work.
 pub(crate) union Scratch {
     judging: ManuallyDrop<MaybeUninit<Judging>>,
-    hit: ManuallyDrop<MaybeUninit<Hit>>,
+    reading: ManuallyDrop<MaybeUninit<Reading>>,
     registers: [u64; REGISTERS],
 }
 
@@ -21,7 +21,7 @@ impl Scratch {
     /// Not yet used.
     #[inline(always)]
     pub(crate) fn new() -> Self {
-        Self { hit: ManuallyDrop::new(MaybeUninit::uninit()) }
+        Self { reading: ManuallyDrop::new(MaybeUninit::uninit()) }
     }
 
     /// As judging wants it.
@@ -41,8 +41,8 @@ impl Scratch {
 
     /// As reading wants it.
     #[inline(always)]
-    pub(crate) fn hit(&mut self) -> &mut MaybeUninit<Hit> {
+    pub(crate) fn reading(&mut self) -> &mut MaybeUninit<Reading> {
         // SAFETY: uninitialised memory is all that is promised.
-        unsafe { &mut self.hit }
+        unsafe { &mut self.reading }
     }
 }

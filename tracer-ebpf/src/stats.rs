@@ -2,12 +2,13 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
-use tracer_common::counter::Counter;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use tracer_common::counter::{Counter, TIMED_EVERY};
 
 use crate::maps;
 
 /// Where and in whom a probe was hit.
+#[repr(C)]
 pub(crate) struct Site {
     /// Index of the probe in the plan.
     pub(crate) probe: u32,
@@ -39,11 +40,73 @@ impl Site {
 /// load and store by another one that counts in the same slot.
 #[inline(always)]
 pub(crate) fn add(site: &Site, counter: Counter, amount: u64) {
-    let row = site.cpu * maps::counter_columns() + counter as u32;
-    let index = row.wrapping_mul(maps::probes()).wrapping_add(site.probe);
-    if let Some(slot) = maps::COUNTERS.get_ptr_mut(index) {
+    if let Some(slot) = slot(site, counter) {
         // `AtomicU64` has no `fetch_add` on this target, because it has no compare-and-swap.
         // SAFETY: the pointer is to a live, aligned array element.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, amount) };
+    }
+}
+
+#[inline(always)]
+fn slot(site: &Site, counter: Counter) -> Option<*mut u64> {
+    let row = site.cpu * maps::counter_columns() + counter as u32;
+    let index = row.wrapping_mul(maps::probes()).wrapping_add(site.probe);
+    maps::COUNTERS.get_ptr_mut(index)
+}
+
+/// What a counter of the site's probe and CPU stands at.
+#[inline(always)]
+fn seen(site: &Site, counter: Counter) -> u64 {
+    match slot(site, counter) {
+        // SAFETY: the pointer is to a live, aligned array element; others change it.
+        Some(slot) => unsafe { slot.read_volatile() },
+        None => 0,
+    }
+}
+
+/// How long the program runs, measured at some hits.
+///
+/// Reading the clock costs about a tenth of all that a hit does, so few hits do it twice.
+#[derive(Clone, Copy)]
+pub(crate) struct Timer {
+    /// When it began, less the time that was waited for pages until then.
+    since_ns: u64,
+    /// For how many hits this one stands; 0: it is not timed.
+    weight: u64,
+}
+
+impl Timer {
+    /// Begins at `now_ns`; `hits` is the counter that this hit will add to.
+    ///
+    /// Without a branch that the kernel's verifier would follow both ways to the program's end: both
+    /// leave numbers behind of which it knows nothing.
+    #[inline(always)]
+    pub(crate) fn begin(site: &Site, hits: Counter, now_ns: u64) -> Self {
+        const { assert!(TIMED_EVERY.is_power_of_two()) };
+        let before = seen(site, hits);
+        // 1 where the number that is reduced was 0 or negative.
+        let is_early = before.wrapping_sub(TIMED_EVERY) >> 63;
+        let is_turn = (before & (TIMED_EVERY - 1)).wrapping_sub(1) >> 63;
+        let weight = is_early | ((is_turn & !is_early) * TIMED_EVERY);
+        let mut since_ns = before;
+        if weight != 0 {
+            since_ns = now_ns.wrapping_sub(seen(site, Counter::FaultWaitNs));
+        }
+        Self { since_ns, weight: weight.wrapping_add(maps::unknown_zero()) }
+    }
+
+    /// Ends here.
+    #[inline(always)]
+    pub(crate) fn end(self, site: &Site) {
+        if self.weight == 0 {
+            return;
+        }
+        // SAFETY: the helper has no preconditions.
+        let now_ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(seen(site, Counter::FaultWaitNs));
+        let ran_ns = now_ns.wrapping_sub(self.since_ns);
+        // Others may have waited meanwhile, on this CPU and for this probe: it can look negative.
+        if ran_ns as i64 > 0 {
+            add(site, Counter::HandlerNs, ran_ns * self.weight);
+        }
     }
 }

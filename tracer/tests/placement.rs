@@ -174,6 +174,10 @@ fn the_same_calls_of_real_programs() {
         ),
         (all(&["libc"]), "setarch -R ls -la /usr/lib"),
         (all(&["libstdc++.so.6"]), target("streams.cc", &["-fcf-protection"]).to_str().unwrap()),
+        (
+            all(&["/usr/bin/python3", "libc"]),
+            "setarch -R /usr/bin/python3 -B -m doctest tests/targets/doctested.py",
+        ),
     ] {
         let entry = counted("entry", &probes, command);
         let auto = counted("auto", &probes, command);
@@ -185,6 +189,47 @@ fn the_same_calls_of_real_programs() {
                 assert_eq!(auto.get(probe), Some(calls), "{command}: {probe}");
             }
         }
+    }
+}
+
+/// The arguments of each call, in order, by function, as traced with this placement.
+fn traced(placement: &str, probe: &str, command: &str) -> HashMap<String, Vec<String>> {
+    let finished = faultline([
+        "trace",
+        "--json",
+        "--placement",
+        placement,
+        "--buffer",
+        "256MiB",
+        probe,
+        "-c",
+        command,
+    ])
+    .run()
+    .succeeded();
+    assert_eq!(number(&finished.summary()["dropped"], "ring_full"), 0);
+    let mut calls: HashMap<String, Vec<String>> = HashMap::new();
+    for event in finished.events() {
+        let probe = event["probe"].as_str().unwrap().to_owned();
+        calls.entry(probe).or_default().push(event["args"].to_string());
+    }
+    calls
+}
+
+/// Check that a real program's calls have the same six arguments, call by call, wherever the breakpoint
+/// is. Without address randomisation pointers are the same in each run, or not at all.
+#[test]
+fn the_same_arguments_of_a_real_program() {
+    let probe = format!("libcrypto:EVP_*{ALL_SIX}");
+    let command = "setarch -R openssl dgst -sha256 /etc/passwd";
+    let entry = traced("entry", &probe, command);
+    let auto = traced("auto", &probe, command);
+    let again = traced("entry", &probe, command);
+    let alike = entry.iter().filter(|(probe, calls)| again.get(*probe) == Some(calls));
+    let compared: Vec<_> = alike.collect();
+    assert!(compared.len() > 10, "{} of {} functions", compared.len(), entry.len());
+    for (probe, calls) in compared {
+        assert_eq!(auto.get(probe), Some(calls), "{probe}");
     }
 }
 

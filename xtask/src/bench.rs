@@ -7,6 +7,7 @@
 mod cases;
 mod goals;
 mod measure;
+mod placement;
 mod process;
 mod report;
 mod sample;
@@ -34,6 +35,8 @@ struct Settings {
     json: bool,
     /// Everything is there: this is the second half of a run, the one as root.
     built: bool,
+    /// Whole programs whose breakpoints move, instead of single functions.
+    placement: bool,
 }
 
 /// All measurements of a run: by case, then by round.
@@ -51,6 +54,9 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         peers::ensure()?;
         shown(build::release_build().stdout(std::io::stderr()))?;
         compile_targets()?;
+        if settings.placement {
+            placement::prepare()?;
+        }
     }
     if !is_root() {
         return again_as_root(args);
@@ -63,6 +69,9 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         bpftrace: peers::ensure()?.join("bpftrace"),
         folder: folder(),
     };
+    if settings.placement {
+        return placement::run(&bench, settings.rounds);
+    }
     let measured = measure_all(&bench, settings.rounds)?;
     if settings.json {
         report::json(&measured);
@@ -74,13 +83,14 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
 
 impl Settings {
     fn of(args: &[OsString]) -> Result<Self> {
-        let mut settings = Self { rounds: ROUNDS, json: false, built: false };
+        let mut settings = Self { rounds: ROUNDS, json: false, built: false, placement: false };
         let mut args = args.iter().map(|arg| arg.to_string_lossy());
         while let Some(arg) = args.next() {
             match &*arg {
                 "--quick" => settings.rounds = QUICK_ROUNDS,
                 "--json" => settings.json = true,
                 "--built" => settings.built = true,
+                "placement" => settings.placement = true,
                 "--rounds" => {
                     let number = args.next().context("`--rounds` wants a number")?;
                     settings.rounds =
@@ -89,8 +99,8 @@ impl Settings {
                         })?;
                 }
                 _ => bail!(
-                    "`cargo xtask bench` does not know `{arg}` (it takes --rounds N, --quick, \
-                     --json)"
+                    "`cargo xtask bench` does not know `{arg}` (it takes `placement`, --rounds N, \
+                     --quick, --json)"
                 ),
             }
         }
@@ -197,9 +207,10 @@ mod tests {
     /// Check that the options are understood and mistakes are told.
     #[test]
     fn options_are_read() {
-        let plain = Settings { rounds: ROUNDS, json: false, built: false };
+        let plain = Settings { rounds: ROUNDS, json: false, built: false, placement: false };
         assert_eq!(settings(&[]).unwrap(), plain);
         assert_eq!(settings(&["--quick"]).unwrap(), Settings { rounds: 3, ..plain });
+        assert!(settings(&["placement"]).unwrap().placement);
         let both = settings(&["--json", "--rounds", "11"]).unwrap();
         assert_eq!(both, Settings { rounds: 11, json: true, ..plain });
         for wrong in [&["--rounds"][..], &["--rounds", "0"], &["--rounds", "x"], &["fast"]] {

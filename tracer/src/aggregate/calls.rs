@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracer_common::counter::Counter;
+use tracer_common::{Action, counter::Counter};
 
 use super::Seen;
 use crate::{
@@ -35,7 +35,7 @@ pub fn calls(plan: &AttachPlan, counters: &Counters, costs: Option<&Costs>) -> V
         let id = ProbeId(index as u32);
         let hits = counters.sum(id, Counter::Aggregated);
         let filtered = counters.sum(id, Counter::Filtered);
-        let call_ns = costs.and_then(|costs| costs.of_call(probe));
+        let call_ns = costs.map(|costs| costs.of_call(probe, Action::Count));
         let cost_ns = call_ns.map(|ns| ns.saturating_mul(hits + filtered));
         Calls { id, label: Arc::clone(&probe.label), hits, filtered, cost_ns, seen: None }
     };

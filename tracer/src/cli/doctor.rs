@@ -1,16 +1,15 @@
 //! `faultline doctor`: what this kernel, these privileges and this target allow.
 
-use std::{
-    fs,
-    io::{self, IsTerminal as _, Write as _},
-};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
 use super::{Failure, colour};
 use crate::{
-    kernel::{Feature, Finding, probe_features},
+    kernel::{self, Feature, Finding, probe_features},
+    plan::{self, Class, Costs, Form, Hazards},
     resolve::{Pid, Resolver, View, process},
+    spec::units::duration_text,
 };
 
 /// Show what this kernel, these privileges and this target allow
@@ -40,7 +39,11 @@ struct Line<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let host = probe_features();
+    let mut host = probe_features();
+    host.extend(kernel::costs().as_ref().map(breakpoints));
+    host.extend(
+        kernel::costs().is_some().then(|| hazards(kernel::hazards())).into_iter().flatten(),
+    );
     let process = args.pid.map(look_at_process);
     let target = args.target.as_deref().map(|target| look_at_target(target, args.pid));
     let mut out = io::stdout().lock();
@@ -83,6 +86,61 @@ fn print(out: &mut impl io::Write, feature: &Feature, json: bool, colour: bool) 
     }
 }
 
+/// What a hit costs, and whether it must.
+fn breakpoints(costs: &Costs) -> Feature {
+    let classes = costs.classes();
+    let of = |class| Form::ALL.into_iter().filter(move |form| classes.of(*form) == class);
+    let dearest = |class| of(class).map(|form| costs.entry_ns[form as usize]).max();
+    let mut parts = Vec::new();
+    for class in [Class::Optimised, Class::Emulated, Class::Simulated, Class::SingleStepped] {
+        parts.extend(dearest(class).map(|ns| format!("{class} {}", duration_text(ns))));
+    }
+    let cheap = dearest(Class::Emulated).or(dearest(Class::Simulated)).unwrap_or(0);
+    let times = costs.entry_ns[Form::Other as usize] / cheap.max(1);
+    let (finding, why) = if times >= DEAR_STEPS {
+        (
+            Finding::Degraded,
+            format!(
+                ": single-stepping is {times} times as dear as the rest, as in virtual machines; \
+                 breakpoints are moved off such instructions where that changes nothing (`faultline list` \
+                 tells, function by function)"
+            ),
+        )
+    } else {
+        (Finding::Works, String::new())
+    };
+    let means = format!("a hit costs, by the instruction there: {}{why}", parts.join(", "));
+    Feature { name: "cost of a hit", finding, means }
+}
+
+/// From here on single-stepping costs so much that a user should know.
+const DEAR_STEPS: u64 = 5;
+
+/// What this kernel gets wrong.
+fn hazards(hazards: Hazards) -> [Feature; 2] {
+    let feature = |name, bad: bool, yes: &str, no: &str| Feature {
+        name,
+        finding: if bad { Finding::Degraded } else { Finding::Works },
+        means: if bad { no } else { yes }.to_owned(),
+    };
+    [
+        feature(
+            "return probes under seccomp",
+            hazards.returns_kill_filtered,
+            "a process with a seccomp filter survives a return probe",
+            "a return probe ends a process whose seccomp filter does not know the uretprobe system call: \
+             `-> TYPE` is refused where there may be one (--force does it all the same)",
+        ),
+        feature(
+            "five-byte nops inside functions",
+            hazards.nop5_breaks_red_zone,
+            "a probe there leaves what a function keeps below its stack pointer alone",
+            "a probe there overwrites what a function keeps below its stack pointer: `+OFFSET` at one is \
+             refused (--force does it all the same)",
+        ),
+    ]
+}
+
 fn look_at_process(pid: Pid) -> Feature {
     let feature = |finding, means| Feature { name: "process", finding, means };
     let comm = match process::comm(pid) {
@@ -95,15 +153,13 @@ fn look_at_process(pid: Pid) -> Feature {
         let means = format!("{pid} ({comm}) is a thread of the kernel: it runs no code of a file");
         return feature(Finding::Fails, means);
     }
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let seccomp_filter =
-        status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|v| v.trim() == "2"));
-    if seccomp_filter {
+    if process::has_seccomp_filter(pid).unwrap_or(false) && kernel::hazards().returns_kill_filtered
+    {
         return feature(
             Finding::Degraded,
             format!(
-                "{pid} ({comm}) runs under a seccomp filter; on x86-64 kernels from 6.11 to about \
-                 6.13 a return probe there kills it: trace entries only"
+                "{pid} ({comm}) runs under a seccomp filter, and on this kernel a return probe would end \
+                 it: `-> TYPE` is refused there"
             ),
         );
     }
@@ -119,7 +175,13 @@ fn look_at_target(target: &str, pid: Option<Pid>) -> Feature {
             let total = listing.functions.len();
             let not = listing.functions.iter().filter(|f| f.unprobeable.is_some()).count();
             let path = listing.file.shown_path().display().to_string();
-            if listing.file.has_local_symbols() {
+            if let Some(obstacle) = plan::returns_in(&listing.file) {
+                let can = functions(total - not);
+                let means = format!(
+                    "{path}: {can} can be probed, {not} cannot; returns need --force: {obstacle}"
+                );
+                feature(Finding::Degraded, means)
+            } else if listing.file.has_local_symbols() {
                 feature(
                     Finding::Works,
                     format!("{path}: {} can be probed, {not} cannot", functions(total - not)),

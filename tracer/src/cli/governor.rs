@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracer_common::Action;
 
 use super::tell::tell;
 use crate::{
@@ -93,7 +92,6 @@ struct Done {
 pub(super) struct Governed {
     pub(super) limit: OverheadLimit,
     pub(super) costs: Option<Costs>,
-    pub(super) action: Action,
     pub(super) scope: Scope,
 }
 
@@ -119,11 +117,14 @@ impl Governor {
         presences: Presences,
         links: LinkSets,
     ) -> std::io::Result<Self> {
-        let Governed { limit, costs, action, scope } = governed;
+        let Governed { limit, costs, scope } = governed;
         let now = Instant::now();
         let counters = presences.counters.clone();
         presences.begin(limit.policy() == OverheadPolicy::DutyCycle);
-        let meter = Meter::new(&plan.probes, costs.as_ref(), action);
+        let costs = costs
+            .iter()
+            .flat_map(|costs| plan.probes.iter().map(|probe| costs.of_breakpoints(probe)));
+        let meter = Meter::new(costs.collect(), plan.probes.len());
         let (orders, receive) = mpsc::channel();
         let (tell, results) = unbounded_channel();
         let own_plan = Arc::clone(&plan);

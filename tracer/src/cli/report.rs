@@ -1,4 +1,4 @@
-//! What is told about a run besides its events: what would be attached, what was, the summary.
+//! What is told about a run besides its events: what was attached, the summary.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -8,20 +8,18 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use tracer_common::counter::Counter;
 
-use super::{Failure, colour, selection::Selected, session::Ended, tell::tell};
+use super::{Failure, colour, session::Ended, tell::tell};
 use crate::{
     drain::Patience,
-    kernel::{self, AttachReport, CounterSnapshot, Features, Scope, links_needed},
-    plan::{AttachPlan, Costs, NotPlanned, PlannedProbe, ProbeId},
-    resolve::Pid,
+    kernel::{self, AttachReport, CounterSnapshot},
+    plan::{NotPlanned, ProbeId},
     sink::{
         Outcome, Output, Summary, Tally, json_line,
         summary::{
-            Attach, CommandEnd, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults, Millis,
-            ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
+            Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults,
+            Millis, ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
         },
     },
     spec::units::duration_text,
@@ -30,187 +28,7 @@ use crate::{
 /// How long the output may take to accept the summary.
 const SUMMARY_PATIENCE: Duration = Duration::from_secs(1);
 
-/// One line of `--dry-run --json`.
-#[derive(Serialize)]
-struct PlannedLine<'a> {
-    r#type: &'static str,
-    probe: &'a str,
-    file: std::borrow::Cow<'a, str>,
-    offset: u64,
-    args: Vec<&'a str>,
-    ret: bool,
-    #[serde(flatten)]
-    place: Option<PlaceLine>,
-    #[serde(flatten)]
-    wishes: &'a std::collections::BTreeMap<&'static str, String>,
-}
-
-/// Where a breakpoint goes, in `--dry-run --json`.
-#[derive(Serialize)]
-struct PlaceLine {
-    moved_bytes: u64,
-    class: String,
-    entry_class: String,
-    /// Nanoseconds that a call costs, measured on this machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ns_a_call: Option<u64>,
-}
-
-impl PlaceLine {
-    fn of(probe: &PlannedProbe, costs: Option<&Costs>) -> Option<Self> {
-        let place = probe.place?;
-        Some(Self {
-            moved_bytes: place.moved_bytes,
-            class: place.class.to_string(),
-            entry_class: place.entry_class.to_string(),
-            ns_a_call: costs.and_then(|costs| costs.of_call(probe)),
-        })
-    }
-}
-
-/// A function that is left out, in `--dry-run --json`.
-#[derive(Serialize)]
-struct SkippedLine<'a> {
-    r#type: &'static str,
-    #[serde(flatten)]
-    skipped: &'a SkippedProbe,
-}
-
-/// The last line of `--dry-run --json`.
-#[derive(Serialize)]
-struct PlanLine {
-    r#type: &'static str,
-    probes: usize,
-    links: usize,
-    skipped: usize,
-}
-
-/// Shows what would be attached.
-pub(super) fn dry_run(selected: &Selected, json: bool) -> Result<(), Failure> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let shown = if json { planned_json(&mut out, selected) } else { planned(&mut out, selected) };
-    match shown.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::new(error).context("failed to write the plan").into())
-        }
-        _ => Ok(()),
-    }
-}
-
-fn planned(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
-    let links = links_of(selected);
-    let plan = &selected.plan;
-    let costs = kernel::costs();
-    for file in &plan.files {
-        writeln!(out, "{}", file.file.shown_path().display())?;
-        for probe in probes_of(plan, &file.probes) {
-            let args: Vec<_> = probe.args.iter().map(|arg| &*arg.name).collect();
-            let ret = if probe.ret.is_some() { " and its return" } else { "" };
-            writeln!(
-                out,
-                "  {:>#10x}  {}({}){ret}{}",
-                probe.offset.0,
-                probe.label.escape_debug(),
-                args.join(", "),
-                placed(probe, costs.as_ref()),
-            )?;
-        }
-    }
-    let processes = match (selected.pids.as_slice(), &selected.command) {
-        ([], None) => "every process".to_owned(),
-        ([], Some(_)) => "the command".to_owned(),
-        (pids, _) => {
-            let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
-            format!("process {}", pids.join(", "))
-        }
-    };
-    for SkippedProbe { probe, reason } in &selected.skipped {
-        writeln!(out, "skipped {}: {}", probe.escape_debug(), reason.escape_debug())?;
-    }
-    for (option, wish) in wishes(selected) {
-        writeln!(out, "{option} {wish}")?;
-    }
-    writeln!(
-        out,
-        "would attach {} in {processes} with {}; {} skipped; nothing was attached (--dry-run)",
-        counted(plan.probes.len(), "probe"),
-        counted(links, "link"),
-        selected.skipped.len(),
-    )
-}
-
-/// `  +4 emulated (was single-stepped), 470ns a call`.
-fn placed(probe: &PlannedProbe, costs: Option<&Costs>) -> String {
-    let Some(place) = &probe.place else { return String::new() };
-    let class = match place.moved_bytes {
-        0 => place.class.to_string(),
-        moved => format!("+{moved} {} (was {})", place.class, place.entry_class),
-    };
-    let cost = costs.and_then(|costs| costs.of_call(probe));
-    let cost = cost.map_or_else(String::new, |ns| format!(", {} a call", duration_text(ns)));
-    format!("  {class}{cost}")
-}
-
-/// What the user wishes beyond the probes: options and their values.
-fn wishes(selected: &Selected) -> Vec<(&'static str, String)> {
-    let Selected { condition, sample, rate, .. } = selected;
-    let condition = condition.as_ref().map(|condition| ("where", condition.to_string()));
-    let sample = sample.map(|sample| ("sample", sample.to_string()));
-    let rate = rate.map(|rate| ("rate", rate.to_string()));
-    [condition, sample, rate].into_iter().flatten().collect()
-}
-
-fn planned_json(out: &mut impl io::Write, selected: &Selected) -> io::Result<()> {
-    let costs = kernel::costs();
-    let plan = &selected.plan;
-    let wishes = wishes(selected).into_iter().collect();
-    for file in &plan.files {
-        for probe in probes_of(plan, &file.probes) {
-            let line = PlannedLine {
-                r#type: "planned",
-                probe: &probe.label,
-                file: file.file.shown_path().to_string_lossy(),
-                offset: probe.offset.0,
-                args: probe.args.iter().map(|arg| &*arg.name).collect(),
-                ret: probe.ret.is_some(),
-                place: PlaceLine::of(probe, costs.as_ref()),
-                wishes: &wishes,
-            };
-            writeln!(out, "{}", serde_json::to_string(&line)?)?;
-        }
-    }
-    for skipped in &selected.skipped {
-        let line = SkippedLine { r#type: "skipped", skipped };
-        writeln!(out, "{}", serde_json::to_string(&line)?)?;
-    }
-    let line = PlanLine {
-        r#type: "plan",
-        probes: plan.probes.len(),
-        links: links_of(selected),
-        skipped: selected.skipped.len(),
-    };
-    writeln!(out, "{}", serde_json::to_string(&line)?)
-}
-
-fn probes_of<'a>(
-    plan: &'a AttachPlan,
-    ids: &'a [ProbeId],
-) -> impl Iterator<Item = &'a PlannedProbe> {
-    ids.iter().filter_map(|id| plan.probes.get(id.0 as usize))
-}
-
-/// Links that the plan takes on this kernel; on one that lacks nothing, where we may not ask.
-fn links_of(selected: &Selected) -> usize {
-    let features = Features::probe().unwrap_or(Features::ALL);
-    // The command's process has no id yet; any serves to count.
-    let scope = match &selected.command {
-        Some(_) => Scope::Processes(vec![Pid::own()]),
-        None => selected.scope(),
-    };
-    links_needed(&selected.plan, &scope, features)
-}
-
-fn counted(count: usize, what: &str) -> String {
+pub(super) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -235,6 +53,7 @@ pub(super) fn skipped(not_planned: &NotPlanned) -> SkippedProbe {
 /// Puts the summary together. `drained` says whether every record was taken out of the ring buffer.
 pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
     let counters = &ended.counters;
+    let costs = kernel::costs();
     let mut probes = Vec::new();
     let mut total = Counts::default();
     let mut cpus = vec![Counts::default(); counters.cpus()];
@@ -251,7 +70,11 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
         let id = ProbeId(index as u32);
         let mut counts = Counts::default();
         for (cpu, sum) in cpus.iter_mut().enumerate() {
-            let of_cpu = kernel_counts(&counters.read(cpu, id));
+            let read = counters.read(cpu, id);
+            let mut of_cpu = kernel_counts(&read);
+            if let Some(costs) = &costs {
+                of_cpu.cost.estimated_ns = read.estimated_cost_ns(costs.of_breakpoints(probe));
+            }
             counts += of_cpu;
             *sum += of_cpu;
         }
@@ -277,6 +100,7 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
         counts: total,
         probes,
         per_cpu: per_cpu.map(|(cpu, counts)| CpuSummary { cpu: cpu as u32, counts }).collect(),
+        cpus: counters.cpus() as u32,
         attach: Attach {
             probes: attached.probes as u64,
             links: attached.links as u64,
@@ -332,6 +156,7 @@ fn kernel_counts(counters: &CounterSnapshot) -> Counts {
             lost: get(Counter::CallsLost),
             unfinished: 0,
         },
+        cost: Cost { handler_ns: get(Counter::HandlerNs), estimated_ns: 0 },
     }
 }
 

@@ -9,7 +9,7 @@ use tracer_common::Action;
 use super::{Failure, report, tell::tell};
 use crate::{
     guard::{OverheadLimit, OverheadPolicy},
-    kernel::Scope,
+    kernel::{self, Scope},
     plan::{self, AttachPlan, NotPlanned, PlannedFile, Wishes},
     resolve::{
         self, CodeReader, Pid, ResolveError, Resolver, View,
@@ -66,12 +66,16 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_enum, requires = "max_overhead", value_name = "POLICY")]
     overhead_policy: Option<PolicyArg>,
 
-    /// Show what would be attached, and attach nothing
+    /// Show what would be attached and what a call would cost, and attach nothing
     #[arg(long)]
     pub(super) dry_run: bool,
 
-    /// Trace returns also in C++ and Rust programs: one through whose traced function an exception
-    /// or panic passes is ended by it
+    /// With --dry-run: count the calls for this time first, to estimate what tracing them would cost
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "dry_run")]
+    pub(super) preview: Option<Duration>,
+
+    /// Trace also what may hurt the program: returns in C++, Rust and Go programs (an exception or panic
+    /// through a traced function ends it), and what this kernel gets wrong (see `faultline doctor`)
     #[arg(long)]
     force: bool,
 
@@ -143,6 +147,21 @@ impl Selected {
     pub(super) fn scope(&self) -> Scope {
         if self.pids.is_empty() { Scope::AllProcesses } else { Scope::Processes(self.pids.clone()) }
     }
+
+    /// The same probes, of which every call is only counted.
+    pub(super) fn counting(&self) -> Self {
+        Self {
+            plan: self.plan.counting(),
+            pids: self.pids.clone(),
+            command: self.command.clone(),
+            condition: None,
+            sample: None,
+            rate: None,
+            // What is kept away is not counted.
+            overhead: None,
+            skipped: Vec::new(),
+        }
+    }
 }
 
 impl SelectionArgs {
@@ -180,10 +199,17 @@ impl SelectionArgs {
             }
         }
         let code = CodeReader::default();
-        let wishes = Wishes { force: self.force, condition: condition.as_ref() };
+        let classes = kernel::classes();
+        let wishes = Wishes {
+            force: self.force,
+            condition: condition.as_ref(),
+            classes,
+            hazards: kernel::hazards(),
+            may_be_filtered: may_be_filtered(&pids, command.is_some()),
+        };
         let mut plan = plan::plan(resolutions, &|probe| code.read(probe), wishes);
         if self.placement == Placement::Auto {
-            plan::place(&mut plan, &resolve::code_pieces);
+            plan::place(&mut plan, &resolve::code_pieces, &classes);
         }
         self.judge(&plan, &not_found)?;
         tell_unmapped(&plan, &pids);
@@ -266,6 +292,14 @@ impl SelectionArgs {
         }
         Ok(())
     }
+}
+
+/// Whether a process with a seccomp filter may be among those that are traced.
+fn may_be_filtered(pids: &[Pid], command: bool) -> bool {
+    // The command takes over what we have.
+    let own = command.then(Pid::own);
+    let mut all = pids.iter().copied().chain(own).peekable();
+    all.peek().is_none() || all.any(|pid| process::has_seccomp_filter(pid).unwrap_or(true))
 }
 
 /// The condition, if it is about at least one of the probes and wrong about none. Those that it is
@@ -366,7 +400,7 @@ fn check_process(pid: Pid) -> Result<(), Failure> {
 }
 
 /// The words of a command, split as a shell would.
-fn command_words(command: &str) -> Result<Vec<String>, Failure> {
+pub(super) fn command_words(command: &str) -> Result<Vec<String>, Failure> {
     match shlex::split(command) {
         Some(words) if !words.is_empty() => {
             const SHELL: [&str; 9] = ["|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"];

@@ -13,7 +13,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use tracer_common::Action;
+use tracer_common::{Action, counter::Counter};
 
 use super::{
     Failure,
@@ -77,6 +77,8 @@ pub(super) struct Session {
     skipped: Vec<SkippedProbe>,
     notes: Vec<String>,
     interrupts: Interrupts,
+    /// The user knows that the ring buffer is too small.
+    told_full: bool,
 }
 
 /// Why a run ended.
@@ -199,7 +201,7 @@ impl Session {
         }
         let diagnostics = if diagnostics { Some(programs.diagnostics()?) } else { None };
         let counters = programs.counters(plan.probes.len())?;
-        let governed = limit.map(|limit| Governed { limit, costs, action, scope: run_scope });
+        let governed = limit.map(|limit| Governed { limit, costs, scope: run_scope });
         Ok(Self {
             presences: limit.map(|limit| Presences::new(&counters, limit)),
             governed,
@@ -220,6 +222,7 @@ impl Session {
             skipped: selected.skipped,
             notes,
             interrupts,
+            told_full: false,
         })
     }
 
@@ -367,6 +370,21 @@ impl Session {
         }
         if let Some(diagnostics) = &mut self.diagnostics {
             diagnostics.flush();
+        }
+        self.tell_losses();
+    }
+
+    /// Tells once, while something can be done about it, that events find no room.
+    fn tell_losses(&mut self) {
+        let probes = 0..self.plan.probes.len() as u32;
+        let lost = |id| self.counters.sum(ProbeId(id), Counter::RingFull) != 0;
+        if !self.told_full && probes.into_iter().any(lost) {
+            self.told_full = true;
+            tell!(
+                "warning: events come faster than they can be written: those that find no room in the \
+                 ring buffer are lost, and counted (--buffer makes it larger; --where, --sample and \
+                 --rate take less)"
+            );
         }
     }
 

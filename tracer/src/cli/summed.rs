@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tracer_common::Action;
 
 use super::{
-    Failure, colour, open_output, report, runtime,
+    Failure, colour, dry_run, open_output, report, runtime,
     screen::Screen,
     selection::{SelectionArgs, duration},
     session::{Interrupts, Session, blocking},
@@ -84,7 +84,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let selected = args.selection.select(action)?;
     if args.selection.dry_run {
-        return report::dry_run(&selected, args.selection.json);
+        return dry_run::run(&args.selection, selected, action);
     }
     let runtime = runtime()?;
     let result = runtime.block_on(async {

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tracer_common::Action;
 
 use super::{
-    Failure, colour, open_output, report, runtime,
+    Failure, colour, dry_run, open_output, report, runtime,
     selection::{Selected, SelectionArgs},
     session::{Reason, Session, blocking},
 };
@@ -75,7 +75,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let buffer_bytes = ring_bytes(args.buffer)?;
     let selected = args.selection.select(Action::Events)?;
     if args.selection.dry_run {
-        return report::dry_run(&selected, args.selection.json);
+        return dry_run::run(&args.selection, selected, Action::Events);
     }
     let runtime = runtime()?;
     let result = runtime.block_on(trace(args, selected, buffer_bytes));

@@ -231,6 +231,8 @@ struct Cpu {
     lost: u64,
     faults: u64,
     fault_wait_ns: u64,
+    handler_ns: u64,
+    cost_ns: u64,
 }
 
 #[derive(Serialize)]
@@ -241,6 +243,7 @@ struct Probe {
     hits: u64,
     events: u64,
     lost: u64,
+    cost_ns: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     calls: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -266,6 +269,8 @@ async fn figures(State(control): Controls) -> Json<Figures> {
             lost: figures.lost,
             faults: figures.faults,
             fault_wait_ns: figures.fault_wait_ns,
+            handler_ns: figures.handler_ns,
+            cost_ns: figures.cost_ns,
         });
     let probes =
         catalog.series.iter().zip(&reading.series).filter(|(_, figures)| figures.hits() != 0).map(
@@ -282,6 +287,7 @@ async fn figures(State(control): Controls) -> Json<Figures> {
                     hits: figures.hits(),
                     events: figures.delivered,
                     lost: figures.lost(),
+                    cost_ns: figures.cost_ns,
                     calls: durations.map(|durations| durations.buckets.iter().sum()),
                     sum_ns: durations.map(|durations| durations.sum_ns),
                     max_ns: durations.map(|durations| durations.max_ns),

@@ -6,8 +6,9 @@ use tracer_common::Action;
 
 use super::config::{self, ProbeConfig};
 use crate::{
+    kernel,
     plan::{self, AttachPlan, Wishes},
-    resolve::{CodeReader, ObjectFile, Resolver, View},
+    resolve::{CodeReader, ObjectFile, Resolver, View, process},
     spec::Condition,
 };
 
@@ -67,7 +68,16 @@ impl Finder {
         plan::suit(&mut spec, action(probe.action), probe.condition.is_some(), names_return);
         let resolution = self.resolver.resolve(&spec).map_err(|error| error.to_string())?;
         let code = CodeReader::default();
-        let wishes = Wishes { force: probe.force, condition: probe.condition.as_ref() };
+        let wishes = Wishes {
+            force: probe.force,
+            condition: probe.condition.as_ref(),
+            classes: kernel::classes(),
+            hazards: kernel::hazards(),
+            may_be_filtered: match view {
+                View::Host => true,
+                View::Process(pid) => process::has_seccomp_filter(pid).unwrap_or(true),
+            },
+        };
         Ok(plan::plan(vec![resolution], &|probe| code.read(probe), wishes))
     }
 

@@ -1,108 +1,136 @@
-//! Measures what a hit costs on this machine, by the class of the instruction under the breakpoint:
-//! attaches to functions of our own, one a class, and calls them.
+//! Measures what a hit costs on this machine, by the form of the instruction under the breakpoint:
+//! attaches to functions of our own, one a form, and calls them.
 //!
 //! Nothing else tells: it depends on the kernel, on the CPU, and most of all on whether this is a
 //! virtual machine.
 
-use std::time::{Duration, Instant};
-
-use tracer_common::{Action, program::FLAG_TRACK_RETURN};
+use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN};
 
 use super::{Features, Links, LoadOptions, Programs, Progress, Scope, own_code};
 use crate::{
-    plan::{Costs, PlannedProbe},
+    plan::{Costs, Form, PlannedProbe, ProbeId},
     resolve::Pid,
     spec::{IntFormat, ValueType},
 };
 
-/// Calls of one batch. It takes two milliseconds where a hit is dear.
-const BATCH: u32 = 200;
-/// Batches, of which the median counts.
-const BATCHES: usize = 9;
+/// Calls of one batch. It takes half a millisecond where a hit is dear: few batches are disturbed.
+const BATCH: u32 = 50;
+/// Batches of each function.
+const BATCHES: usize = 24;
+/// Which of the batches counts, in the order of their times: others are disturbed, and only upwards.
+const COUNTED: usize = BATCHES / 4;
+
+/// One function a form, in the order of [`Form::ALL`], and one whose return is traced.
+macro_rules! functions {
+    ($($name:literal: $($instruction:literal),+;)+) => {
+        core::arch::global_asm!($(concat!(".balign 16\n", $name, ": ", $($instruction, "\n",)+),)+);
+    };
+}
 
 #[cfg(target_arch = "x86_64")]
-core::arch::global_asm!(
-    ".balign 16",
-    "faultline_costs_optimised: .byte 0x0f, 0x1f, 0x44, 0x00, 0x00",
-    "ret",
-    ".balign 16",
-    "faultline_costs_emulated: push rbx",
-    "pop rbx",
-    "ret",
-    ".balign 16",
-    "faultline_costs_single_stepped: mov eax, edi",
-    "ret",
-    ".balign 16",
-    "faultline_costs_returning: .byte 0x0f, 0x1f, 0x44, 0x00, 0x00",
-    "ret",
-);
+functions! {
+    "faultline_costs_nop5": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
+    "faultline_costs_nop": "nop", "ret";
+    "faultline_costs_push": "push rbx", "pop rbx", "ret";
+    "faultline_costs_jump": "jmp 1f", "1: ret";
+    "faultline_costs_landing_pad": "endbr64", "ret";
+    "faultline_costs_other": "mov eax, edi", "ret";
+    "faultline_costs_returning": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
+    "faultline_red_zone": "mov [rsp - 8], rdi", "faultline_red_zone_nop5:",
+        ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "mov rax, [rsp - 8]", "ret";
+}
+// There is no nop of five bytes, and no `push`.
 #[cfg(target_arch = "aarch64")]
-core::arch::global_asm!(
-    ".balign 16",
-    "faultline_costs_optimised: nop",
-    "ret",
-    ".balign 16",
-    "faultline_costs_emulated: nop",
-    "ret",
-    ".balign 16",
-    "faultline_costs_single_stepped: mov w0, w1",
-    "ret",
-    ".balign 16",
-    "faultline_costs_returning: nop",
-    "ret",
-);
+functions! {
+    "faultline_costs_nop5": "nop", "ret";
+    "faultline_costs_nop": "nop", "ret";
+    "faultline_costs_push": "mov w0, w1", "ret";
+    "faultline_costs_jump": "b 1f", "1: ret";
+    "faultline_costs_landing_pad": "hint 34", "ret";
+    "faultline_costs_other": "mov w0, w1", "ret";
+    "faultline_costs_returning": "nop", "ret";
+}
 
 unsafe extern "C" {
-    fn faultline_costs_optimised();
-    fn faultline_costs_emulated();
-    fn faultline_costs_single_stepped();
+    fn faultline_costs_nop5();
+    fn faultline_costs_nop();
+    fn faultline_costs_push();
+    fn faultline_costs_jump();
+    fn faultline_costs_landing_pad();
+    fn faultline_costs_other();
     fn faultline_costs_returning();
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" {
+    fn faultline_red_zone(number: u64) -> u64;
+    fn faultline_red_zone_nop5();
+}
+
+/// A function that keeps its argument below its stack pointer and gives it back, and where a nop of
+/// five bytes lies between.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn red_zone() -> Option<(unsafe extern "C" fn(u64) -> u64, usize)> {
+    Some((faultline_red_zone, faultline_red_zone_nop5 as *const () as usize))
+}
+
+/// There is no such nop.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn red_zone() -> Option<(unsafe extern "C" fn(u64) -> u64, usize)> {
+    None
+}
+
+/// A function that only returns.
+pub(super) fn measured_return() -> unsafe extern "C" fn() {
+    faultline_costs_returning
 }
 
 type Function = unsafe extern "C" fn();
 
-/// Measures. Takes about a tenth of a second.
+/// By form.
+const ENTRIES: [Function; Form::ALL.len()] = [
+    faultline_costs_nop5,
+    faultline_costs_nop,
+    faultline_costs_push,
+    faultline_costs_jump,
+    faultline_costs_landing_pad,
+    faultline_costs_other,
+];
+
+/// Measures. Takes about a fifth of a second.
 ///
 /// # Errors
 ///
 /// Those of loading and attaching.
 pub(super) fn measure_costs() -> anyhow::Result<Costs> {
     let features = Features::probe()?;
-    let classes: [(&str, Function); 3] = [
-        ("optimised", faultline_costs_optimised),
-        ("emulated", faultline_costs_emulated),
-        ("single-stepped", faultline_costs_single_stepped),
-    ];
-    let probes = classes
-        .iter()
-        .map(|(name, function)| own_code::probe(name, *function as *const () as usize));
-    let probes = probes.collect::<anyhow::Result<Vec<_>>>()?;
-    let entries = measure(probes, Action::Count, features, &classes.map(|(_, function)| function))?;
+    let entry = |(form, function): (&Form, &Function)| {
+        own_code::probe(&format!("{form:?}"), *function as *const () as usize)
+    };
+    let probes = Form::ALL.iter().zip(&ENTRIES).map(entry).collect::<anyhow::Result<_>>()?;
+    let (entry_ns, _) = measure(probes, Action::Count, features, ENTRIES)?;
 
     let mut returning =
         own_code::probe("returning", faultline_costs_returning as *const () as usize)?;
     returning.ret = Some(ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned });
     returning.program.flags = FLAG_TRACK_RETURN;
-    let pair = measure(vec![returning], Action::Latency, features, &[faultline_costs_returning])?;
-    let ns = |times: &[Duration], index: usize| {
-        times.get(index).map_or(0, |time| time.as_nanos() as u64)
-    };
-    let optimised_ns = ns(&entries, 0);
-    Ok(Costs {
-        optimised_ns,
-        emulated_ns: ns(&entries, 1),
-        single_stepped_ns: ns(&entries, 2),
-        return_ns: ns(&pair, 0).saturating_sub(optimised_ns),
-    })
+    let ([pair_ns], timing_ns) =
+        measure(vec![returning], Action::Latency, features, [faultline_costs_returning])?;
+    let plain = own_code::probe("event", faultline_costs_nop5 as *const () as usize)?;
+    let ([event_ns], _) = measure(vec![plain], Action::Events, features, [faultline_costs_nop5])?;
+    let more_ns = |ns: u64| ns.saturating_sub(entry_ns[Form::Nop5 as usize]);
+    let return_ns = more_ns(pair_ns).saturating_sub(timing_ns);
+    Ok(Costs { entry_ns, return_ns, timing_ns, event_ns: more_ns(event_ns) })
 }
 
-/// What a call of each function takes, with these probes.
-fn measure(
+/// What a call of each function takes with these probes, in nanoseconds; and what of that the programs
+/// take, on average over them.
+fn measure<const N: usize>(
     probes: Vec<PlannedProbe>,
     action: Action,
     features: Features,
-    functions: &[Function],
-) -> anyhow::Result<Vec<Duration>> {
+    functions: [Function; N],
+) -> anyhow::Result<([u64; N], u64)> {
     let plan = own_code::plan(probes)?;
     let options = LoadOptions { pids: vec![Pid::own()], ..LoadOptions::new(action, features) };
     let programs = Programs::load(&plan, &options)?;
@@ -112,24 +140,40 @@ fn measure(
         anyhow::bail!("cannot measure: {}", refused.obstacle);
     }
     programs.enable(true);
-    let times = functions.iter().map(|function| time_of(*function)).collect();
+    let mut batches = [[0; BATCHES]; N];
+    // What disturbs for a moment then disturbs all of them alike.
+    for batch in 0..BATCHES {
+        for (times, function) in batches.iter_mut().zip(functions) {
+            times[batch] = batch_ns(function);
+        }
+    }
     programs.enable(false);
     links.detach(&Progress::default());
-    Ok(times)
+    let counters = programs.counters(plan.probes.len())?;
+    let programs_ns: u64 =
+        (0..N as u32).map(|id| counters.sum(ProbeId(id), Counter::HandlerNs)).sum();
+    let calls = u64::from(BATCH) * (BATCHES * N) as u64;
+    let times = batches.map(|mut times| {
+        times.sort_unstable();
+        times[COUNTED]
+    });
+    Ok((times, programs_ns / calls))
 }
 
-/// What a call takes.
-fn time_of(function: Function) -> Duration {
-    let mut batches: Vec<_> = (0..BATCHES)
-        .map(|_| {
-            let begin = Instant::now();
-            for _ in 0..BATCH {
-                // SAFETY: the function keeps the calling convention and does nothing.
-                unsafe { function() };
-            }
-            begin.elapsed() / BATCH
-        })
-        .collect();
-    batches.sort_unstable();
-    batches[BATCHES / 2]
+/// What a call takes, in nanoseconds of this thread's own: others may have the CPU meanwhile.
+fn batch_ns(function: Function) -> u64 {
+    let begin = thread_ns();
+    for _ in 0..BATCH {
+        // SAFETY: the function keeps the calling convention and does nothing.
+        unsafe { function() };
+    }
+    thread_ns().saturating_sub(begin) / u64::from(BATCH)
+}
+
+/// The thread's CPU time.
+fn thread_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writes; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracer_common::counter::{COLUMNS, Counter, HITS};
 
 use super::mapped::MappedArray;
-use crate::plan::ProbeId;
+use crate::plan::{BreakpointCosts, ProbeId};
 
 /// The counters, live. Reading them costs no system call.
 #[derive(Debug, Clone)]
@@ -22,6 +22,14 @@ pub struct Counters {
 pub struct CounterSnapshot([u64; COLUMNS as usize]);
 
 impl CounterSnapshot {
+    /// What the hits took from the traced programs, the programs' own part included: an estimate.
+    pub fn estimated_cost_ns(&self, costs: BreakpointCosts) -> u64 {
+        let get = |counter| self.get(counter);
+        let entries = get(Counter::PlainHits) + get(Counter::CallsOpened);
+        let returns = get(Counter::CallsReturned) + get(Counter::NoEntry);
+        costs.of_hits(entries, returns).saturating_add(get(Counter::HandlerNs))
+    }
+
     /// The value of a counter.
     pub fn get(&self, counter: Counter) -> u64 {
         self.0[counter as usize]
@@ -83,20 +91,9 @@ impl Counters {
         self.sums(&HITS)
     }
 
-    /// Calls of every probe, by [`ProbeId`]: at entry, or at return where more of those are seen.
-    pub fn calls(&self) -> Vec<u64> {
-        let mut calls = self.sums(&[Counter::PlainHits, Counter::CallsOpened]);
-        if self.columns > 1 {
-            let returns = self.sums(&[Counter::CallsReturned, Counter::NoEntry]);
-            for (calls, returns) in calls.iter_mut().zip(returns) {
-                *calls = (*calls).max(returns);
-            }
-        }
-        calls
-    }
-
-    /// Some counters of every probe, added up. Along the columns, as they lie in memory.
-    fn sums(&self, counters: &[Counter]) -> Vec<u64> {
+    /// Some counters of every probe, added up, by [`ProbeId`].
+    pub fn sums(&self, counters: &[Counter]) -> Vec<u64> {
+        // Along the columns, as they lie in memory.
         let mut sums = vec![0; self.probes];
         for cpu in 0..self.cpus {
             for counter in counters.iter().filter(|counter| (**counter as usize) < self.columns) {

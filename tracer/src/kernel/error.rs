@@ -19,15 +19,15 @@ pub enum KernelError {
     #[error("failed to create the eBPF maps: {0}")]
     Maps(#[source] Box<aya::EbpfError>),
     /// The kernel's verifier or JIT refused a program.
-    #[error("failed to load the eBPF program `{program}`: {reason}")]
+    #[error(
+        "failed to load the eBPF program `{program}`: {reason} (FAULTLINE_LOG=debug shows the \
+         verifier's log)"
+    )]
     Load {
         /// Its name.
         program: &'static str,
         /// The last line that the verifier said, and the errno.
         reason: String,
-        /// The full log.
-        #[source]
-        source: Box<aya::programs::ProgramError>,
     },
     /// A map operation failed.
     #[error("failed to {action} the map `{map}`: {source}")]

@@ -7,7 +7,6 @@
 
 mod attach;
 mod calibrate;
-mod costs;
 mod counters;
 mod descriptors;
 mod diagnostics;
@@ -15,7 +14,9 @@ mod error;
 mod exchange;
 mod features;
 mod handover;
+mod hazards;
 mod holders;
+mod host;
 mod latencies;
 mod links;
 mod mapped;
@@ -32,13 +33,13 @@ mod trial;
 
 pub use self::{
     attach::{AttachReport, SlowestFile, links_needed},
-    costs::costs,
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,
     features::Features,
     handover::{Releaser, be_releaser_if_asked},
     holders::{HeldLinks, Holders, Releasing},
+    host::{classes, costs, hazards},
     latencies::Latencies,
     links::{DetachReport, Links, Scope},
     notices::ProcessNotices,

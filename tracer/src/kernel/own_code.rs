@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracer_common::program::ProbeProgram;
 
 use crate::{
-    plan::{AttachPlan, Conditions, PlannedFile, PlannedProbe, ProbeId},
+    plan::{AttachPlan, Classes, Conditions, Form, Place, PlannedFile, PlannedProbe, ProbeId},
     resolve::{FileOffset, Pid, Resolver, View, process},
 };
 
@@ -20,7 +20,7 @@ pub(super) fn probe(label: &str, address: usize) -> anyhow::Result<PlannedProbe>
         label: label.into(),
         doubtful: false,
         function_bytes: None,
-        place: None,
+        place: Place::unmoved(Form::Other, &Classes::assumed()),
         offset: FileOffset(address - mapping.start.0 + mapping.offset.0),
         args: Vec::new(),
         ret: None,

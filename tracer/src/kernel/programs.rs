@@ -455,10 +455,10 @@ where
 }
 
 pub(super) fn load_error(program: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
-    move |source| KernelError::Load {
-        program,
-        reason: short_reason(&source),
-        source: Box::new(source),
+    move |error| {
+        // Thousands of lines, perhaps: for whoever asks for them.
+        tracing::debug!("failed to load `{program}`: {error}");
+        KernelError::Load { program, reason: short_reason(&error) }
     }
 }
 

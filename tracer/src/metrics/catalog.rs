@@ -7,7 +7,7 @@ use tracer_common::histogram::Histogram;
 use super::{CpuFigures, Figures, Reading};
 use crate::{
     kernel::{Counters, Latencies},
-    plan::ProbeId,
+    plan::{BreakpointCosts, ProbeId},
     sink::Tally,
 };
 
@@ -16,6 +16,8 @@ use crate::{
 pub struct Source {
     /// What the kernel side counts.
     pub counters: Counters,
+    /// What their breakpoints cost, by probe; empty where that is not known.
+    pub costs: Vec<BreakpointCosts>,
     /// What became of the records; only for events.
     pub tally: Option<Arc<Tally>>,
     /// The durations of calls; only for latencies.
@@ -80,6 +82,11 @@ pub struct Catalog {
 }
 
 impl Source {
+    /// What the breakpoints of a probe cost.
+    pub(super) fn costs_of(&self, id: ProbeId) -> BreakpointCosts {
+        self.costs.get(id.0 as usize).copied().unwrap_or_default()
+    }
+
     /// The durations of every probe that was called.
     pub fn durations(&self) -> Vec<(ProbeId, Histogram)> {
         let Some(latencies) = &self.latencies else { return Vec::new() };

@@ -350,18 +350,32 @@ fn per_cpu(cpus: &[CpuFigures], encoder: &mut DescriptorEncoder<'_>) -> fmt::Res
             sample(&mut metric, &[("cpu", &index.to_string())], get(cpu))?;
         }
     }
-    let mut metric = encoder.encode_descriptor(
-        "faultline_cpu_fault_wait_seconds",
-        "Time that traced tasks waited for pages that an argument was on",
-        None,
-        MetricType::Counter,
-    )?;
-    for (index, cpu) in told() {
-        let seconds = cpu.fault_wait_ns as f64 / 1e9;
-        let labels = [("cpu", index.to_string())];
-        metric
-            .encode_family(&labels)?
-            .encode_counter::<NoLabelSet, _, f64>(&seconds, NO_EXEMPLAR)?;
+    const SECONDS: [(&str, &str, Get); 3] = [
+        (
+            "faultline_cpu_fault_wait_seconds",
+            "Time that traced tasks waited for pages that an argument was on",
+            |cpu| cpu.fault_wait_ns,
+        ),
+        (
+            "faultline_cpu_handler_seconds",
+            "Time in the programs that read, time and write, those waits aside; measured at some hits",
+            |cpu| cpu.handler_ns,
+        ),
+        (
+            "faultline_cpu_cost_seconds",
+            "Time that hits took from the traced programs, the breakpoints included: an estimate",
+            |cpu| cpu.cost_ns,
+        ),
+    ];
+    for (name, help, get_ns) in SECONDS {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (index, cpu) in told() {
+            let seconds = get_ns(cpu) as f64 / 1e9;
+            let labels = [("cpu", index.to_string())];
+            metric
+                .encode_family(&labels)?
+                .encode_counter::<NoLabelSet, _, f64>(&seconds, NO_EXEMPLAR)?;
+        }
     }
     Ok(())
 }

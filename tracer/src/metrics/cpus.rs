@@ -20,6 +20,11 @@ pub struct CpuFigures {
     pub faults: u64,
     /// Nanoseconds that tasks waited for them.
     pub fault_wait_ns: u64,
+    /// Nanoseconds in the programs, those waits aside.
+    pub handler_ns: u64,
+    /// What hits took from the traced programs, in nanoseconds: an estimate. Whoever knows what a hit
+    /// of each probe costs adds to it.
+    pub cost_ns: u64,
 }
 
 impl CpuFigures {
@@ -37,6 +42,7 @@ impl CpuFigures {
             + of_cpu(Outcome::Undecodable);
         self.faults += get(Counter::Faults);
         self.fault_wait_ns += get(Counter::FaultWaitNs);
+        self.handler_ns += get(Counter::HandlerNs);
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Figures {
     pub delivered: u64,
     /// Events that could not be.
     pub output_lost: u64,
+    /// What its hits took from the traced programs: an estimate.
+    pub cost_ns: u64,
     /// Its calls' durations.
     pub durations: Option<Box<Histogram>>,
 }
@@ -32,6 +34,7 @@ impl Figures {
         for cpu in 0..source.counters.cpus() {
             figures.counters.add(&source.counters.read(cpu, id));
         }
+        figures.cost_ns = figures.counters.estimated_cost_ns(source.costs_of(id));
         if let Some(tally) = &source.tally {
             figures.delivered = tally.of_probe(id, Outcome::Delivered);
             figures.output_lost = lost(tally, id);
@@ -44,6 +47,7 @@ impl Figures {
         self.counters.add(&other.counters);
         self.delivered += other.delivered;
         self.output_lost += other.output_lost;
+        self.cost_ns += other.cost_ns;
         if let Some(durations) = &other.durations {
             self.add_durations(durations);
         }
@@ -77,6 +81,7 @@ impl Figures {
             counters: self.counters.since(&before.counters),
             delivered: self.delivered.saturating_sub(before.delivered),
             output_lost: self.output_lost.saturating_sub(before.output_lost),
+            cost_ns: self.cost_ns.saturating_sub(before.cost_ns),
             durations,
         }
     }
@@ -130,6 +135,10 @@ impl Reading {
                         let counters = source.counters.read(cpu, ProbeId(index as u32));
                         figures.counters.add(&counters);
                         sum.add(&counters);
+                        let costs = source.costs_of(ProbeId(index as u32));
+                        let cost_ns = counters.estimated_cost_ns(costs);
+                        figures.cost_ns += cost_ns;
+                        of_cpu.cost_ns += cost_ns;
                     }
                     of_cpu.add(&sum, source.tally.as_deref(), cpu);
                 }

@@ -3,13 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AttachPlan, Conditions, NotPlanned, Obstacle, PlannedFile, PlannedProbe, PlannedValue, ProbeId,
+    AttachPlan, Classes, Conditions, Form, Hazards, NotPlanned, Obstacle, Place, PlannedFile,
+    PlannedProbe, PlannedValue, ProbeId,
     condition::Indices,
     instruction::{self, Verdict},
     program,
 };
 use crate::{
-    resolve::{Arch, Resolution, ResolvedProbe},
+    resolve::{Arch, ObjectFile, Resolution, ResolvedProbe},
     spec::{ArgSpec, Condition, ProbeSpec},
 };
 
@@ -40,7 +41,7 @@ pub fn plan(
                 continue;
             }
             at_this_place.push(Arc::clone(&probe.spec));
-            match planned(&probe, read_code, wishes.force, &mut conditions) {
+            match planned(&probe, read_code, &wishes, &mut conditions) {
                 Ok(planned) => {
                     let id = ProbeId(plan.probes.len() as u32);
                     let file = *files.entry(probe.file.id()).or_insert_with(|| {
@@ -96,10 +97,16 @@ impl<'a> ConditionsBySpec<'a> {
 /// What the user wishes beyond the probes themselves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wishes<'a> {
-    /// Return probes also where an exception may have to pass through them.
+    /// Also what may hurt the traced program.
     pub force: bool,
     /// Which hits are wanted.
     pub condition: Option<&'a Condition>,
+    /// What the kernel makes of instructions.
+    pub classes: Classes,
+    /// What can hurt on this kernel.
+    pub hazards: Hazards,
+    /// Processes with a seccomp filter may be among those that are traced.
+    pub may_be_filtered: bool,
 }
 
 fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
@@ -109,7 +116,7 @@ fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
 fn planned(
     probe: &ResolvedProbe,
     read_code: ReadCode<'_>,
-    force: bool,
+    wishes: &Wishes<'_>,
     conditions: &mut ConditionsBySpec<'_>,
 ) -> Result<PlannedProbe, Obstacle> {
     let arch = probe.file.arch();
@@ -119,14 +126,24 @@ fn planned(
     if probe.spec.ret.is_some() && returns_oddly(probe) {
         return Err(Obstacle::ReturnsOddly);
     }
-    if probe.spec.ret.is_some() && !force && unwinds(probe) {
-        return Err(Obstacle::Unwinds);
+    if probe.spec.ret.is_some() && !wishes.force {
+        if let Some(obstacle) = returns_in(&probe.file) {
+            return Err(obstacle);
+        }
+        if wishes.hazards.returns_kill_filtered && wishes.may_be_filtered {
+            return Err(Obstacle::KillsFiltered);
+        }
     }
     let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
     if !instruction::begins_at(arch, &code, probe.spec.offset) {
         return Err(Obstacle::InsideInstruction);
     }
     let at = usize::try_from(probe.spec.offset).unwrap_or(usize::MAX).min(code.len());
+    let form = Form::of(arch, code.get(at..).unwrap_or_default());
+    let is_inside = probe.spec.offset != 0;
+    if is_inside && form == Form::Nop5 && wishes.hazards.nop5_breaks_red_zone && !wishes.force {
+        return Err(Obstacle::RedZone);
+    }
     let verdict = instruction::judge(arch, &code[at..]);
     if verdict == Verdict::Misread {
         return Err(Obstacle::Misread);
@@ -146,7 +163,7 @@ fn planned(
         doubtful: verdict == Verdict::Doubtful,
         offset: probe.offset,
         function_bytes: probe.size_bytes.filter(|_| probe.spec.offset == 0),
-        place: None,
+        place: Place::unmoved(form, &wishes.classes),
         args: args.collect(),
         ret: probe.spec.ret.clone(),
         program,
@@ -196,10 +213,19 @@ fn returns_oddly(probe: &ResolvedProbe) -> bool {
         .any(|name| ODD_RETURNS.contains(&&**name) || name.starts_with(RESOLVER_PREFIX))
 }
 
+/// Why returns are not traced in a file without `force`, whatever the function.
+#[must_use]
+pub fn returns_in(file: &ObjectFile) -> Option<Obstacle> {
+    if file.is_go() {
+        Some(Obstacle::MovesStacks)
+    } else {
+        unwinds(file).then_some(Obstacle::Unwinds)
+    }
+}
+
 /// Whether exceptions or panics may pass through the file's functions: it is linked with what
 /// unwinds stacks for C++ and Rust, or is that itself.
-fn unwinds(probe: &ResolvedProbe) -> bool {
-    let file = &probe.file;
+fn unwinds(file: &ObjectFile) -> bool {
     let libraries = file.needed().iter().map(String::as_str).chain(file.soname());
     let unwinding = ["libstdc++.so", "libc++.so", "libc++abi.so", "libgcc_s.so", "libunwind.so"];
     libraries.into_iter().any(|library| unwinding.iter().any(|name| library.starts_with(name)))

@@ -2,8 +2,10 @@
 //! reads. Pure: what it must know of the machine is handed to it.
 
 mod build;
+mod class;
 mod condition;
 mod costs;
+mod hazards;
 mod instruction;
 mod obstacle;
 mod placement;
@@ -16,11 +18,13 @@ use std::sync::Arc;
 use tracer_common::{Action, condition::NO_CONDITION, program::ProbeProgram};
 
 pub use self::{
-    build::{ReadCode, Wishes, plan},
+    build::{ReadCode, Wishes, plan, returns_in},
+    class::{Class, Classes, Form},
     condition::Conditions,
-    costs::Costs,
+    costs::{BreakpointCosts, Costs},
+    hazards::Hazards,
     obstacle::{NotPlanned, Obstacle},
-    placement::{Class, Place, ReadPieces, place},
+    placement::{Outlook, Place, ReadPieces, place, survey},
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
 };
 use crate::{
@@ -46,6 +50,22 @@ pub struct AttachPlan {
 }
 
 impl AttachPlan {
+    /// The same breakpoints, of which only the hits are counted.
+    #[must_use]
+    pub fn counting(&self) -> Self {
+        let counted = |probe: &PlannedProbe| PlannedProbe {
+            args: Vec::new(),
+            ret: None,
+            program: ProbeProgram::default(),
+            ..probe.clone()
+        };
+        Self {
+            probes: self.probes.iter().map(counted).collect(),
+            files: self.files.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Adds what another plan attaches; the ids that its probes have here.
     pub fn append(&mut self, other: Self) -> std::ops::Range<u32> {
         let first = self.probes.len() as u32;
@@ -104,8 +124,8 @@ pub struct PlannedProbe {
     pub offset: FileOffset,
     /// The function's size, if the breakpoint is at its entry and the symbol says.
     pub function_bytes: Option<u64>,
-    /// Where the breakpoint went from there, and what it costs; `None` if that is not known.
-    pub place: Option<Place>,
+    /// Where the breakpoint went from there, and what it costs.
+    pub place: Place,
     /// The kernel may well refuse the breakpoint: it is tried apart from the others.
     pub doubtful: bool,
     /// The entry's named arguments, by slot.

@@ -38,6 +38,26 @@ pub enum Obstacle {
          or Rust program (trace it without `-> TYPE`, or with --force if none does)"
     )]
     Unwinds,
+    /// A return probe in a Go program.
+    #[error(
+        "Go moves the stacks of its programs, and with them the return address that the kernel keeps \
+         for a return probe: that can crash it (trace it without `-> TYPE`; --force does it all the \
+         same)"
+    )]
+    MovesStacks,
+    /// A return probe on a kernel that ends programs with a seccomp filter for it.
+    #[error(
+        "on this kernel a return probe ends a program whose seccomp filter does not know the \
+         `uretprobe` system call, and there is such a filter, or may be (trace it without `-> TYPE`, or \
+         with -p processes that have none; --force does it all the same)"
+    )]
+    KillsFiltered,
+    /// A nop of five bytes inside a function, on a kernel that writes below the stack pointer there.
+    #[error(
+        "on this kernel a probe on a five-byte nop inside a function overwrites what the function may \
+         keep below its stack pointer (probe another instruction; --force does it all the same)"
+    )]
+    RedZone,
     /// The code around the offset could not be read from the file.
     #[error("the code at this offset could not be read, so it is not known to be an instruction")]
     CodeUnreadable,

@@ -2,7 +2,7 @@
 
 use tracer_common::program::ProbeProgram;
 
-use super::{PlannedProbe, PlannedValue};
+use super::{Classes, Form, Place, PlannedProbe, PlannedValue};
 use crate::{
     resolve::FileOffset,
     spec::{ArgSpec, FunctionPattern, ProbeSpec},
@@ -19,7 +19,7 @@ pub(crate) fn planned(text: &str) -> PlannedProbe {
     PlannedProbe {
         doubtful: false,
         function_bytes: None,
-        place: None,
+        place: Place::unmoved(Form::Other, &Classes::assumed()),
         label: format!("{}:{function}", spec.target).into(),
         offset: FileOffset(0),
         args: args.collect(),

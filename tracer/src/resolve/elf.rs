@@ -155,6 +155,11 @@ impl<'data, R: ReadRef<'data>> Frame<'data, R> {
         Ok(Some(section.data(ENDIAN, self.data)?).filter(|data| !data.is_empty()))
     }
 
+    /// Whether there is a section of this name.
+    pub(super) fn has_section(&self, name: &str) -> bool {
+        self.sections.section_by_name(ENDIAN, name.as_bytes()).is_some()
+    }
+
     /// A section's bytes by its number.
     pub(super) fn section_at(&self, index: SectionIndex) -> Result<&'data [u8], FormatError> {
         Ok(self.sections.section(index)?.data(ENDIAN, self.data)?)

@@ -86,6 +86,7 @@ pub struct ObjectFile {
     build_id: Option<Vec<u8>>,
     soname: Option<String>,
     needed: Vec<String>,
+    is_go: bool,
     segments: Vec<Segment>,
     sources: Vec<SymbolSource>,
     debug_files_looked_for: Vec<PathBuf>,
@@ -132,6 +133,7 @@ impl ObjectFile {
         let build_id = frame.build_id().map(<[u8]>::to_vec);
         let soname = frame.dynamic_strings(elf::DT_SONAME).into_iter().next();
         let needed = frame.dynamic_strings(elf::DT_NEEDED);
+        let is_go = frame.has_section(".go.buildinfo") || frame.has_section(".note.go.buildid");
         let (arch, entry, segments) = (frame.arch, frame.entry, frame.segments);
         drop(cache);
         let Opened { file, shown, path } = opened;
@@ -145,6 +147,7 @@ impl ObjectFile {
             build_id,
             soname,
             needed,
+            is_go,
             segments,
             sources,
             debug_files_looked_for,
@@ -225,6 +228,12 @@ impl ObjectFile {
     #[must_use]
     pub fn debug_files_looked_for(&self) -> &[PathBuf] {
         &self.debug_files_looked_for
+    }
+
+    /// Whether it is a Go program, or a library of one.
+    #[must_use]
+    pub fn is_go(&self) -> bool {
+        self.is_go
     }
 
     /// Whether functions that the file does not export have names.

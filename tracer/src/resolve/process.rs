@@ -144,6 +144,24 @@ pub fn is_kernel_thread(pid: Pid) -> io::Result<bool> {
     parse_flags(&stat).map(|flags| flags & KERNEL_THREAD != 0).ok_or_else(|| invalid("no flags"))
 }
 
+/// Whether any thread of a process runs under a seccomp filter.
+///
+/// # Errors
+/// `NotFound` if there is no such process.
+pub fn has_seccomp_filter(pid: Pid) -> io::Result<bool> {
+    /// `SECCOMP_MODE_FILTER`.
+    const FILTER: &str = "2";
+    for task in fs::read_dir(pid.path("task"))? {
+        // A thread that has ended meanwhile has no filter any more.
+        let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+        let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+        if mode.is_some_and(|mode| mode.trim() == FILTER) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Field 9 of `/proc/PID/stat`.
 fn parse_flags(stat: &[u8]) -> Option<u64> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;

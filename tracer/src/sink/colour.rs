@@ -3,21 +3,23 @@
 /// What stands before each kind of text, and after it. Empty without colours, so that a line is
 /// written in one way.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Palette {
+pub struct Palette {
     /// Times, and what is not looked at first.
-    pub(super) dim: &'static str,
+    pub dim: &'static str,
     /// Names of probes.
-    pub(super) probe: &'static str,
+    pub probe: &'static str,
     /// Strings and characters.
-    pub(super) string: &'static str,
+    pub string: &'static str,
     /// What went wrong.
-    pub(super) error: &'static str,
+    pub error: &'static str,
     /// Back to normal.
-    pub(super) reset: &'static str,
+    pub reset: &'static str,
 }
 
 impl Palette {
-    pub(super) const fn new(colour: bool) -> Self {
+    /// With colours, or without.
+    #[must_use]
+    pub const fn new(colour: bool) -> Self {
         if colour {
             Self {
                 dim: "\x1b[2m",

@@ -33,6 +33,7 @@ mod time;
 mod writer;
 
 pub use self::{
+    colour::Palette,
     counts::{count_table, json_counts},
     json::JsonSink,
     latencies::{json_latencies, latency_picture, latency_table},

@@ -27,6 +27,8 @@ pub struct Summary {
     pub probes: Vec<ProbeSummary>,
     /// By CPU: those with hits.
     pub per_cpu: Vec<CpuSummary>,
+    /// CPUs that the machine has, with hits or without.
+    pub cpus: u32,
     /// How the probes came.
     pub attach: Attach,
     /// How they went.
@@ -71,6 +73,19 @@ pub struct Counts {
     pub faults: Faults,
     /// Calls whose return is traced.
     pub returns: Returns,
+    /// What the hits took from the traced programs.
+    pub cost: Cost,
+}
+
+/// What hits took from the traced programs, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Cost {
+    /// Spent in the eBPF programs, waits for pages aside: measured at some of the hits. 0 where they
+    /// only count, which takes next to nothing.
+    pub handler_ns: u64,
+    /// All of it, the breakpoints included: hits times what one costs on this machine, and
+    /// `handler_ns`. An estimate; 0 where nobody has measured what a hit costs.
+    pub estimated_ns: u64,
 }
 
 /// Hits that were lost, by cause.
@@ -350,11 +365,12 @@ macro_rules! add_fields {
 add_fields! {
     Counts {
         hits, delivered, filtered, filtered_undecided, sampled_out, throttled, dropped, reads, faults,
-        returns
+        returns, cost
     }
     Dropped { ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned }
     Reads { resident, faulted, truncated, failed, failed_by_errno }
     FailedByErrno { efault, einval, eagain }
     Faults { count, wait_ns }
     Returns { opened, returned, lost, unfinished }
+    Cost { handler_ns, estimated_ns }
 }

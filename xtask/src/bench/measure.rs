@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What a tracer is given after it says that it is attached and holds its links: faultline says so
 /// some steps before its programs begin to count, and on a busy machine that gap is milliseconds.
-const SETTLE: Duration = Duration::from_millis(100);
+pub(super) const SETTLE: Duration = Duration::from_millis(100);
 /// bpftrace's own limits are lower than what it is asked for here.
 const MOST: &str = "1000000";
 /// Output that has not grown for so long is complete.
@@ -147,7 +147,7 @@ impl Bench {
         Ok(Run { ns_a_call, tracer: Some(traced) })
     }
 
-    fn tool(&self, tool: Tool) -> Command {
+    pub(super) fn tool(&self, tool: Tool) -> Command {
         match tool {
             Tool::Faultline(_) => user_command(&self.faultline),
             Tool::Bpftrace => {
@@ -207,7 +207,12 @@ impl Target {
 
 /// Waits until the tracer says that it traces and the kernel says that it holds its links: a link
 /// alone does not tell that it counts already, and a line not that it is true.
-fn wait_attached(tracer: &mut Guarded, tool: Tool, links: usize, err: &Path) -> Result<()> {
+pub(super) fn wait_attached(
+    tracer: &mut Guarded,
+    tool: Tool,
+    links: usize,
+    err: &Path,
+) -> Result<()> {
     let says = match tool {
         Tool::Faultline(_) => "tracing ",
         Tool::Bpftrace => "Attached ",
@@ -240,7 +245,7 @@ fn wait_quiet(file: &Path) {
     }
 }
 
-fn wait_end(tracer: &mut Guarded) -> Result<()> {
+pub(super) fn wait_end(tracer: &mut Guarded) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match tracer.ended()? {

@@ -88,21 +88,22 @@ fn table(last: &Value, now: &Value, top: Option<usize>, lines: usize) -> String 
         cpu_use * 100.0,
         size_text(number(now, "resident_bytes"))
     );
-    out.push_str("CPU     hits/s   events/s     lost/s   faults/s  fault wait\n");
+    out.push_str("CPU     hits/s   events/s     lost/s   faults/s  fault wait  in probes\n");
     let last_cpus = list("cpus", last);
     for (index, cpu) in now["cpus"].as_array().unwrap_or(&none).iter().enumerate() {
         let rates = Rates { last: last_cpus.get(index).unwrap_or(&Value::Null), now: cpu, seconds };
         out.push_str(&format!(
-            "{:>3} {:>10.0} {:>10.0} {:>10.0} {:>10.0}  {:>8.2} %\n",
+            "{:>3} {:>10.0} {:>10.0} {:>10.0} {:>10.0}  {:>8.2} % {:>8.2} %\n",
             number(cpu, "cpu"),
             rates.of("hits"),
             rates.of("events"),
             rates.of("lost"),
             rates.of("faults"),
             rates.of("fault_wait_ns") / 1e7,
+            rates.of("cost_ns") / 1e7,
         ));
     }
-    out.push_str("\n    hits/s   events/s     lost/s       mean       most  PROBE\n");
+    out.push_str("\n    hits/s   events/s     lost/s  in probes       mean       most  PROBE\n");
     let key = |probe: &Value| {
         let part = |name: &str| probe[name].as_str().unwrap_or_default().to_owned();
         (part("name"), part("probe"))
@@ -135,9 +136,10 @@ fn table(last: &Value, now: &Value, top: Option<usize>, lines: usize) -> String 
             .map_or_else(String::new, |most| duration_text(most).to_string());
         let (name, probe) = key(rates.now);
         out.push_str(&format!(
-            "{hits:>10.0} {:>10.0} {:>10.0} {mean:>10} {most:>10}  {} {}\n",
+            "{hits:>10.0} {:>10.0} {:>10.0} {:>8.2} % {mean:>10} {most:>10}  {} {}\n",
             rates.of("events"),
             rates.of("lost"),
+            rates.of("cost_ns") / 1e7,
             name.escape_debug(),
             probe.escape_debug(),
         ));

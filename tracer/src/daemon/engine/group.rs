@@ -23,7 +23,8 @@ use crate::{
     drain::Drain,
     guard::StuckWatch,
     kernel::{
-        AttachReport, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
+        self, AttachReport, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress,
+        Scope,
     },
     metrics::Source,
     plan::{self, AttachPlan, PlannedFile, ProbeId},
@@ -69,7 +70,6 @@ pub(super) struct Group {
     pub(super) watch: Option<StuckWatch>,
     /// How many parts of named probes are in it.
     pub(super) members: usize,
-    pub(super) action: Action,
     /// Those that the kernel has refused: they are not offered to it again.
     refused: HashSet<ProbeId>,
 }
@@ -105,7 +105,7 @@ impl NewGroup {
                 ids.map(ProbeId).collect()
             })
             .collect();
-        plan::place(&mut plan, &resolve::code_pieces);
+        plan::place(&mut plan, &resolve::code_pieces, &kernel::classes());
         let traced = fresh.iter().flat_map(|fresh| &fresh.places).filter_map(|(_, pid)| *pid);
         let mut pids: Vec<Pid> = traced.map(|traced| traced.pid).collect();
         pids.sort_unstable();
@@ -153,10 +153,14 @@ impl NewGroup {
             }
             None => None,
         };
-        let source = Arc::new(Source { counters, tally, latencies });
+        let costs = kernel::costs();
+        let costs = costs
+            .iter()
+            .flat_map(|costs| plan.probes.iter().map(|probe| costs.of_breakpoints(probe)));
+        let source = Arc::new(Source { counters, costs: costs.collect(), tally, latencies });
         let members = parts.len();
         let refused = report.refused_ids.iter().copied().collect();
-        let group = Group { plan, programs, source, drain, watch, members, action, refused };
+        let group = Group { plan, programs, source, drain, watch, members, refused };
         Ok(Self { group, parts, report })
     }
 }

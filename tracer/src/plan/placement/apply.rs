@@ -4,7 +4,7 @@ use tracer_common::program::{FLAG_TRACK_RETURN, ProbeProgram};
 
 use super::{Movable, Needs, Text, places};
 use crate::{
-    plan::{AttachPlan, ProbeId},
+    plan::{AttachPlan, Classes, ProbeId},
     resolve::{Arch, FileOffset, ObjectFile},
 };
 
@@ -15,8 +15,8 @@ pub type ReadPieces<'a> = &'a dyn Fn(&ObjectFile) -> Vec<(u64, Vec<u8>, Vec<u64>
 /// Moves each breakpoint along its function's first instructions to the cheapest place that changes
 /// nothing that the user sees.
 ///
-/// `read_pieces` gives a file's code.
-pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>) {
+/// `read_pieces` gives a file's code, `classes` says what is cheap.
+pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Classes) {
     for file in &plan.files {
         if file.file.arch() != Arch::X86_64 {
             continue;
@@ -33,12 +33,12 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>) {
         }
         for (start, code, symbols) in read_pieces(&file.file) {
             let text = Text::new(start, code, symbols);
-            for (id, place) in ids.iter().zip(places(&text, &functions)) {
+            for (id, place) in ids.iter().zip(places(&text, &functions, classes)) {
                 let Some(place) = place else { continue };
                 let probe = &mut plan.probes[*id];
                 probe.offset = FileOffset(probe.offset.0 + place.moved_bytes);
                 probe.program.stack_bias = place.stack_bias;
-                probe.place = Some(place);
+                probe.place = place;
             }
         }
     }

@@ -11,7 +11,7 @@ use iced_x86::{
     OpKind, Register,
 };
 
-use super::Class;
+use crate::{plan::Form, resolve::Arch};
 
 /// Most bytes that a breakpoint moves. Real entry blocks are shorter.
 pub(super) const MOST_BYTES: usize = 64;
@@ -32,21 +32,7 @@ pub(super) struct Candidate {
     pub(super) offset: usize,
     /// Bytes by which the stack pointer is lower there than at the entry.
     pub(super) stack_bias: u64,
-    pub(super) class: Class,
-}
-
-/// How the kernel runs the first instruction of `code`.
-///
-/// Source: `branch_setup_ops`, `push_setup_ops` and `is_optimize` in `arch/x86/kernel/uprobes.c`,
-/// without prefixes, which some versions take and some do not.
-pub(super) fn class_of(code: &[u8]) -> Class {
-    match code {
-        [0x0f, 0x1f, 0x44, 0x00, 0x00, ..] => Class::Optimised,
-        [0x90 | 0x50..=0x57 | 0x70..=0x7f | 0xe8 | 0xe9 | 0xeb, ..]
-        | [0x41, 0x50..=0x57, ..]
-        | [0x0f, 0x80..=0x8f, ..] => Class::Emulated,
-        _ => Class::SingleStepped,
-    }
+    pub(super) form: Form,
 }
 
 /// The places of the entry block, the entry first. `code` begins at the entry.
@@ -63,8 +49,8 @@ pub(super) fn candidates(code: &[u8], needs: Needs) -> Vec<Candidate> {
         if instruction.is_invalid() {
             break;
         }
-        let class = class_of(&code[offset..]);
-        candidates.push(Candidate { offset, stack_bias, class });
+        let form = Form::of(Arch::X86_64, &code[offset..]);
+        candidates.push(Candidate { offset, stack_bias, form });
         match lowered_stack(&instruction) {
             Some(bytes) if !needs.return_address => stack_bias += bytes,
             _ if leaves_all_alone(&instruction, &mut info, needs) => {}
@@ -208,22 +194,5 @@ mod tests {
         assert_eq!(places(&[0x40, 0xb7, 0x01, 0x90], first(1)), [(0, 0)]);
         // mov fs:[0], eax; mov ds, eax
         assert_eq!(places(&[0x8e, 0xd8, 0x90], NOTHING), [(0, 0)]);
-    }
-
-    /// Check which instructions the kernel emulates.
-    #[test]
-    fn classes() {
-        for (code, class) in [
-            (&[0x0f, 0x1f, 0x44, 0x00, 0x00][..], Class::Optimised),
-            (&[0x0f, 0x1f, 0x40, 0x00], Class::SingleStepped),
-            (&[0x90], Class::Emulated),
-            (&[0xf3, 0x90], Class::SingleStepped),
-            (&[0x41, 0x57], Class::Emulated),
-            (&[0x0f, 0x84, 0, 0, 0, 0], Class::Emulated),
-            (&[0xf3, 0x0f, 0x1e, 0xfa], Class::SingleStepped),
-            (&[0xc3], Class::SingleStepped),
-        ] {
-            assert_eq!(class_of(code), class, "{code:x?}");
-        }
     }
 }

@@ -15,33 +15,15 @@
 mod apply;
 mod block;
 mod branches;
+mod survey;
 
-use std::fmt;
-
-pub use self::apply::{ReadPieces, place};
 use self::block::Needs;
 use self::branches::{Forbidden, Text, targets};
-
-/// How the kernel runs the instruction under a breakpoint; the first is the cheapest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    /// A 5-byte nop: replaced by a call (since 6.18).
-    Optimised,
-    /// Done by the kernel itself.
-    Emulated,
-    /// Run elsewhere, with two traps more.
-    SingleStepped,
-}
-
-impl fmt::Display for Class {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Optimised => "optimised",
-            Self::Emulated => "emulated",
-            Self::SingleStepped => "single-stepped",
-        })
-    }
-}
+pub use self::{
+    apply::{ReadPieces, place},
+    survey::{Outlook, survey},
+};
+use super::{Class, Classes, Form};
 
 /// A function whose breakpoint may move.
 #[derive(Debug, Clone, Copy)]
@@ -60,16 +42,28 @@ pub struct Place {
     pub moved_bytes: u64,
     /// Bytes by which the stack pointer is lower there than at the entry.
     pub stack_bias: u64,
-    /// How the kernel runs the instruction there.
+    /// The instruction there.
+    pub form: Form,
+    /// How the kernel runs it.
     pub class: Class,
     /// How it would have run the first one.
     pub entry_class: Class,
 }
 
-/// The cheapest certain place of each function, in their order; `None` for those outside of the
-/// text.
-fn places(text: &Text, functions: &[Movable]) -> Vec<Option<Place>> {
-    let mut places: Vec<_> = functions.iter().map(|function| cheapest(text, function)).collect();
+impl Place {
+    /// At the instruction that was asked for.
+    #[must_use]
+    pub fn unmoved(form: Form, classes: &Classes) -> Self {
+        let class = classes.of(form);
+        Self { moved_bytes: 0, stack_bias: 0, form, class, entry_class: class }
+    }
+}
+
+/// The cheapest certain place of each function, in their order; `None` for those that stay where
+/// they are, because that is not certain or they lie outside of the text.
+fn places(text: &Text, functions: &[Movable], classes: &Classes) -> Vec<Option<Place>> {
+    let cheapest = |function| cheapest(text, function, classes);
+    let mut places: Vec<_> = functions.iter().map(cheapest).collect();
     let mut forbidden = Forbidden::new(text);
     for (function, place) in functions.iter().zip(&places) {
         if let Some(place) = place.filter(|place| place.moved_bytes != 0) {
@@ -81,34 +75,29 @@ fn places(text: &Text, functions: &[Movable]) -> Vec<Option<Place>> {
     }
     let targets = targets(text, &forbidden);
     for (function, place) in functions.iter().zip(&mut places) {
-        let Some(place) = place else { continue };
-        if place.moved_bytes == 0 {
+        let Some(moved_bytes) = place.map(|place| place.moved_bytes).filter(|moved| *moved != 0)
+        else {
             continue;
-        }
-        let jumped_past = targets.any_in(function.entry + 1, function.entry + place.moved_bytes);
+        };
+        let jumped_past = targets.any_in(function.entry + 1, function.entry + moved_bytes);
         if jumped_past || !branches::has_known_jumps(text, function.entry, function.size_bytes) {
-            *place = Place {
-                moved_bytes: 0,
-                stack_bias: 0,
-                class: place.entry_class,
-                entry_class: place.entry_class,
-            };
+            *place = None;
         }
     }
     places
 }
 
 /// The cheapest place as far as the function's own first instructions tell.
-fn cheapest(text: &Text, function: &Movable) -> Option<Place> {
+fn cheapest(text: &Text, function: &Movable, classes: &Classes) -> Option<Place> {
     let code = text.code(function.entry, function.size_bytes.min(block::MOST_BYTES as u64))?;
     let candidates = block::candidates(code, function.needs);
-    let entry = candidates.first()?;
     // Of equally cheap ones the first.
-    let best = candidates.iter().min_by_key(|place| place.class)?;
+    let best = candidates.iter().min_by_key(|place| classes.of(place.form))?;
     Some(Place {
         moved_bytes: best.offset as u64,
         stack_bias: best.stack_bias,
-        class: best.class,
-        entry_class: entry.class,
+        form: best.form,
+        class: classes.of(best.form),
+        entry_class: classes.of(candidates.first()?.form),
     })
 }

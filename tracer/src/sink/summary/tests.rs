@@ -66,6 +66,7 @@ fn troubled() -> Summary {
         filtered_undecided: 4,
         faults: Faults { count: 5, wait_ns: 5_120 },
         returns: Returns { opened: 100, returned: 90, lost: 3, unfinished: 7 },
+        cost: Cost { handler_ns: 90_000_000, estimated_ns: 900_000_000 },
     };
     let probes = vec![probe("l:good", good), probe("l:\u{1b}bad", bad)];
     bad += good;
@@ -73,6 +74,7 @@ fn troubled() -> Summary {
         counts: bad,
         probes,
         per_cpu: vec![CpuSummary { cpu: 0, counts: bad }],
+        cpus: 4,
         attach: Attach {
             probes: 2,
             links: 3,
@@ -102,12 +104,13 @@ fn json() {
         r#""reads":{"resident":1,"faulted":65,"truncated":0,"failed":0,"failed_by_errno":{}},"#,
         r#""filtered_undecided":0,"#,
         r#""faults":{"count":70,"wait_ns":12000000},"#,
-        r#""returns":{"opened":33,"returned":33,"lost":0,"unfinished":0}"#,
+        r#""returns":{"opened":33,"returned":33,"lost":0,"unfinished":0},"#,
+        r#""cost":{"handler_ns":0,"estimated_ns":0}"#,
     );
     let expected = format!(
         concat!(
             r#"{{"type":"summary",{counts},"probes":[{{"probe":"libc.so.6:open",{counts}}}],"#,
-            r#""per_cpu":[{{"cpu":3,{counts}}}],"#,
+            r#""per_cpu":[{{"cpu":3,{counts}}}],"cpus":0,"#,
             r#""attach":{{"probes":10000,"links":1,"skipped":0,"ms":9.1}},"#,
             r#""detach":{{"ms":34.2}},"skipped":[],"stopped_by":"Ctrl-C","duration_ms":10000.0}}"#,
             "\n",
@@ -174,6 +177,7 @@ fn text_of_trouble() {
   unfinished    7  of 100 calls had not returned
   no return     3  calls were jumped out of, nested too deep, or ended with their thread
   2 probes attached in 40.0ms (3 links, the slowest /usr/lib/l.so with 30.0ms), detached in 1.5s (grace period 30.0ms)
+  probes took about 900ms, 90.0ms of it in faultline's programs: 1.0 % of one CPU
   2 functions not probed: the first, l:x: is data
   this kernel is old
   the command was ended by signal 9
@@ -195,6 +199,20 @@ fn text_of_many_probes() {
         summary.text(false),
         "231 hits, all delivered in 0ns\n  busiest  21  hits at l:f21, of 21 probes hit\n"
     );
+}
+
+/// Check that it is told when one CPU of several carried nearly all, and not of a few hits.
+#[test]
+fn text_of_one_busy_cpu() {
+    let cpu = |cpu, hits| CpuSummary { cpu, counts: plain(hits) };
+    let text = |one, other, cpus| {
+        let per_cpu = vec![cpu(0, one), cpu(3, other)];
+        Summary { counts: plain(one + other), per_cpu, cpus, ..Summary::default() }.text(false)
+    };
+    assert!(text(500, 99_500, 8).contains("CPU 3 of 8 carried 99 % of the hits"));
+    for lines in [text(30_000, 70_000, 8), text(1, 99, 8), text(0, 100_000, 1)] {
+        assert!(!lines.contains("carried"), "{lines}");
+    }
 }
 
 /// Check that there are colours when asked for, and that losses have one.

@@ -1,13 +1,17 @@
 //! The summary for people: what matters first, and nothing that is zero.
 
-use super::{CommandEnd, Counts, Dropped, Millis, ProbeSummary, Summary};
+use super::{CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, ProbeSummary, Summary};
 use crate::{
     sink::{colour::Palette, escape::shown},
-    spec::units::duration_text,
+    spec::units::{duration_text, percent_text},
 };
 
 /// Most probes that get a line each. One alone has the figures of the total.
 const TABLE: std::ops::RangeInclusive<usize> = 2..=20;
+
+/// From how many hits on it is worth saying that one CPU carried this much of them.
+const MANY_HITS: u64 = 10_000;
+const MOST_PERCENT: u128 = 90;
 
 /// A figure and what it means.
 struct Row {
@@ -138,6 +142,29 @@ impl Summary {
         }
     }
 
+    /// What the hits took, and of what.
+    fn cost(&self) -> Option<String> {
+        let Cost { handler_ns, estimated_ns } = self.counts.cost;
+        let ran_ns = self.duration_ms.0.as_nanos();
+        if estimated_ns == 0 || ran_ns == 0 {
+            return None;
+        }
+        let of = match handler_ns {
+            0 => String::new(),
+            ns => format!(", {} of it in faultline's programs", duration_text(ns)),
+        };
+        let share = percent_text(estimated_ns as f64 * 100.0 / ran_ns as f64);
+        Some(format!("probes took about {}{of}: {share} of one CPU", duration_text(estimated_ns)))
+    }
+
+    /// Which CPU carried nearly everything, if there is more than one.
+    fn busiest_cpu(&self) -> Option<String> {
+        let CpuSummary { cpu, counts } = self.per_cpu.iter().max_by_key(|cpu| cpu.counts.hits)?;
+        let percent = u128::from(counts.hits) * 100 / u128::from(self.counts.hits.max(1));
+        (self.cpus > 1 && self.counts.hits >= MANY_HITS && percent >= MOST_PERCENT)
+            .then(|| format!("CPU {cpu} of {} carried {percent} % of the hits", self.cpus))
+    }
+
     /// What is no figure.
     fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();
@@ -157,6 +184,8 @@ impl Summary {
                 self.detach.ms.text(),
             ));
         }
+        sentences.extend(self.cost());
+        sentences.extend(self.busiest_cpu());
         if self.attach.skipped != 0 {
             let first = self.skipped.first().map_or_else(String::new, |first| {
                 let such_as = if self.attach.skipped == 1 { "" } else { "the first, " };

@@ -22,6 +22,16 @@ pub fn size_text(bytes: u64) -> impl Display {
     fmt::from_fn(move |f| f.pad(&text))
 }
 
+/// A share in percent, as in `0.02 %`, `1.4 %`, `38 %`; `<0.01 %` if there is next to nothing.
+pub fn percent_text(percent: f64) -> String {
+    match percent {
+        _ if percent >= 9.95 => format!("{percent:.0} %"),
+        _ if percent >= 0.995 => format!("{percent:.1} %"),
+        _ if percent >= 0.01 || percent == 0.0 => format!("{percent:.2} %"),
+        _ => "<0.01 %".to_owned(),
+    }
+}
+
 /// Appends what [`duration_text`] shows, for those that write a duration an event.
 pub fn push_duration(ns: u64, out: &mut Vec<u8>) {
     if ns < 1_000 {
@@ -115,6 +125,11 @@ mod tests {
     /// Check that each magnitude has its unit and its figures.
     #[test]
     fn durations() {
+        for (percent, text) in
+            [(0.0, "0.00 %"), (0.001, "<0.01 %"), (0.02, "0.02 %"), (1.44, "1.4 %"), (9.96, "10 %")]
+        {
+            assert_eq!(percent_text(percent), text);
+        }
         for (ns, text) in [
             (0, "0ns"),
             (512, "512ns"),

@@ -1,0 +1,226 @@
+//! `--dry-run`: what would be attached, and what it would cost.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    io::{self, Write as _},
+};
+
+use serde::Serialize;
+use tracer_common::Action;
+
+use super::{
+    Failure,
+    preview::{Load, Preview},
+    report::counted,
+    selection::{Selected, SelectionArgs},
+};
+use crate::{
+    kernel::{self, Features, Scope, links_needed},
+    plan::{AttachPlan, Costs, Place, PlannedProbe, ProbeId},
+    resolve::Pid,
+    sink::summary::SkippedProbe,
+    spec::units::duration_text,
+};
+
+/// One line of `--json`.
+#[derive(Serialize)]
+struct PlannedLine<'a> {
+    r#type: &'static str,
+    probe: &'a str,
+    file: Cow<'a, str>,
+    offset: u64,
+    args: Vec<&'a str>,
+    ret: bool,
+    #[serde(flatten)]
+    place: PlaceLine,
+    #[serde(flatten)]
+    load: Option<Load>,
+    #[serde(flatten)]
+    wishes: &'a BTreeMap<&'static str, String>,
+}
+
+/// Where a breakpoint goes and what a call costs there, in JSON.
+#[derive(Serialize)]
+pub(super) struct PlaceLine {
+    moved_bytes: u64,
+    class: String,
+    entry_class: String,
+    /// Nanoseconds that a call costs, measured on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ns_a_call: Option<u64>,
+}
+
+impl PlaceLine {
+    pub(super) fn new(place: &Place, ns_a_call: Option<u64>) -> Self {
+        let Place { moved_bytes, class, entry_class, .. } = place;
+        let (class, entry_class) = (class.to_string(), entry_class.to_string());
+        Self { moved_bytes: *moved_bytes, class, entry_class, ns_a_call }
+    }
+}
+
+/// A function that is left out.
+#[derive(Serialize)]
+struct SkippedLine<'a> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    skipped: &'a SkippedProbe,
+}
+
+/// The last line.
+#[derive(Serialize)]
+struct PlanLine {
+    r#type: &'static str,
+    probes: usize,
+    links: usize,
+    skipped: usize,
+    #[serde(flatten)]
+    load: Option<Load>,
+}
+
+/// Shows what would be attached for `action`; after a short count of calls, if that is wanted.
+pub(super) fn run(args: &SelectionArgs, selected: Selected, action: Action) -> Result<(), Failure> {
+    let preview = args.preview.map(|time| Preview::of(&selected, action, time)).transpose()?;
+    let dry_run = DryRun { selected, action, costs: kernel::costs(), preview };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let shown = if args.json { dry_run.json(&mut out) } else { dry_run.text(&mut out) };
+    match shown.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("failed to write the plan").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+struct DryRun {
+    selected: Selected,
+    action: Action,
+    costs: Option<Costs>,
+    preview: Option<Preview>,
+}
+
+impl DryRun {
+    fn text(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let Selected { plan, pids, command, skipped, .. } = &self.selected;
+        for file in &plan.files {
+            writeln!(out, "{}", file.file.shown_path().display())?;
+            for (id, probe) in probes_of(plan, &file.probes) {
+                let args: Vec<_> = probe.args.iter().map(|arg| &*arg.name).collect();
+                let ret = if probe.ret.is_some() { " and its return" } else { "" };
+                let load = self.preview.as_ref().map(|preview| preview.load_of(id).text());
+                writeln!(
+                    out,
+                    "  {:>#10x}  {}({}){ret}  {}{}",
+                    probe.offset.0,
+                    probe.label.escape_debug(),
+                    args.join(", "),
+                    placed(&probe.place, self.cost(probe)),
+                    load.unwrap_or_default(),
+                )?;
+            }
+        }
+        let processes = match (pids.as_slice(), command) {
+            ([], None) => "every process".to_owned(),
+            ([], Some(_)) => "the command".to_owned(),
+            (pids, _) => {
+                let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+                format!("process {}", pids.join(", "))
+            }
+        };
+        for SkippedProbe { probe, reason } in skipped {
+            writeln!(out, "skipped {}: {}", probe.escape_debug(), reason.escape_debug())?;
+        }
+        for (option, wish) in self.wishes() {
+            writeln!(out, "{option} {wish}")?;
+        }
+        if let Some(preview) = &self.preview {
+            writeln!(out, "{}", preview.sentence())?;
+        }
+        let nothing = if self.preview.is_some() {
+            "nothing is attached any more"
+        } else {
+            "nothing was attached"
+        };
+        writeln!(
+            out,
+            "would attach {} in {processes} with {}; {} skipped; {nothing} (--dry-run)",
+            counted(plan.probes.len(), "probe"),
+            counted(self.links(), "link"),
+            skipped.len(),
+        )
+    }
+
+    fn json(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let Selected { plan, skipped, .. } = &self.selected;
+        let wishes = self.wishes().into_iter().collect();
+        for file in &plan.files {
+            for (id, probe) in probes_of(plan, &file.probes) {
+                let line = PlannedLine {
+                    r#type: "planned",
+                    probe: &probe.label,
+                    file: file.file.shown_path().to_string_lossy(),
+                    offset: probe.offset.0,
+                    args: probe.args.iter().map(|arg| &*arg.name).collect(),
+                    ret: probe.ret.is_some(),
+                    place: PlaceLine::new(&probe.place, self.cost(probe)),
+                    load: self.preview.as_ref().map(|preview| preview.load_of(id)),
+                    wishes: &wishes,
+                };
+                writeln!(out, "{}", serde_json::to_string(&line)?)?;
+            }
+        }
+        for skipped in skipped {
+            let line = SkippedLine { r#type: "skipped", skipped };
+            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        }
+        let line = PlanLine {
+            r#type: "plan",
+            probes: plan.probes.len(),
+            links: self.links(),
+            skipped: skipped.len(),
+            load: self.preview.as_ref().map(Preview::load),
+        };
+        writeln!(out, "{}", serde_json::to_string(&line)?)
+    }
+
+    fn cost(&self, probe: &PlannedProbe) -> Option<u64> {
+        self.costs.map(|costs| costs.of_call(probe, self.action))
+    }
+
+    /// What the user wishes beyond the probes: options and their values.
+    fn wishes(&self) -> Vec<(&'static str, String)> {
+        let Selected { condition, sample, rate, .. } = &self.selected;
+        let condition = condition.as_ref().map(|condition| ("where", condition.to_string()));
+        let sample = sample.map(|sample| ("sample", sample.to_string()));
+        let rate = rate.map(|rate| ("rate", rate.to_string()));
+        [condition, sample, rate].into_iter().flatten().collect()
+    }
+
+    /// Links that the plan takes on this kernel; on one that lacks nothing, where we may not ask.
+    fn links(&self) -> usize {
+        let features = Features::probe().unwrap_or(Features::ALL);
+        // The command's process has no id yet; any serves to count.
+        let scope = match &self.selected.command {
+            Some(_) => Scope::Processes(vec![Pid::own()]),
+            None => self.selected.scope(),
+        };
+        links_needed(&self.selected.plan, &scope, features)
+    }
+}
+
+/// `+4 emulated (was single-stepped), 470ns a call`.
+pub(super) fn placed(place: &Place, ns_a_call: Option<u64>) -> String {
+    let class = match place.moved_bytes {
+        0 => place.class.to_string(),
+        moved => format!("+{moved} {} (was {})", place.class, place.entry_class),
+    };
+    let cost = ns_a_call.map_or_else(String::new, |ns| format!(", {} a call", duration_text(ns)));
+    format!("{class}{cost}")
+}
+
+fn probes_of<'a>(
+    plan: &'a AttachPlan,
+    ids: &'a [ProbeId],
+) -> impl Iterator<Item = (ProbeId, &'a PlannedProbe)> {
+    ids.iter().filter_map(|id| Some((*id, plan.probes.get(id.0 as usize)?)))
+}

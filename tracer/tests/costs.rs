@@ -1,0 +1,153 @@
+//! What a hit costs, and what could hurt: told before anything is attached.
+//!
+//! - `list`, `--dry-run`: class and cost of each function; `--preview` counts exactly
+//! - summaries: what the probes took, in total, by probe and by CPU
+//! - hazards: refused with the reason, done with `--force`
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what goes wrong here fails the test")]
+
+mod support;
+
+use serde_json::Value;
+use support::{assert_conserved, faultline, live::probes_of, number, target};
+
+/// The lines of one type.
+fn lines(all: &[Value], kind: &str) -> Vec<Value> {
+    all.iter().filter(|line| line["type"] == kind).cloned().collect()
+}
+
+/// Check that `list` and `--dry-run` tell the class and the cost of each function, also where the
+/// breakpoint stays at the entry; and that what is single-stepped costs more than what is not.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn class_and_cost_of_each_function() {
+    let program = target("entries.c", &["-fcf-protection"]);
+    let place = |line: &Value| {
+        (
+            number(line, "moved_bytes"),
+            line["class"].as_str().unwrap().to_owned(),
+            number(line, "ns_a_call"),
+        )
+    };
+    let list = faultline(["list", "--json", &format!("{}:plain", program.display())]).run();
+    let [listed] = &lines(&list.succeeded().json(), "function")[..] else { panic!("one function") };
+    let probe = probes_of(&program, &["plain"]).remove(0);
+    let planned = |placement| {
+        let run =
+            faultline(["count", &probe, "--dry-run", "--json", "--placement", placement]).run();
+        lines(&run.succeeded().json(), "planned").remove(0)
+    };
+    let (auto, entry) = (planned("auto"), planned("entry"));
+    assert_eq!(place(listed), place(&auto));
+    let (moved, class, cheap_ns) = place(&auto);
+    assert_eq!((moved, class.as_str()), (4, "emulated"));
+    let (moved, class, dear_ns) = place(&entry);
+    assert_eq!((moved, class.as_str()), (0, "single-stepped"));
+    assert!(cheap_ns > 0 && cheap_ns < dear_ns, "{cheap_ns} against {dear_ns}");
+
+    let text = faultline(["list", &format!("{}:plain", program.display())]).run().succeeded();
+    assert!(text.stdout.contains("+4 emulated (was single-stepped)"), "{}", text.stdout);
+    let dry = faultline(["trace", &probe, "--dry-run"]).run().succeeded();
+    assert!(dry.stdout.contains("+4 emulated (was single-stepped), "), "{}", dry.stdout);
+}
+
+/// Check that a preview counts every call of a command, says what tracing them would take, and leaves
+/// nothing attached; and that a preview of what is not called says so.
+#[test]
+fn preview_counts_exactly() {
+    let program = target("functions.c", &["-O0"]);
+    let command = format!("{} 20", program.display());
+    let probe = probes_of(&program, &["fn_000?(a: u64) -> u64"]).remove(0);
+    let args = ["trace", &probe, "--dry-run", "--preview", "1m", "--json", "-c", &command];
+    let all = faultline(args).run().succeeded().json();
+    let planned = lines(&all, "planned");
+    assert_eq!(planned.len(), 10);
+    assert!(planned.iter().all(|line| number(line, "preview_calls") == 20), "{planned:?}");
+    let plan = &lines(&all, "plan")[0];
+    assert_eq!(number(plan, "preview_calls"), 200);
+    assert!(plan["estimated_overhead_percent"].as_f64().unwrap() > 0.0, "{plan}");
+
+    let target = format!("{}:fn_000?", program.display());
+    let list = ["list", &target, "--preview", "1m", "--json", "-c", &command];
+    let listed = lines(&faultline(list).run().succeeded().json(), "function");
+    assert_eq!(listed.len(), 10);
+    assert!(listed.iter().all(|line| number(line, "preview_calls") == 20), "{listed:?}");
+    let idle = faultline(["list", &target, "--preview", "10ms"]).run().succeeded();
+    assert!(idle.stderr.contains("0 calls in"), "{}", idle.stderr);
+    // A preview without a dry run makes no sense.
+    assert_eq!(faultline(["trace", &probe, "--preview", "1s"]).run().status.code(), Some(2));
+}
+
+/// Check that every summary tells what the probes took, by probe and by CPU, and that the parts add up;
+/// the programs' own part where they do more than count.
+#[test]
+fn summaries_tell_what_probes_took() {
+    let program = target("durations.c", &[]);
+    for (command, functions, has_programs) in [
+        ("trace", ["busy_1us(a: u64) -> u64", "sleep_10ms"], true),
+        ("count", ["busy_1us", "sleep_10ms"], false),
+        ("latency", ["busy_1us", "sleep_10ms"], true),
+    ] {
+        let mut run = faultline([command, "--json", "-c", program.to_str().unwrap()]);
+        run.command().args(probes_of(&program, &functions));
+        let summary = run.run().succeeded().json().pop().unwrap();
+        let took = |part: &Value| {
+            (number(&part["cost"], "handler_ns"), number(&part["cost"], "estimated_ns"))
+        };
+        let (handler_ns, estimated_ns) = took(&summary);
+        assert_eq!(handler_ns > 0, has_programs, "{command}: {summary}");
+        assert!(estimated_ns > handler_ns, "{command}: {summary}");
+        assert!(number(&summary, "cpus") >= 1);
+        let per_cpu = summary["per_cpu"].as_array().unwrap();
+        let sum = per_cpu.iter().map(took).fold((0, 0), |sum, (a, b)| (sum.0 + a, sum.1 + b));
+        assert_eq!(sum, (handler_ns, estimated_ns), "{command}: {summary}");
+        if command == "trace" {
+            assert_conserved(&summary);
+        }
+    }
+}
+
+/// Check that returns in a Go program are refused with the reason, entries are not, and `--force` has
+/// its way.
+#[test]
+fn go_returns_are_refused() {
+    let program = target("hazards.c", &["-DLIKE_GO"]);
+    let run = |more: &[&str], function: &str| {
+        let mut run = faultline(["trace", "--json", "-c", program.to_str().unwrap()]);
+        run.command().args(probes_of(&program, &[function])).args(more);
+        run.run()
+    };
+    let refused = run(&[], "leaf(n: i64) -> i64");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.contains("Go moves the stacks"), "{}", refused.stderr);
+    assert_eq!(number(&run(&[], "leaf(n: i64)").succeeded().summary(), "delivered"), 200);
+    let forced = run(&["--force"], "leaf(n: i64) -> i64").succeeded();
+    assert_eq!(number(&forced.summary(), "delivered"), 400);
+    let doctor = faultline(["doctor", program.to_str().unwrap()]).run();
+    assert!(doctor.stdout.contains("returns need --force: Go"), "{}", doctor.stdout);
+}
+
+/// Check that a probe on a five-byte nop inside a function is refused where this kernel would overwrite
+/// what the function keeps below its stack pointer, as `doctor` has tried, and else leaves it alone.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn nop_inside_a_leaf_function() {
+    let program = target("hazards.c", &[]);
+    let doctor = faultline(["doctor", "--json"]).run().json();
+    let feature = doctor.iter().find(|line| line["feature"] == "five-byte nops inside functions");
+    let hurts = feature.unwrap()["finding"] == "degraded";
+    let mut run = faultline(["count", "--json", "-c", program.to_str().unwrap()]);
+    run.command().args(probes_of(&program, &["leaf+5"]));
+    let finished = run.run();
+    if hurts {
+        assert_eq!(finished.status.code(), Some(1));
+        assert!(finished.stderr.contains("below its stack pointer"), "{}", finished.stderr);
+    } else {
+        assert!(finished.stderr.contains("wrong: 0"), "{}", finished.stderr);
+        assert_eq!(number(&finished.succeeded().json().pop().unwrap(), "hits"), 200);
+    }
+    // At the function's entry nothing lies there yet.
+    let mut entry = faultline(["count", "--json", "-c", program.to_str().unwrap()]);
+    entry.command().args(probes_of(&program, &["leaf"]));
+    assert!(entry.run().succeeded().stderr.contains("wrong: 0"));
+}
