@@ -8,6 +8,7 @@
 //! - [`record`]: what the eBPF program writes into the ring buffer.
 //! - [`counter`]: where each outcome is counted, per CPU and probe.
 //! - [`condition`]: what hits the user wants, as data, likewise.
+//! - [`exchange`]: how a hit is counted once while two links hold its breakpoint.
 //! - [`histogram`]: durations, summed up in the kernel.
 //! - [`task`]: what the kernel side remembers of a task: open calls, page faults in progress.
 
@@ -15,6 +16,7 @@
 
 pub mod condition;
 pub mod counter;
+pub mod exchange;
 pub mod histogram;
 pub mod program;
 pub mod record;
@@ -35,6 +37,7 @@ macro_rules! pod {
 pod!(
     condition::Condition,
     condition::Text,
+    exchange::Marks,
     program::ReadOp,
     program::ProbeProgram,
     task::CallStack,
@@ -67,6 +70,10 @@ pub struct Control {
     /// Always 0. What begins as this number is one that the kernel's verifier cannot know, so it
     /// checks a loop once for all values instead of once for each.
     pub zero: u64,
+    /// Not 0 while links are exchanged: the generation of the new ones (see [`exchange`]).
+    pub exchange: u64,
+    /// Hits that could not be marked during an exchange, and may have been counted twice.
+    pub unmarked: u64,
 }
 
 impl Control {
@@ -74,4 +81,4 @@ impl Control {
     pub const ENDED: i64 = i64::MIN;
 }
 
-const _: () = assert!(size_of::<Control>() == 16);
+const _: () = assert!(size_of::<Control>() == 32);

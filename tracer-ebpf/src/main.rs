@@ -10,6 +10,7 @@
 //! - `read`: the interpreter of argument programs: memory into a record
 //! - `latency`: durations into histograms
 //! - `fault`: faulting a page in, with nothing held
+//! - `exchange`: hits of which two links know
 //! - `notices`: processes that begin
 //! - `returns`: the open calls of each task
 #![no_std]
@@ -20,6 +21,7 @@
 mod choice;
 mod condition;
 mod emit;
+mod exchange;
 mod fault;
 mod latency;
 mod maps;
@@ -37,7 +39,9 @@ use aya_ebpf::{
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
 use aya_log_ebpf::debug;
-use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN, task::Fate};
+use tracer_common::{
+    Action, counter::Counter, exchange::AT_RETURN, program::FLAG_TRACK_RETURN, task::Fate,
+};
 
 use crate::{choice::Choice, emit::Emission, returns::Entered, scratch::Scratch, stats::{Site, Timer}};
 
@@ -97,7 +101,7 @@ fn entered(ctx: &ProbeContext) -> u32 {
 
 #[inline(always)]
 fn counted(ctx: &ProbeContext) -> u32 {
-    if let Some(site) = site(ctx.as_ptr()) {
+    if let Some(site) = site(ctx.as_ptr(), regs::instruction_pointer(ctx.regs)) {
         stats::add(&site, Counter::PlainHits, 1);
     }
     0
@@ -153,8 +157,9 @@ fn stay_on_own_stack(ctx: *mut core::ffi::c_void) {
     }
 }
 
+/// Who was hit, if it counts. `place` tells the hit from the task's next one.
 #[inline(always)]
-fn site(ctx: *mut core::ffi::c_void) -> Option<Site> {
+fn site(ctx: *mut core::ffi::c_void, place: u64) -> Option<Site> {
     if !maps::enabled() {
         return None;
     }
@@ -164,12 +169,13 @@ fn site(ctx: *mut core::ffi::c_void) -> Option<Site> {
     }
     // SAFETY: the context is the one the program was called with.
     let cookie = unsafe { bpf_get_attach_cookie(ctx) };
-    Some(Site::here(cookie as u32, pid_tgid))
+    exchange::takes(cookie, pid_tgid, place).then(|| Site::here(cookie as u32, pid_tgid))
 }
 
 #[inline(always)]
 fn on_entry(ctx: &ProbeContext) {
-    let Some(site) = site(ctx.as_ptr()) else { return };
+    let place = regs::instruction_pointer(ctx.regs);
+    let Some(site) = site(ctx.as_ptr(), place) else { return };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
@@ -205,7 +211,8 @@ fn on_entry(ctx: &ProbeContext) {
 
 #[inline(always)]
 fn on_return(ctx: &RetProbeContext) {
-    let Some(site) = site(ctx.as_ptr()) else { return };
+    let place = regs::instruction_pointer(ctx.regs) | AT_RETURN;
+    let Some(site) = site(ctx.as_ptr(), place) else { return };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };

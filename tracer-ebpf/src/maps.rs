@@ -14,6 +14,7 @@ use tracer_common::{
     Action, Control,
     condition::{Condition, SAMPLE_ALL, Text},
     counter::COLUMNS,
+    exchange::Marks,
     histogram::Histogram,
     program::ProbeProgram,
     task::{CallStack, FaultInProgress},
@@ -67,6 +68,10 @@ static RATE_INTERVAL_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static RATE_AHEAD_NS: Global<u64> = Global::new(0);
 
+/// Not 0: links may be exchanged while their probes are hit.
+#[unsafe(no_mangle)]
+static EXCHANGES: Global<u8> = Global::new(1);
+
 /// Always 0, and the kernel's verifier knows it.
 #[unsafe(no_mangle)]
 static NEVER: Global<u8> = Global::new(0);
@@ -98,6 +103,14 @@ pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPAB
 /// What user space tells the running programs.
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What each task has marked in an exchange, by `pid_tgid`.
+#[map]
+pub(crate) static MARKS: HashMap<u64, Marks> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// No marks: a program that counts has no room for them on its stack.
+#[map]
+pub(crate) static NO_MARKS: Array<Marks> = Array::with_max_entries(1, 0);
 
 /// Processes to trace, by process id.
 #[map]
@@ -167,6 +180,34 @@ pub(crate) fn unknown_zero() -> u64 {
         // SAFETY: the pointer is to a live, aligned map element.
         Some(zero) => unsafe { zero.read_volatile() },
         None => 0,
+    }
+}
+
+/// Whether links may be exchanged.
+#[inline(always)]
+pub(crate) fn exchanges() -> bool {
+    EXCHANGES.load() != 0
+}
+
+/// The generation of the new links of an exchange; 0 while there is none.
+#[inline(always)]
+pub(crate) fn exchange() -> u32 {
+    match CONTROL.get_ptr(0) {
+        // SAFETY: the pointer is to a live array element; user space may write it at any time, so
+        // it is read as volatile.
+        Some(control) => unsafe { (&raw const (*control).exchange).read_volatile() as u32 },
+        None => 0,
+    }
+}
+
+/// Counts a hit that could not be marked.
+#[inline(always)]
+pub(crate) fn count_unmarked() {
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        // SAFETY: the pointer is to a live array element.
+        let unmarked = unsafe { &raw mut (*control).unmarked };
+        // SAFETY: as above, and aligned.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(unmarked, 1) };
     }
 }
 

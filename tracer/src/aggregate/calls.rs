@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tracer_common::{Action, counter::Counter};
 
+use super::Seen;
 use crate::{
     kernel::Counters,
     plan::{AttachPlan, Costs, ProbeId},
@@ -23,6 +24,8 @@ pub struct Calls {
     /// What the probe has cost the traced programs, in nanoseconds: an estimate, its calls times
     /// what a call costs on this machine.
     pub cost_ns: Option<u64>,
+    /// If the probe was not attached all the time.
+    pub seen: Option<Seen>,
 }
 
 /// The calls of every probe, most first; of those with equally many, by name. What they cost is
@@ -34,7 +37,7 @@ pub fn calls(plan: &AttachPlan, counters: &Counters, costs: Option<&Costs>) -> V
         let filtered = counters.sum(id, Counter::Filtered);
         let call_ns = costs.map(|costs| costs.of_call(probe, Action::Count));
         let cost_ns = call_ns.map(|ns| ns.saturating_mul(hits + filtered));
-        Calls { id, label: Arc::clone(&probe.label), hits, filtered, cost_ns }
+        Calls { id, label: Arc::clone(&probe.label), hits, filtered, cost_ns, seen: None }
     };
     let mut calls: Vec<_> = plan.probes.iter().enumerate().map(of_probe).collect();
     calls.sort_by(|a, b| b.hits.cmp(&a.hits).then_with(|| a.label.cmp(&b.label)));

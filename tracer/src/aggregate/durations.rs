@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tracer_common::histogram::{BUCKETS, Histogram, lower_bound_ns};
 
+use super::Seen;
 use crate::{
     kernel::Latencies,
     plan::{AttachPlan, ProbeId},
@@ -24,6 +25,8 @@ pub struct Durations {
     pub max_ns: u64,
     /// Those that are not empty, by rising duration.
     pub buckets: Vec<Bucket>,
+    /// If the probe was not attached all the time.
+    pub seen: Option<Seen>,
 }
 
 /// Durations that are not told apart.
@@ -52,6 +55,7 @@ impl Durations {
             sum_ns: histogram.sum_ns,
             max_ns: histogram.max_ns,
             buckets: filled.map(bucket).collect(),
+            seen: None,
         }
     }
 

@@ -5,8 +5,10 @@
 
 mod calls;
 mod durations;
+mod seen;
 
 pub use self::{
     calls::{Calls, calls},
     durations::{Bucket, Durations, durations},
+    seen::Seen,
 };

@@ -6,6 +6,7 @@ use tracer_common::Action;
 
 use super::{
     Failure,
+    governor::Presences,
     session::Session,
     summed::{self, Figures, SummedArgs, split},
 };
@@ -45,6 +46,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             plan: Arc::clone(&session.plan),
             counters: session.counters.clone(),
             costs: costs(),
+            presences: session.presences.clone(),
             top: args.summed.top,
             all: args.all,
             colour,
@@ -58,6 +60,7 @@ struct CountFigures {
     plan: Arc<AttachPlan>,
     counters: Counters,
     costs: Option<Costs>,
+    presences: Option<Presences>,
     top: Option<usize>,
     all: bool,
     colour: bool,
@@ -71,6 +74,11 @@ impl CountFigures {
         let mut calls = calls(&self.plan, &self.counters, self.costs.as_ref());
         if !self.all {
             calls.truncate(calls.partition_point(|calls| calls.hits != 0));
+        }
+        if let Some(presences) = &self.presences {
+            for calls in &mut calls {
+                calls.seen = presences.seen(calls.id, calls.hits);
+            }
         }
         calls
     }

@@ -6,6 +6,7 @@ use tracer_common::Action;
 
 use super::{
     Failure,
+    governor::Presences,
     session::Session,
     summed::{self, Figures, SummedArgs, split},
 };
@@ -44,6 +45,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Ok(Box::new(LatencyFigures {
             plan: Arc::clone(&session.plan),
             latencies: session.take_latencies()?,
+            presences: session.presences.clone(),
             top: args.summed.top,
             colour,
         }))
@@ -53,13 +55,20 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 struct LatencyFigures {
     plan: Arc<AttachPlan>,
     latencies: Latencies,
+    presences: Option<Presences>,
     top: Option<usize>,
     colour: bool,
 }
 
 impl LatencyFigures {
     fn read(&self) -> Vec<Durations> {
-        durations(&self.plan, &self.latencies)
+        let mut rows = durations(&self.plan, &self.latencies);
+        if let Some(presences) = &self.presences {
+            for row in &mut rows {
+                row.seen = presences.seen(row.id, row.count);
+            }
+        }
+        rows
     }
 
     /// As many pictures as fit into so many lines.

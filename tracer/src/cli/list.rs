@@ -181,6 +181,7 @@ fn preview(
         condition: None,
         sample: None,
         rate: None,
+        overhead: None,
         skipped: Vec::new(),
     };
     let preview = Preview::of(&selected, Action::Count, time)?;

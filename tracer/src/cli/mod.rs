@@ -10,6 +10,7 @@ mod daemon;
 mod doctor;
 mod dry_run;
 mod failure;
+mod governor;
 mod latency;
 mod list;
 mod preview;

@@ -82,7 +82,10 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
         counts.returns.unfinished = unfinished[index];
         total += counts;
         if counts.hits != 0 {
-            probes.push(ProbeSummary { probe: probe.label.to_string(), counts });
+            let presences = ended.presences.as_ref();
+            let seen = presences.and_then(|presences| presences.seen(id, counts.hits));
+            let probe = probe.label.to_string();
+            probes.push(ProbeSummary { probe, counts, seen: seen.map(Into::into) });
         }
     }
     for (cpu, counts) in cpus.iter_mut().enumerate() {
@@ -111,6 +114,7 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
         detach: Detach { ms: Millis(ended.detach.took), grace_ms: ended.detach.grace.map(Millis) },
         skipped,
         notes: ended.notes.clone(),
+        overhead: ended.overhead.clone(),
         command: ended.command.and_then(command_end),
         stopped_by: ended.reason.to_string(),
         duration_ms: Millis(ended.ran),

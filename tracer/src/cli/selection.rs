@@ -8,6 +8,7 @@ use tracer_common::Action;
 
 use super::{Failure, report, tell::tell};
 use crate::{
+    guard::{OverheadLimit, OverheadPolicy},
     kernel::{self, Scope},
     plan::{self, AttachPlan, NotPlanned, PlannedFile, Wishes},
     resolve::{
@@ -55,6 +56,16 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "N/s")]
     rate: Option<Rate>,
 
+    /// Let probes take at most this share of all CPUs: 2%; what is done about more, --overhead-policy
+    /// says (see docs/budget.md)
+    #[arg(long, value_name = "PERCENT")]
+    max_overhead: Option<OverheadLimit>,
+
+    /// Over --max-overhead: `detach` detaches the costliest probes, and tries them again later;
+    /// `duty-cycle` keeps all attached a part of the time, and estimates
+    #[arg(long, value_enum, requires = "max_overhead", value_name = "POLICY")]
+    overhead_policy: Option<PolicyArg>,
+
     /// Show what would be attached and what a call would cost, and attach nothing
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -92,6 +103,24 @@ enum Placement {
     Entry,
 }
 
+/// What is done about too much overhead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum PolicyArg {
+    /// Detach the costliest.
+    Detach,
+    /// Attach all a part of the time.
+    DutyCycle,
+}
+
+impl From<PolicyArg> for OverheadPolicy {
+    fn from(policy: PolicyArg) -> Self {
+        match policy {
+            PolicyArg::Detach => Self::Detach,
+            PolicyArg::DutyCycle => Self::DutyCycle,
+        }
+    }
+}
+
 /// What was asked for, found on this machine.
 #[derive(Debug)]
 pub(super) struct Selected {
@@ -107,6 +136,8 @@ pub(super) struct Selected {
     pub(super) sample: Option<Sample>,
     /// How many calls of each probe are wanted.
     pub(super) rate: Option<Rate>,
+    /// How much of the host the probes may take.
+    pub(super) overhead: Option<OverheadLimit>,
     /// What is not probed, and why.
     pub(super) skipped: Vec<SkippedProbe>,
 }
@@ -126,6 +157,7 @@ impl Selected {
             condition: None,
             sample: None,
             rate: None,
+            overhead: None,
             skipped: Vec::new(),
         }
     }
@@ -191,6 +223,7 @@ impl SelectionArgs {
             condition,
             sample: self.sample,
             rate: self.rate,
+            overhead: self.overhead(),
             skipped,
         })
     }
@@ -204,6 +237,11 @@ impl SelectionArgs {
             }
             None => Ok(()),
         }
+    }
+
+    fn overhead(&self) -> Option<OverheadLimit> {
+        let policy = self.overhead_policy.map(OverheadPolicy::from).unwrap_or_default();
+        self.max_overhead.map(|limit| limit.with_policy(policy))
     }
 
     fn condition(&self) -> Result<Option<Condition>, Failure> {

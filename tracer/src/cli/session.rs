@@ -18,6 +18,7 @@ use tracer_common::{Action, counter::Counter};
 use super::{
     Failure,
     command::{HeldCommand, RunningCommand},
+    governor::{Governed, Governor, Presences},
     progress::ProgressLine,
     report,
     selection::{Selected, tell_skipped},
@@ -26,15 +27,18 @@ use super::{
 use crate::{
     guard::StuckWatch,
     kernel::{
-        AttachReport, Calls, Counters, DetachReport, Diagnostics, Features, Latencies, Links,
-        LoadOptions, Programs, Records, Scope, missing_privilege,
+        AttachReport, Calls, Counters, DetachReport, Diagnostics, Features, Latencies, LinkSets,
+        Links, LoadOptions, Programs, Records, Scope, costs, missing_privilege,
     },
     plan::{AttachPlan, ProbeId},
     resolve::{
         Pid,
         process::{self, StartTime},
     },
-    sink::{WriterEnd, summary::SkippedProbe},
+    sink::{
+        WriterEnd,
+        summary::{Overhead, SkippedProbe},
+    },
 };
 
 /// How often stuck faults and the end of traced processes are looked for.
@@ -58,8 +62,13 @@ pub(super) struct Session {
     pub(super) plan: Arc<AttachPlan>,
     pub(super) counters: Counters,
     pub(super) attached: AttachReport,
-    programs: Programs,
-    links: Links,
+    /// How long probes were attached, where they may come and go.
+    pub(super) presences: Option<Presences>,
+    programs: Arc<Programs>,
+    links: LinkSets,
+    governed: Option<Governed>,
+    records: Option<Records>,
+    latencies: Option<Latencies>,
     calls: Calls,
     watch: StuckWatch,
     diagnostics: Option<Diagnostics>,
@@ -118,6 +127,10 @@ pub(super) struct Ended {
     pub(super) detach: DetachReport,
     /// The probe of each call that had not returned.
     pub(super) unfinished: Vec<ProbeId>,
+    /// What the overhead budget has done, if there was one.
+    pub(super) overhead: Option<Overhead>,
+    /// How long probes were attached, where they may come and go.
+    pub(super) presences: Option<Presences>,
     pub(super) command: Option<ExitStatus>,
     /// The probes are gone, but a task is still inside a handler, and the user did not want to
     /// wait for it.
@@ -151,11 +164,15 @@ impl Session {
         let begin_at_exec = held.is_some();
         let by_process = scope != Scope::AllProcesses;
         let (sample, rate) = (selected.sample, selected.rate);
+        let limit = selected.overhead;
         let plan = Arc::new(selected.plan);
         let attaching = Arc::clone(&plan);
         let mut line = ProgressLine::new("attaching");
         let progress = Arc::clone(&line.progress);
+        let run_scope = scope.clone();
         let attach = blocking("attach", move || {
+            // Before anything of ours is attached, which would be in the way.
+            let costs = limit.and_then(|_| costs());
             let features = Features::probe()?;
             let options = LoadOptions {
                 action,
@@ -163,16 +180,19 @@ impl Session {
                 pids,
                 more_pids: 0,
                 begin_at_exec,
+                exchanges: limit.is_some(),
                 diagnostics,
                 features,
                 sample,
                 rate,
             };
             let programs = Programs::load(&attaching, &options)?;
-            let (links, attached) = Links::attach(&programs, &attaching, &scope, &progress)?;
-            anyhow::Ok((programs, links, attached))
+            let all: Vec<_> = (0..attaching.probes.len() as u32).map(ProbeId).collect();
+            let (links, attached) =
+                LinkSets::attach(&programs, &attaching, &all, &scope, &progress)?;
+            anyhow::Ok((programs, links, attached, costs))
         });
-        let (mut programs, links, attached) = showing(&mut line, attach).await??;
+        let (mut programs, links, attached, costs) = showing(&mut line, attach).await??;
         drop(line);
         let notes = programs.features().notes(by_process);
         tell_skipped(&attached.refused);
@@ -180,14 +200,22 @@ impl Session {
             return Err(anyhow::anyhow!("the kernel refused every probe").into());
         }
         let diagnostics = if diagnostics { Some(programs.diagnostics()?) } else { None };
+        let counters = programs.counters(plan.probes.len())?;
+        let governed = limit.map(|limit| Governed { limit, costs, scope: run_scope });
         Ok(Self {
-            counters: programs.counters(plan.probes.len())?,
+            presences: limit.map(|limit| Presences::new(&counters, limit)),
+            governed,
+            counters,
+            records: (action == Action::Events).then(|| programs.take_records()).transpose()?,
+            latencies: (action == Action::Latency)
+                .then(|| programs.take_latencies())
+                .transpose()?,
             calls: programs.take_calls()?,
             watch: StuckWatch::new(programs.take_faults()?),
             diagnostics,
             plan,
             attached,
-            programs,
+            programs: Arc::new(programs),
             links,
             processes,
             held,
@@ -200,12 +228,12 @@ impl Session {
 
     /// The records, to be drained.
     pub(super) fn take_records(&mut self) -> Result<Records, Failure> {
-        Ok(self.programs.take_records()?)
+        self.records.take().ok_or_else(|| anyhow::anyhow!("the records are taken").into())
     }
 
     /// The durations of calls, for the action [`Action::Latency`].
     pub(super) fn take_latencies(&mut self) -> Result<Latencies, Failure> {
-        Ok(self.programs.take_latencies()?)
+        self.latencies.take().ok_or_else(|| anyhow::anyhow!("the durations are taken").into())
     }
 
     /// Lets hits count, waits until the run is to end, and detaches.
@@ -230,6 +258,7 @@ impl Session {
         if tell {
             report::attached(&self.attached, &self.notes);
         }
+        let mut governor = self.govern()?;
         let mut command_status = None;
         let mut tick = interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -257,6 +286,11 @@ impl Session {
                     }
                     None => break Reason::OutputFailed("its writer is gone".to_owned()),
                 },
+                () = Governor::due(&mut governor) => {
+                    if let Some(governor) = &mut governor {
+                        governor.look(|| self.watch.anyone_inside());
+                    }
+                }
                 _ = tick.tick() => {
                     self.look();
                     if command.is_none() && self.all_gone() {
@@ -267,6 +301,13 @@ impl Session {
         };
         self.programs.enable(false);
         let ran = started.elapsed();
+        let mut overhead = None;
+        if let Some(mut governor) = governor {
+            governor.end();
+            let (figures, keeper) = governor.finish();
+            overhead = Some(figures);
+            self.take_back(keeper).await?;
+        }
         let (detach, abandoned) = self.detach().await?;
         if let Some(command) = command {
             command_status = stop_command(command).await;
@@ -284,9 +325,37 @@ impl Session {
             ran,
             detach,
             unfinished: self.calls.open(),
+            overhead,
+            presences: self.presences,
             command: command_status,
             abandoned,
         })
+    }
+
+    /// Has the links kept within the budget, if there is one.
+    fn govern(&mut self) -> Result<Option<Governor>, Failure> {
+        let (Some(governed), Some(presences)) = (self.governed.take(), &self.presences) else {
+            return Ok(None);
+        };
+        let links = std::mem::take(&mut self.links);
+        let (programs, plan) = (Arc::clone(&self.programs), Arc::clone(&self.plan));
+        Ok(Some(Governor::start(governed, programs, plan, presences.clone(), links)?))
+    }
+
+    /// Takes the links back from the thread that has kept them, when it has done what it is at.
+    /// Where that waits for a task inside a handler, a signal ends the wait.
+    async fn take_back(
+        &mut self,
+        keeper: std::thread::JoinHandle<LinkSets>,
+    ) -> Result<(), Failure> {
+        let joined = blocking("join", move || keeper.join());
+        tokio::select! {
+            links = joined => {
+                self.links = links?.map_err(|_| anyhow::anyhow!("the keeper of the links panicked"))?;
+            }
+            _ = self.interrupts.next() => {}
+        }
+        Ok(())
     }
 
     /// Looks once for stuck tasks, and hands on the programs' diagnostics.
@@ -326,7 +395,7 @@ impl Session {
 
     /// Releases the links; how long it took, and whether the wait was given up.
     async fn detach(&mut self) -> Result<(DetachReport, bool), Failure> {
-        let mut links = std::mem::take(&mut self.links);
+        let mut links = std::mem::take(&mut self.links).into_links();
         let started = Instant::now();
         let (done, detached) = oneshot::channel();
         // Who was inside a handler when counting stopped is inside a fault by now, or done.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use super::{config::ProbeText, control::Control, engine::Changed};
-use crate::metrics::{CpuFigures, Kind, OwnUse};
+use crate::metrics::{CpuFigures, Kind, OverheadStatus, OwnUse};
 
 /// Largest body: some tens of thousands of probes.
 const MAX_BODY: usize = 16 << 20;
@@ -104,6 +104,41 @@ struct Status {
     cpu_seconds: f64,
     resident_bytes: u64,
     open_fds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overhead: Option<Overhead>,
+}
+
+/// What the overhead budget does.
+#[derive(Serialize)]
+struct Overhead {
+    max_percent: f64,
+    policy: String,
+    /// CPU time that hits have cost, estimated.
+    hits_seconds: f64,
+    /// CPU time of attaching and detaching for the budget's sake.
+    work_seconds: f64,
+    exceeded: u64,
+    detached: u64,
+    attached_again: u64,
+    /// Functions that are detached now.
+    away: usize,
+    attached_seconds: f64,
+}
+
+impl From<OverheadStatus> for Overhead {
+    fn from(status: OverheadStatus) -> Self {
+        Self {
+            max_percent: (status.limit * 1e8).round() / 1e6,
+            policy: status.policy,
+            hits_seconds: status.hits.as_secs_f64(),
+            work_seconds: status.work.as_secs_f64(),
+            exceeded: status.exceeded,
+            detached: status.detached,
+            attached_again: status.attached_again,
+            away: status.away,
+            attached_seconds: status.attached.as_secs_f64(),
+        }
+    }
 }
 
 async fn status(State(control): Controls) -> Json<Status> {
@@ -130,6 +165,7 @@ async fn status(State(control): Controls) -> Json<Status> {
         cpu_seconds: own.cpu_seconds,
         resident_bytes: own.resident_bytes,
         open_fds: own.open_fds,
+        overhead: shared.metrics.overhead().map(Into::into),
     })
 }
 

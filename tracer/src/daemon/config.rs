@@ -3,6 +3,7 @@
 //! Takes text; gives a [`Config`], or an error with the line, the column and the key. Touches no
 //! file but the one it is told to read, and knows nothing of what its probes lead to.
 
+mod overhead;
 mod probe;
 mod units;
 
@@ -16,6 +17,7 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use self::overhead::Overhead;
 pub use self::probe::{Action, ProbeConfig, ProbeText, Selection};
 use self::units::{seconds, size, time};
 
@@ -34,6 +36,8 @@ pub struct Config {
     pub limits: Limits,
     /// How targets that come and go are found.
     pub targets: Targets,
+    /// What probes may take of the host.
+    pub overhead: Overhead,
 }
 
 /// Section `[metrics]`.
@@ -154,6 +158,8 @@ struct Raw {
     limits: Limits,
     #[serde(default)]
     targets: Targets,
+    #[serde(default)]
+    overhead: Overhead,
 }
 
 /// What is wrong with a configuration, and where.
@@ -229,6 +235,7 @@ impl Config {
             events: raw.events,
             limits: raw.limits,
             targets: raw.targets,
+            overhead: raw.overhead,
         })
     }
 }

@@ -39,6 +39,8 @@ pub struct AttachReport {
     pub links: usize,
     /// Probes that the kernel refused.
     pub refused: Vec<NotPlanned>,
+    /// The same, in the same order.
+    pub refused_ids: Vec<ProbeId>,
     /// How long it took.
     pub took: Duration,
     /// The file that took longest, if there are several.
@@ -106,6 +108,7 @@ impl Maker {
 /// An attach in progress.
 #[derive(Debug)]
 pub(super) struct Transaction<'a> {
+    programs: &'a Programs,
     plan: &'a AttachPlan,
     /// By file of the plan.
     paths: Vec<CString>,
@@ -143,6 +146,7 @@ impl<'a> Transaction<'a> {
         let probes = groups.iter().map(|group| group.len()).sum();
         descriptors::make_room(queue.len(), probes)?;
         Ok(Self {
+            programs,
             plan,
             paths: paths.collect::<Result<_, _>>()?,
             entry: programs.entry()?,
@@ -185,6 +189,7 @@ impl<'a> Transaction<'a> {
         let slowest = times
             .max_by_key(|(took, _)| *took)
             .map(|(took, file)| SlowestFile { file: file.file.shown_path().to_owned(), took });
+        let refused_ids = state.refused.keys().copied().collect();
         let refused = state.refused.into_iter().map(|(id, reason)| NotPlanned {
             label: self.plan.probes[id.0 as usize].label.clone(),
             obstacle: Obstacle::Refused(reason),
@@ -194,6 +199,7 @@ impl<'a> Transaction<'a> {
             probes: self.plan.probes.len().saturating_sub(refused.len()),
             links: links.iter().map(Links::len).sum(),
             refused,
+            refused_ids,
             took: started.elapsed(),
             slowest: slowest.filter(|_| self.plan.files.len() > 1),
         };
@@ -282,7 +288,8 @@ impl<'a> Transaction<'a> {
 
     fn create(&self, job: &Job) -> io::Result<OwnedFd> {
         let offsets: Vec<_> = job.points.iter().map(|point| point.offset).collect();
-        let cookies: Vec<_> = job.points.iter().map(|point| u64::from(point.id.0)).collect();
+        let cookies: Vec<_> =
+            job.points.iter().map(|point| self.programs.cookie(point.id)).collect();
         let points = Points {
             path: &self.paths[job.file],
             offsets: &offsets,

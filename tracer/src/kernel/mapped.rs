@@ -71,6 +71,16 @@ impl MappedArray<u64> {
         let element = unsafe { AtomicU64::from_ptr(element.as_ptr()) };
         element.load(Ordering::Relaxed)
     }
+
+    /// Writes an element that the eBPF programs read.
+    pub(super) fn store(&self, index: usize, value: u64) {
+        assert!(index < self.len, "element {index} of {}", self.len);
+        // SAFETY: in bounds (checked).
+        let element = unsafe { self.base.add(index) };
+        // SAFETY: the mapping is page-aligned and lives as long as `self`; all access is atomic.
+        let element = unsafe { AtomicU64::from_ptr(element.as_ptr()) };
+        element.store(value, Ordering::Release);
+    }
 }
 
 impl<T> Drop for MappedArray<T> {

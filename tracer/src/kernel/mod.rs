@@ -11,6 +11,7 @@ mod counters;
 mod descriptors;
 mod diagnostics;
 mod error;
+mod exchange;
 mod features;
 mod handover;
 mod hazards;
@@ -25,6 +26,7 @@ mod privileges;
 mod programs;
 mod progress;
 mod records;
+mod sets;
 mod sys;
 mod tasks;
 mod trial;
@@ -45,6 +47,7 @@ pub use self::{
     programs::{LoadOptions, Programs},
     progress::Progress,
     records::Records,
+    sets::{Changed, LinkSets, own_cpu_time},
     tasks::{Calls, Faults, StuckTask},
     trial::{Feature, Finding, probe_features},
 };

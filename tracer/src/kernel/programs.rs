@@ -15,6 +15,7 @@ use tracer_common::{
     Action, Control,
     condition::{Condition, SAMPLE_ALL, Text},
     counter::COLUMNS,
+    exchange::{Marks, cookie},
     histogram::{Histogram, SHARDS},
     program::ProbeProgram,
     task::CallStack,
@@ -22,10 +23,12 @@ use tracer_common::{
 
 use super::{
     Calls, Counters, Diagnostics, Faults, Features, KernelError, Latencies, Records,
-    features::UprobePrograms, mapped::MappedArray,
+    exchange::{ControlWords, Generations, MAX_MARKED_TASKS},
+    features::UprobePrograms,
+    mapped::MappedArray,
 };
 use crate::{
-    plan::{AttachPlan, Conditions},
+    plan::{AttachPlan, Conditions, ProbeId},
     resolve::Pid,
     spec::{Rate, Sample},
 };
@@ -50,6 +53,8 @@ pub struct LoadOptions {
     pub more_pids: u32,
     /// Hits count by themselves from the moment that a traced process executes a new program.
     pub begin_at_exec: bool,
+    /// Links may be exchanged ([`Programs::begin_exchange`]); costs a hit a comparison.
+    pub exchanges: bool,
     /// Whether the programs' own diagnostics are wanted.
     pub diagnostics: bool,
     /// What the kernel offers.
@@ -71,6 +76,7 @@ impl LoadOptions {
             pids: Vec::new(),
             more_pids: 0,
             begin_at_exec: false,
+            exchanges: false,
             diagnostics: false,
             features,
             sample: None,
@@ -83,7 +89,8 @@ impl LoadOptions {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    control: MappedArray<Control>,
+    control: ControlWords,
+    generations: Generations,
     tracks_returns: bool,
     features: Features,
     /// Nothing is wanted but the number of hits.
@@ -112,6 +119,7 @@ impl Programs {
             Action::Events => options.buffer_bytes,
             Action::Count | Action::Latency => NO_BUFFER_BYTES,
         };
+        let exchanges = options.exchanges && options.features.batches();
         let filter_pids = u8::from(!options.pids.is_empty() || options.more_pids != 0);
         let only_pid = match options.pids.as_slice() {
             [pid] if options.more_pids == 0 => pid.get(),
@@ -120,7 +128,7 @@ impl Programs {
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
         let log_level: u8 = if options.diagnostics { 5 } else { 0 };
         let mut loader = EbpfLoader::new();
-        let ebpf = loader
+        let mut ebpf = loader
             .override_global("PROBES", &probes, true)
             .override_global("FILTER_PIDS", &filter_pids, true)
             .override_global("ONLY_PID", &only_pid, true)
@@ -128,6 +136,7 @@ impl Programs {
             .override_global("COUNTER_COLUMNS", &columns, true)
             .override_global("READS_MEMORY", &u8::from(reads_memory), true)
             .override_global("TRACKS_RETURNS", &u8::from(tracks_returns), true)
+            .override_global("EXCHANGES", &u8::from(exchanges), true)
             .override_global("MAY_FAULT", &u8::from(options.features.sleepable), true)
             .override_global("CONDITIONAL", &u8::from(conditional), true)
             .override_global(
@@ -145,13 +154,17 @@ impl Programs {
             .map_max_entries("PROGRAMS", if only_counts { 1 } else { probes })
             .map_max_entries("COUNTERS", counters)
             .map_max_entries("PIDS", (options.pids.len() as u32 + options.more_pids).max(1))
+            .map_max_entries("MARKS", if exchanges { MAX_MARKED_TASKS } else { 1 })
             .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
             .map_max_entries("HISTOGRAMS", histograms)
             .load(object())
             .map_err(|source| KernelError::Maps(Box::new(source)))?;
-        let control = mapped(&ebpf, "CONTROL", 1)?;
+        let control = ControlWords::new(mapped(&ebpf, "CONTROL", ControlWords::WORDS)?);
+        let marks: HashMap<MapData, u64, Marks> = typed(ebpf.take_map("MARKS"), "MARKS")?;
+        let generations = Generations::new(marks);
         let features = options.features;
-        let mut programs = Self { control, ebpf, tracks_returns, only_counts, features };
+        let mut programs =
+            Self { control, generations, ebpf, tracks_returns, only_counts, features };
         if !only_counts {
             programs.write_reads(plan)?;
         }
@@ -287,8 +300,28 @@ impl Programs {
     /// All probes of a run begin and end at one moment because of it, however long attaching and
     /// detaching takes.
     pub fn enable(&self, enabled: bool) {
-        let enabled = if enabled { 1 } else { Control::ENDED };
-        self.control.write(0, Control { enabled, zero: 0 });
+        self.control.set_enabled(if enabled { 1 } else { Control::ENDED });
+    }
+
+    /// From now on, links that are attached take the hits of those that are attached already: a hit
+    /// that meets both counts once. To be ended when the old ones are released; one at a time.
+    ///
+    /// The programs must have been loaded with [`LoadOptions::exchanges`].
+    pub fn begin_exchange(&self) {
+        self.generations.begin(&self.control);
+    }
+
+    /// The old links are gone, or the new ones are.
+    pub fn end_exchange(&self) {
+        let unmarked = self.generations.end(&self.control);
+        if unmarked != 0 {
+            tracing::warn!("{unmarked} hits may have been counted twice: more tasks than expected");
+        }
+    }
+
+    /// The attach cookie of a probe in a link that is attached now.
+    pub(super) fn cookie(&self, probe: ProbeId) -> u64 {
+        cookie(probe.0, self.generations.current())
     }
 
     /// The records, to be drained by one owner.

@@ -10,6 +10,7 @@ mod catalog;
 mod collector;
 mod cpus;
 mod figures;
+mod overhead;
 mod own;
 mod text;
 
@@ -30,6 +31,7 @@ pub use self::{
     catalog::{Catalog, Kind, Retired, Series, Source},
     cpus::{CpuFigures, online as online_cpus},
     figures::{Figures, Reading},
+    overhead::OverheadStatus,
     own::OwnUse,
     text::Format,
 };
@@ -39,6 +41,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     catalog: Arc<Published>,
     budget: Arc<Mutex<Budget>>,
+    overhead: Arc<RwLock<Option<OverheadStatus>>>,
     /// What the daemon counts of itself.
     pub own: OwnMetrics,
 }
@@ -179,12 +182,24 @@ impl Metrics {
             ProbeCollector { catalog: Arc::clone(&catalog), budget: Arc::clone(&budget) };
         registry.register_collector(Box::new(collector));
         registry.register_collector(Box::new(own::OwnCollector));
-        Self { registry: Mutex::new(registry), catalog, budget, own }
+        let overhead = Arc::default();
+        registry.register_collector(Box::new(overhead::OverheadCollector(Arc::clone(&overhead))));
+        Self { registry: Mutex::new(registry), catalog, budget, overhead, own }
     }
 
     /// Changes how many series of probes there may be.
     pub fn limit_series(&self, max_series: usize) {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).max_series = max_series;
+    }
+
+    /// Publishes what the overhead budget does; `None` where there is none.
+    pub fn set_overhead(&self, status: Option<OverheadStatus>) {
+        *self.overhead.write().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    /// What the overhead budget does.
+    pub fn overhead(&self) -> Option<OverheadStatus> {
+        self.overhead.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Publishes what is attached now.

@@ -2,7 +2,12 @@
 
 use serde::Serialize;
 
-use super::{colour::Palette, escape::shown, json_line};
+use super::{
+    colour::Palette,
+    escape::shown,
+    json_line,
+    seen::{SeenHits, column},
+};
 use crate::{aggregate::Calls, spec::units::duration_text};
 
 /// A function's line of JSON.
@@ -17,6 +22,8 @@ struct Line<'a> {
     filtered: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     estimated_cost_ns: Option<u64>,
+    #[serde(flatten)]
+    seen: Option<SeenHits>,
 }
 
 pub(super) fn is_false(flag: &bool) -> bool {
@@ -33,7 +40,7 @@ fn is_zero(number: &u64) -> bool {
 ///
 /// None that a count can cause.
 pub fn json_counts(calls: &[Calls], so_far: bool, out: &mut Vec<u8>) -> serde_json::Result<()> {
-    for Calls { label, hits, filtered, cost_ns, .. } in calls {
+    for Calls { label, hits, filtered, cost_ns, seen, .. } in calls {
         let line = Line {
             r#type: "count",
             so_far,
@@ -41,6 +48,7 @@ pub fn json_counts(calls: &[Calls], so_far: bool, out: &mut Vec<u8>) -> serde_js
             hits: *hits,
             filtered: *filtered,
             estimated_cost_ns: *cost_ns,
+            seen: seen.map(SeenHits::from),
         };
         json_line(&line, out)?;
     }
@@ -68,20 +76,24 @@ pub fn count_table(
         Some(ns) => format!("  {:>9}", format!("~{}", duration_text(ns))),
         None => format!("  {:>9}", "?"),
     };
+    let (seen_head, seen) = column(rows.iter().map(|row| row.seen));
     let rate_head = if rate.is_some() { "     calls/s" } else { "" };
     let cost_head = if costs { "  in probes" } else { "" };
-    let mut text = format!("{dim}{:>width$}{rate_head}{cost_head}  function{reset}\n", "calls");
+    let mut text =
+        format!("{dim}{:>width$}{seen_head}{rate_head}{cost_head}  function{reset}\n", "calls");
     for row in rows {
         let rate = rate.map_or_else(String::new, |rate| format!("  {:>10.0}", rate(row)));
         let (hits, cost, label) = (row.hits, cost(row.cost_ns), shown(&row.label));
-        text.push_str(&format!("{hits:>width$}{rate}{cost}  {strong}{label}{reset}\n"));
+        let seen = seen(row.seen);
+        text.push_str(&format!("{hits:>width$}{seen}{rate}{cost}  {strong}{label}{reset}\n"));
     }
     if !rest.is_empty() {
         let blank = if rate.is_some() { "            " } else { "" };
+        let seen = " ".repeat(seen_head.chars().count());
         let cost = cost(rest.iter().filter_map(|row| row.cost_ns).reduce(u64::saturating_add));
         let more = rest.len();
         text.push_str(&format!(
-            "{hits_of_rest:>width$}{blank}{cost}  {dim}in {more} more{reset}\n"
+            "{hits_of_rest:>width$}{seen}{blank}{cost}  {dim}in {more} more{reset}\n"
         ));
     }
     text
@@ -93,7 +105,7 @@ mod tests {
     use crate::plan::ProbeId;
 
     fn row(id: u32, label: &str, hits: u64) -> Calls {
-        Calls { id: ProbeId(id), label: label.into(), hits, filtered: 0, cost_ns: None }
+        Calls { id: ProbeId(id), label: label.into(), hits, filtered: 0, cost_ns: None, seen: None }
     }
 
     /// Check that columns line up, what is left out is told, and names cannot command a terminal.

@@ -2,7 +2,13 @@
 
 use serde::Serialize;
 
-use super::{colour::Palette, counts::is_false, escape::shown, json_line};
+use super::{
+    colour::Palette,
+    counts::is_false,
+    escape::shown,
+    json_line,
+    seen::{SeenCount, column},
+};
 use crate::{
     aggregate::{Bucket, Durations},
     spec::units::duration_text,
@@ -21,6 +27,8 @@ struct Line<'a> {
     so_far: bool,
     probe: &'a str,
     count: u64,
+    #[serde(flatten)]
+    seen: Option<SeenCount>,
     sum_ns: u64,
     p50_ns: u64,
     p90_ns: u64,
@@ -58,6 +66,7 @@ pub fn json_latencies(
             so_far,
             probe: &row.label,
             count: row.count,
+            seen: row.seen.map(SeenCount::from),
             sum_ns: row.sum_ns,
             p50_ns: row.percentile_ns(50.0),
             p90_ns: row.percentile_ns(90.0),
@@ -78,19 +87,21 @@ pub fn latency_table(rows: &[Durations], rest: &[Durations], colour: bool) -> St
     let width = most.to_string().len().max("calls".len());
     let heads = ["p50", "p90", "p99", "max", "total"];
     let heads: String = heads.iter().map(|head| format!("  {head:>8}")).collect();
-    let mut text = format!("{dim}{:>width$}{heads}  function{reset}\n", "calls");
+    let (seen_head, seen) = column(rows.iter().map(|row| row.seen));
+    let mut text = format!("{dim}{:>width$}{seen_head}{heads}  function{reset}\n", "calls");
     for row in rows {
         let percentile = |percent| row.percentile_ns(percent);
         let times = [percentile(50.0), percentile(90.0), percentile(99.0), row.max_ns, row.sum_ns];
         let times: String = times.map(|ns| format!("  {:>8}", time(ns))).concat();
-        let (count, label) = (row.count, shown(&row.label));
-        text.push_str(&format!("{count:>width$}{times}  {strong}{label}{reset}\n"));
+        let (count, seen, label) = (row.count, seen(row.seen), shown(&row.label));
+        text.push_str(&format!("{count:>width$}{seen}{times}  {strong}{label}{reset}\n"));
     }
     if !rest.is_empty() {
         let total = rest.iter().fold(0_u64, |sum, row| sum.saturating_add(row.sum_ns));
         let (more, total) = (rest.len(), time(total));
+        let seen = " ".repeat(seen_head.chars().count());
         text.push_str(&format!(
-            "{all_calls:>width$}{:>40}  {total:>8}  {dim}in {more} more{reset}\n",
+            "{all_calls:>width$}{seen}{:>40}  {total:>8}  {dim}in {more} more{reset}\n",
             ""
         ));
     }

@@ -23,6 +23,7 @@ mod latencies;
 mod line;
 mod output;
 mod per_probe;
+mod seen;
 #[cfg(test)]
 mod speed;
 pub mod summary;

@@ -4,6 +4,7 @@
 //! (through [`json_line`](super::json_line)) or some lines of text. It must not correct anything:
 //! where figures do not add up, [`Summary::is_conserved`] says so, and the text does too.
 
+mod overhead;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -11,6 +12,9 @@ mod text;
 use std::{ops::AddAssign, time::Duration};
 
 use serde::{Serialize, Serializer};
+
+pub use self::overhead::{Overhead, Ppm};
+use super::seen::SeenHits;
 
 /// What a run counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -34,6 +38,9 @@ pub struct Summary {
     /// What works differently on this kernel, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What the overhead budget has done, if there was one.
+    #[serde(rename = "overhead", skip_serializing_if = "Option::is_none")]
+    pub overhead: Option<Overhead>,
     /// How the traced command ended, if there was one and it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandEnd>,
@@ -160,6 +167,9 @@ pub struct ProbeSummary {
     /// Its figures.
     #[serde(flatten)]
     pub counts: Counts,
+    /// If it was not attached all the time.
+    #[serde(flatten)]
+    pub seen: Option<SeenHits>,
 }
 
 /// The figures of one CPU.

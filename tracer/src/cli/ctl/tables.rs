@@ -34,7 +34,7 @@ pub(super) fn status(status: &Value) -> String {
          probes         {} attached, {} waiting for their target{releasing}\n\
          functions      {} probed, {} cannot be, {}\n\
          since start    {} hits, {} events, {} lost\n\
-         own use        {:.2} s of CPU, {} resident, {} open files\n",
+         own use        {:.2} s of CPU, {} resident, {} open files\n{}",
         text(status, "version"),
         number(status, "pid"),
         duration_text(u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX)),
@@ -50,6 +50,20 @@ pub(super) fn status(status: &Value) -> String {
         status["cpu_seconds"].as_f64().unwrap_or(0.0),
         size_text(number(status, "resident_bytes")),
         number(status, "open_fds"),
+        overhead(&status["overhead"]),
+    )
+}
+
+fn overhead(overhead: &Value) -> String {
+    let Some(max) = overhead["max_percent"].as_f64() else { return String::new() };
+    let away = match number(overhead, "away") {
+        0 => String::new(),
+        away => format!(", {} detached now", counted(away, "function")),
+    };
+    format!(
+        "overhead       at most {max} % of all CPUs ({}); exceeded {} times{away}\n",
+        text(overhead, "policy"),
+        number(overhead, "exceeded"),
     )
 }
 
@@ -106,6 +120,10 @@ fn place(probe: &Value, verbose: bool) -> String {
     if processes != 0 {
         let plural = if processes == 1 { "" } else { "es" };
         place.push_str(&format!(" in {processes} process{plural}"));
+    }
+    match number(probe, "detached") {
+        0 => {}
+        detached => place.push_str(&format!(" ({detached} over the overhead budget, detached)")),
     }
     place
 }

@@ -11,6 +11,7 @@ fn defaults() {
     assert_eq!(config.metrics.listen.unwrap().to_string(), "127.0.0.1:9464");
     assert_eq!(config.control.socket, Path::new(DEFAULT_SOCKET));
     assert_eq!(config.probes, []);
+    assert_eq!(config.overhead.limit().unwrap().percent(), 2.0);
 }
 
 /// Check that the example that is installed is right, and has every key.
@@ -43,6 +44,8 @@ fn installed_example() {
         "buffer",
         "max_functions",
         "stop_timeout",
+        "max",
+        "policy",
         "rescan_every",
         "settle",
         "containers",
@@ -81,6 +84,22 @@ fn errors_name_place_and_key() {
         error("[targets]\nrescan_every = \"10ms\"\n"),
         "f.toml:2:16: `rescan_every`: must be at least 1s"
     );
+}
+
+/// Check that a budget can be set and be off, and that what is none is refused.
+#[test]
+fn overhead() {
+    let limit = |text: &str| Config::parse(text, Path::new("f.toml")).unwrap().overhead.limit();
+    assert_eq!(limit("[overhead]\nmax = \"off\"\n"), None);
+    let duty = limit("[overhead]\nmax = \"0.5%\"\npolicy = \"duty-cycle\"\n").unwrap();
+    assert_eq!((duty.percent(), &*duty.policy().to_string()), (0.5, "duty-cycle"));
+    assert_eq!(
+        error("[overhead]\nmax = \"200%\"\n"),
+        "f.toml:2:7: `max`: `200%` is no limit: it is above 0 % and below 100 % of all CPUs (or `off` \
+         for no limit)"
+    );
+    assert!(error("[overhead]\nmax = \"abc\"\n").contains("such as `2%`, found `abc`"));
+    assert!(error("[overhead]\npolicy = \"x\"\n").contains("unknown variant `x`"));
 }
 
 /// Check that a wrong probe is found in its table, by its key.

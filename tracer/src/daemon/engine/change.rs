@@ -20,6 +20,7 @@ use crate::{
         config::{Config, ProbeConfig},
         processes::Containers,
     },
+    plan::ProbeId,
     resolve::Pid,
 };
 
@@ -71,7 +72,10 @@ impl Engine {
             .collect();
         let before = std::mem::replace(&mut self.config, config);
         match self.exchange(new, &old, Origin::Config, true) {
-            Ok(changed) => Ok(changed),
+            Ok(changed) => {
+                self.limit_overhead(&self.config.overhead.clone());
+                Ok(changed)
+            }
             Err(error) => {
                 self.config = before;
                 Err(error)
@@ -296,7 +300,12 @@ impl Engine {
         let Some(part) = part else { return };
         let Some(group) = self.groups.get_mut(&part.group) else { return };
         let (file, traced) = &copy.at;
-        match group.attach_copy(&part.ids, file, *traced, &mut self.holders) {
+        // What the budget has detached stays away here too.
+        let is_away = |id: &ProbeId| {
+            self.overseer.as_ref().is_some_and(|overseer| overseer.is_away(part.group, *id))
+        };
+        let ids: Vec<_> = part.ids.iter().copied().filter(|id| !is_away(id)).collect();
+        match group.attach_copy(&ids, file, *traced, &mut self.holders) {
             Ok(Some(attachment)) => part.attachments.push(attachment),
             Ok(None) => {}
             Err(error) => tracing::error!(

@@ -2,7 +2,7 @@
 //! load of the eBPF programs with maps of its own, and links for each probe, file and process.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     sync::{Arc, Mutex},
 };
@@ -11,7 +11,7 @@ use anyhow::Context as _;
 
 use super::{
     look::{Fresh, Traced},
-    named::{Attachment, Part},
+    named::{Attachment, HeldSets, Part},
 };
 use crate::{
     daemon::{
@@ -69,6 +69,8 @@ pub(super) struct Group {
     pub(super) watch: Option<StuckWatch>,
     /// How many parts of named probes are in it.
     pub(super) members: usize,
+    /// Those that the kernel has refused: they are not offered to it again.
+    refused: HashSet<ProbeId>,
 }
 
 /// A group that is loaded and attached, and does not count yet.
@@ -113,6 +115,7 @@ impl NewGroup {
             pids,
             more_pids: if alike.selection == Selection::All { 0 } else { MAX_PROCESSES },
             begin_at_exec: false,
+            exchanges: true,
             diagnostics: false,
             features,
             sample: alike.sample,
@@ -155,7 +158,8 @@ impl NewGroup {
         });
         let source = Arc::new(Source { counters, costs: costs.collect(), tally, latencies });
         let members = parts.len();
-        let group = Group { plan, programs, source, drain, watch, members };
+        let refused = report.refused_ids.iter().copied().collect();
+        let group = Group { plan, programs, source, drain, watch, members, refused };
         Ok(Self { group, parts, report })
     }
 }
@@ -192,8 +196,14 @@ fn attach(
                 probes: ids[*index].clone(),
             })
             .collect();
-        let groups: Vec<&[ProbeId]> =
-            round.iter().map(|(index, _)| ids[*index].as_slice()).collect();
+        let batches = programs.features().batches();
+        let sets: Vec<(usize, usize, &[ProbeId])> = round
+            .iter()
+            .flat_map(|(index, place)| {
+                sets(&ids[*index], batches).map(move |set| (*index, *place, set))
+            })
+            .collect();
+        let groups: Vec<&[ProbeId]> = sets.iter().map(|(_, _, set)| *set).collect();
         let scope = pid.map_or(Scope::AllProcesses, |pid| Scope::Processes(vec![pid]));
         let (links, report) =
             match Links::attach_groups(programs, plan, &groups, &scope, &Progress::default()) {
@@ -201,7 +211,11 @@ fn attach(
                 Err(error) if is_gone(&error) => continue,
                 Err(error) => return Err(error.into()),
             };
-        for ((index, place), links) in round.into_iter().zip(holders.hold(links)) {
+        let mut held: BTreeMap<(usize, usize), HeldSets> = BTreeMap::new();
+        for ((index, place, set), links) in sets.into_iter().zip(holders.hold(links)) {
+            held.entry((index, place)).or_default().add(HeldSets::new([(set.to_vec(), links)]));
+        }
+        for ((index, place), links) in held {
             let (file, traced) = &fresh[index].places[place];
             let file = Arc::clone(file);
             attached[index].push(Attachment { file, traced: *traced, links });
@@ -209,13 +223,19 @@ fn attach(
         total.probes += report.probes;
         total.links += report.links;
         total.refused.extend(report.refused);
+        total.refused_ids.extend(report.refused_ids);
         total.took += report.took;
     }
     Ok((attached, total))
 }
 
+/// What of these probes can go alone: each one where it has a link of its own.
+fn sets(ids: &[ProbeId], batches: bool) -> impl Iterator<Item = &[ProbeId]> {
+    ids.chunks(if batches { ids.len().max(1) } else { 1 })
+}
+
 /// Whether the process ended before it could be attached to.
-fn is_gone(error: &KernelError) -> bool {
+pub(super) fn is_gone(error: &KernelError) -> bool {
     let KernelError::Attach { source, .. } = error else { return false };
     source.raw_os_error() == Some(libc::ESRCH) || source.kind() == io::ErrorKind::NotFound
 }
@@ -229,26 +249,36 @@ impl Group {
         traced: Option<Traced>,
         holders: &mut Holders,
     ) -> Result<Option<Attachment>, KernelError> {
-        let scope = match traced {
-            Some(Traced { pid, .. }) => {
-                self.programs.trace_process(pid)?;
-                Scope::Processes(vec![pid])
-            }
-            None => Scope::AllProcesses,
-        };
-        let plan = AttachPlan {
-            probes: self.plan.probes.clone(),
-            files: vec![PlannedFile { file: Arc::clone(file), probes: ids.to_vec() }],
-            ..AttachPlan::default()
-        };
-        match Links::attach_groups(&self.programs, &plan, &[ids], &scope, &Progress::default()) {
-            Ok((links, _)) => Ok(holders.hold(links).pop().map(|links| Attachment {
-                file: Arc::clone(file),
-                traced,
-                links,
-            })),
+        if let Some(Traced { pid, .. }) = traced {
+            self.programs.trace_process(pid)?;
+        }
+        match self.attach_at(ids, file, traced, holders) {
+            Ok(links) => Ok(Some(Attachment { file: Arc::clone(file), traced, links })),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Attaches probes of the group in a place that it knows.
+    pub(super) fn attach_at(
+        &mut self,
+        ids: &[ProbeId],
+        file: &Arc<ObjectFile>,
+        traced: Option<Traced>,
+        holders: &mut Holders,
+    ) -> Result<HeldSets, KernelError> {
+        let scope =
+            traced.map_or(Scope::AllProcesses, |Traced { pid, .. }| Scope::Processes(vec![pid]));
+        let ids: Vec<_> = ids.iter().copied().filter(|id| !self.refused.contains(id)).collect();
+        let plan = AttachPlan {
+            probes: self.plan.probes.clone(),
+            files: vec![PlannedFile { file: Arc::clone(file), probes: ids.clone() }],
+            ..AttachPlan::default()
+        };
+        let sets: Vec<_> = sets(&ids, self.programs.features().batches()).collect();
+        let (links, _) =
+            Links::attach_groups(&self.programs, &plan, &sets, &scope, &Progress::default())?;
+        let sets = sets.into_iter().map(<[ProbeId]>::to_vec);
+        Ok(HeldSets::new(sets.zip(holders.hold(links))))
     }
 }

@@ -8,6 +8,7 @@ mod change;
 mod group;
 mod look;
 mod named;
+mod overhead;
 mod places;
 mod publish;
 mod release;
@@ -29,6 +30,7 @@ pub(super) use self::{change::Changed, publish::ProbeStatus};
 use self::{
     group::{Group, GroupId},
     named::Named,
+    overhead::Overseer,
     release::Released,
 };
 use super::{
@@ -64,6 +66,8 @@ pub(super) enum Command {
     Detach { names: Vec<String>, reply: oneshot::Sender<anyhow::Result<Changed>> },
     /// Probes are released.
     Released(Box<Released>),
+    /// Probes that the overhead budget has detached are released.
+    OverheadSettled,
     /// Release everything and end; tells whether all was released in time.
     Stop(oneshot::Sender<bool>),
 }
@@ -101,11 +105,14 @@ pub(super) struct Engine {
     watch: ProcessWatch,
     features: Features,
     holders: Holders,
+    /// If there is an overhead budget.
+    overseer: Option<Overseer>,
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     tell: mpsc::Sender<Command>,
     next_scan: Instant,
     next_guard: Instant,
+    next_tick: Instant,
     /// What each drain had looked at when it was last asked.
     looks: BTreeMap<GroupId, u64>,
 }
@@ -136,10 +143,12 @@ impl Engine {
             watch,
             features,
             holders: Holders::default(),
+            overseer: None,
             shared,
             commands,
             tell: tell.clone(),
             next_guard: Instant::now(),
+            next_tick: Instant::now(),
             looks: BTreeMap::new(),
         };
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run())?;
@@ -148,7 +157,7 @@ impl Engine {
 
     fn run(mut self) {
         loop {
-            match self.commands.recv_timeout(TICK) {
+            match self.commands.recv_timeout(self.patience(TICK)) {
                 Ok(Command::Reload(config, reply)) => {
                     let _ = reply.send(self.reload(*config));
                 }
@@ -159,6 +168,7 @@ impl Engine {
                     let _ = reply.send(self.detach(&names));
                 }
                 Ok(Command::Released(released)) => self.released(&released),
+                Ok(Command::OverheadSettled) => self.overhead_released(),
                 Ok(Command::Stop(reply)) => {
                     let _ = reply.send(self.stop());
                     return;
@@ -166,12 +176,18 @@ impl Engine {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
+            self.keep_budget();
             self.tick();
         }
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
+        // The budget may want to be looked after more often than drains have something to show.
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + TICK / 2;
         self.beat();
         if now >= self.next_guard {
             self.next_guard = now + GUARD_EVERY;

@@ -1,6 +1,9 @@
 //! A named probe while it is attached.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{group::GroupId, look::Traced};
 use crate::{
@@ -47,7 +50,59 @@ pub(super) struct Part {
 pub(super) struct Attachment {
     pub(super) file: Arc<ObjectFile>,
     pub(super) traced: Option<Traced>,
-    pub(super) links: HeldLinks,
+    pub(super) links: HeldSets,
+}
+
+/// Links of a place, by what can go alone: see [`LinkSets`](crate::kernel::LinkSets).
+#[derive(Debug, Default)]
+pub(super) struct HeldSets(Vec<(Vec<ProbeId>, HeldLinks)>);
+
+impl HeldSets {
+    pub(super) fn new(sets: impl IntoIterator<Item = (Vec<ProbeId>, HeldLinks)>) -> Self {
+        Self(sets.into_iter().collect())
+    }
+
+    /// Number of links.
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|(_, links)| links.len()).sum()
+    }
+
+    /// The probes that are attached.
+    pub(super) fn probes(&self) -> impl Iterator<Item = ProbeId> {
+        self.0.iter().flat_map(|(probes, _)| probes).copied()
+    }
+
+    pub(super) fn into_links(self) -> impl Iterator<Item = HeldLinks> {
+        self.0.into_iter().map(|(_, links)| links)
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// The sets, by index, that have any of these probes; and what else is in them.
+    pub(super) fn touched_by(&self, probes: &HashSet<ProbeId>) -> (HashSet<usize>, Vec<ProbeId>) {
+        let is_out = |probe: &ProbeId| probes.contains(probe);
+        let touched = self.0.iter().enumerate().filter(|(_, (all, _))| all.iter().any(is_out));
+        let touched: HashSet<_> = touched.map(|(index, _)| index).collect();
+        let stays = touched.iter().flat_map(|index| &self.0[*index].0);
+        let stays = stays.filter(|probe| !is_out(probe)).copied().collect();
+        (touched, stays)
+    }
+
+    /// Puts others in the place of some; those are to be released.
+    pub(super) fn exchange(&mut self, touched: &HashSet<usize>, new: Self) -> Vec<HeldLinks> {
+        let mut old = Vec::new();
+        for (index, (probes, links)) in std::mem::take(&mut self.0).into_iter().enumerate() {
+            if touched.contains(&index) {
+                old.push(links);
+            } else {
+                self.0.push((probes, links));
+            }
+        }
+        self.add(new);
+        old
+    }
 }
 
 impl Named {

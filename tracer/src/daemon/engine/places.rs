@@ -29,7 +29,7 @@ impl Engine {
             if let Some(group) = self.groups.get_mut(&part.group) {
                 group.members = group.members.saturating_sub(1);
             }
-            links.extend(part.attachments.into_iter().map(|attachment| attachment.links));
+            links.extend(part.attachments.into_iter().flat_map(|place| place.links.into_links()));
         }
         links
     }
@@ -50,7 +50,7 @@ impl Engine {
             if let Some(traced) = attachment.traced {
                 ended.insert((part.group, traced.pid));
             }
-            links.push(attachment.links);
+            links.extend(attachment.links.into_links());
         }
         // A process may be in a group for several probes; where one has lost it, all have.
         for (id, pid) in ended {

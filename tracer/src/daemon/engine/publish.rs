@@ -36,6 +36,8 @@ pub(in crate::daemon) struct ProbeStatus {
     pub(in crate::daemon) origin: &'static str,
     /// Functions that are probed.
     pub(in crate::daemon) functions: usize,
+    /// Of these, functions that the overhead budget has detached now.
+    pub(in crate::daemon) detached: usize,
     /// Links.
     pub(in crate::daemon) links: usize,
     /// Files that are probed, as their processes name them.
@@ -59,7 +61,7 @@ impl Engine {
     /// Publishes what is attached now.
     pub(super) fn publish(&self) {
         self.shared.metrics.publish(self.catalog());
-        let statuses = self.named.values().map(status).collect();
+        let statuses = self.named.values().map(|named| self.status(named)).collect();
         *self.shared.probes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(statuses);
     }
 
@@ -135,35 +137,42 @@ pub(super) fn figures_of(group: &Group, part: &Part) -> Vec<(Arc<str>, Figures)>
         .collect()
 }
 
-fn status(named: &Named) -> ProbeStatus {
-    let mut files: Vec<_> =
-        named.attachments().map(|place| place.file.path().display().to_string()).collect();
-    files.sort_unstable();
-    files.dedup();
-    let mut processes: Vec<_> =
-        named.attachments().filter_map(|place| Some(place.traced?.pid.get())).collect();
-    processes.sort_unstable();
-    processes.dedup();
-    let mut reasons: Vec<_> = named
-        .skipped
-        .iter()
-        .map(|(probe, reason)| Skipped { probe: probe.to_string(), reason: reason.clone() })
-        .collect();
-    reasons.sort_by(|one, other| one.probe.cmp(&other.probe));
-    reasons.truncate(SHOWN_SKIPPED);
-    ProbeStatus {
-        text: named.config.text.clone(),
-        state: if named.problem.is_none() { "attached" } else { "waiting" },
-        problem: named.problem.as_deref().map(str::to_owned),
-        origin: match named.origin {
-            Origin::Config => "config",
-            Origin::Control => "control",
-        },
-        functions: named.parts.iter().map(|part| part.ids.len()).sum(),
-        links: named.attachments().map(|place| place.links.len()).sum(),
-        files,
-        processes,
-        skipped: named.skipped.len(),
-        reasons,
+impl Engine {
+    fn status(&self, named: &Named) -> ProbeStatus {
+        let is_away = |part: &Part, id: &ProbeId| {
+            self.overseer.as_ref().is_some_and(|overseer| overseer.is_away(part.group, *id))
+        };
+        let away = |part: &Part| part.ids.iter().filter(|id| is_away(part, id)).count();
+        let mut files: Vec<_> =
+            named.attachments().map(|place| place.file.path().display().to_string()).collect();
+        files.sort_unstable();
+        files.dedup();
+        let mut processes: Vec<_> =
+            named.attachments().filter_map(|place| Some(place.traced?.pid.get())).collect();
+        processes.sort_unstable();
+        processes.dedup();
+        let mut reasons: Vec<_> = named
+            .skipped
+            .iter()
+            .map(|(probe, reason)| Skipped { probe: probe.to_string(), reason: reason.clone() })
+            .collect();
+        reasons.sort_by(|one, other| one.probe.cmp(&other.probe));
+        reasons.truncate(SHOWN_SKIPPED);
+        ProbeStatus {
+            text: named.config.text.clone(),
+            state: if named.problem.is_none() { "attached" } else { "waiting" },
+            problem: named.problem.as_deref().map(str::to_owned),
+            origin: match named.origin {
+                Origin::Config => "config",
+                Origin::Control => "control",
+            },
+            functions: named.parts.iter().map(|part| part.ids.len()).sum(),
+            detached: named.parts.iter().map(away).sum(),
+            links: named.attachments().map(|place| place.links.len()).sum(),
+            files,
+            processes,
+            skipped: named.skipped.len(),
+            reasons,
+        }
     }
 }

@@ -132,6 +132,7 @@ impl Engine {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.commands.recv_timeout(left) {
                 Ok(Command::Released(released)) => self.released(&released),
+                Ok(Command::OverheadSettled) => self.overhead_released(),
                 // Too late for any other wish: who sent it sees that nobody answers.
                 Ok(_) => {}
                 Err(mpsc::RecvTimeoutError::Timeout | mpsc::RecvTimeoutError::Disconnected) => {

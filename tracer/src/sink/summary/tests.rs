@@ -10,7 +10,7 @@ fn plain(hits: u64) -> Counts {
 }
 
 fn probe(label: &str, counts: Counts) -> ProbeSummary {
-    ProbeSummary { probe: label.to_owned(), counts }
+    ProbeSummary { probe: label.to_owned(), counts, seen: None }
 }
 
 /// A run in which all went well.
@@ -85,6 +85,7 @@ fn troubled() -> Summary {
         detach: Detach { ms: ms(1_500), grace_ms: Some(ms(30)) },
         skipped: vec![SkippedProbe { probe: "l:x".to_owned(), reason: "is data".to_owned() }],
         notes: vec!["this kernel is old".to_owned()],
+        overhead: None,
         command: Some(CommandEnd::Signal(9)),
         stopped_by: String::new(),
         duration_ms: ms(90_000),
@@ -264,4 +265,43 @@ fn undecodable_records_have_no_probe() {
     assert!(summary.is_conserved());
     summary.probes[0].counts.delivered -= 1;
     assert!(!summary.is_conserved());
+}
+
+/// Check that what a budget has done is told in both forms.
+#[test]
+fn overhead() {
+    let overhead = Overhead {
+        max_percent: Ppm::percent(0.02),
+        policy: "detach".to_owned(),
+        mean_percent: Ppm::percent(0.0131),
+        peak_percent: Ppm::percent(0.382),
+        attach_work_ms: ms(7),
+        exceeded: 1,
+        detached: 3,
+        attached_again: 2,
+        away: 1,
+        attached_share: None,
+    };
+    let detached = Summary { overhead: Some(overhead.clone()), ..clean() };
+    let text = detached.text(false);
+    let told = "  the probes took about 1.31 % of all CPUs (at most 38.20 %; budget 2.00 %); over it 1 time, \
+                with 3 probes detached in all, 2 attached again, 1 detached at the end\n";
+    assert!(text.contains(told), "{text}");
+    let mut json = Vec::new();
+    json_line(&detached, &mut json).unwrap();
+    let json = String::from_utf8(json).unwrap();
+    let told = concat!(
+        r#","overhead":{"max_percent":2.0,"policy":"detach","mean_percent":1.31,"#,
+        r#""peak_percent":38.2,"attach_work_ms":7.0,"exceeded":1,"detached":3,"#,
+        r#""attached_again":2,"away":1},"#,
+    );
+    assert!(json.contains(told), "{json}");
+
+    let share = Some(Ppm::share(0.125));
+    let cycled = Overhead { policy: "duty-cycle".to_owned(), attached_share: share, ..overhead };
+    let text = Summary { overhead: Some(cycled), ..clean() }.text(false);
+    assert!(text.contains("and were attached 12.5 % of the time: figures with ~ are estimates"));
+    let quiet = Overhead { exceeded: 0, ..Overhead::default() };
+    let text = Summary { overhead: Some(quiet), ..clean() }.text(false);
+    assert!(text.contains("budget 0.00 %)\n"), "{text}");
 }

@@ -136,7 +136,7 @@ impl Summary {
 
     fn busiest(&self, rows: &mut Vec<Row>) {
         let busiest = self.probes.iter().max_by_key(|probe| probe.counts.hits);
-        if let Some(ProbeSummary { probe, counts }) = busiest {
+        if let Some(ProbeSummary { probe, counts, .. }) = busiest {
             let note = format!("hits at {}, of {} probes hit", shown(probe), self.probes.len());
             rows.push(Row { tone: Tone::Plain, name: "busiest", number: counts.hits, note });
         }
@@ -196,6 +196,7 @@ impl Summary {
             let skipped = counted(self.attach.skipped, "function", "functions");
             sentences.push(format!("{skipped} not probed{first}"));
         }
+        sentences.extend(self.overhead_text());
         sentences.extend(self.notes.iter().cloned());
         sentences.extend(self.command.map(|end| match end {
             CommandEnd::Code(code) => format!("the command exited with status {code}"),
@@ -241,7 +242,7 @@ fn push(
 }
 
 /// `1 hit`, `2 hits`.
-fn counted(number: u64, one: &str, many: &str) -> String {
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
@@ -289,7 +290,7 @@ fn table(probes: &[ProbeSummary], palette: Palette) -> Vec<String> {
     let Palette { dim, probe: strong, reset, .. } = palette;
     let heads = columns.iter().map(|(width, (head, _))| format!("  {head:>width$}"));
     let mut lines = vec![format!("{dim}{}  probe{reset}", heads.collect::<String>())];
-    lines.extend(probes.into_iter().map(|ProbeSummary { probe, counts }| {
+    lines.extend(probes.into_iter().map(|ProbeSummary { probe, counts, .. }| {
         let figures = columns.iter().map(|(width, (_, figure))| {
             let number = figure(counts);
             format!("  {number:>width$}")

@@ -1,0 +1,11 @@
+//! Of a figure, how much of the time it was counted in.
+
+/// Said of a probe that was not attached all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The share of the time that it was attached, in millionths.
+    pub attached_ppm: u32,
+    /// What the figure would be had it been attached all the time: an estimate, where one can be
+    /// made.
+    pub estimated: Option<u64>,
+}

@@ -1,0 +1,83 @@
+//! Exchanges links: new ones with some of the probes are attached before the old one, which has all
+//! of them, is released, so that no hit of those that stay is lost, and none counts twice. See
+//! [`tracer_common::exchange`] for how the programs tell.
+//!
+//! Only links of many breakpoints need it: where each breakpoint has its own, that one is released.
+
+use std::{
+    mem::offset_of,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use aya::maps::{HashMap, MapData};
+use tracer_common::{Control, exchange::Marks};
+
+use super::mapped::MappedArray;
+
+/// Tasks that may be hit while links are exchanged; it takes some tens of milliseconds.
+pub(super) const MAX_MARKED_TASKS: u32 = 16_384;
+
+/// What user space tells the running programs.
+#[derive(Debug)]
+pub(super) struct ControlWords(MappedArray<u64>);
+
+impl ControlWords {
+    /// The map's only element, word by word.
+    pub(super) const WORDS: usize = size_of::<Control>() / 8;
+
+    pub(super) fn new(words: MappedArray<u64>) -> Self {
+        Self(words)
+    }
+
+    pub(super) fn set_enabled(&self, enabled: i64) {
+        self.0.store(offset_of!(Control, enabled) / 8, enabled.cast_unsigned());
+    }
+
+    fn set_exchange(&self, generation: u32) {
+        self.0.store(offset_of!(Control, exchange) / 8, u64::from(generation));
+    }
+
+    fn unmarked(&self) -> u64 {
+        self.0.load(offset_of!(Control, unmarked) / 8)
+    }
+}
+
+/// The generations of links.
+#[derive(Debug)]
+pub(super) struct Generations {
+    /// That of the links that are attached now.
+    current: AtomicU32,
+    marks: Mutex<HashMap<MapData, u64, Marks>>,
+}
+
+impl Generations {
+    pub(super) fn new(marks: HashMap<MapData, u64, Marks>) -> Self {
+        Self { current: AtomicU32::new(0), marks: Mutex::new(marks) }
+    }
+
+    pub(super) fn current(&self) -> u32 {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// From now on, links that are attached take the hits of those that are attached already.
+    pub(super) fn begin(&self, control: &ControlWords) {
+        let generation = self.current.fetch_add(1, Ordering::Relaxed) + 1;
+        control.set_exchange(generation);
+    }
+
+    /// The old links are released, or the new ones are; hits that may have been counted twice, since
+    /// the programs were loaded.
+    pub(super) fn end(&self, control: &ControlWords) -> u64 {
+        control.set_exchange(0);
+        // What is left is of hits that met only the new link.
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks: Vec<u64> = marks.keys().filter_map(Result::ok).collect();
+        for task in tasks {
+            let _ = marks.remove(&task);
+        }
+        control.unmarked()
+    }
+}

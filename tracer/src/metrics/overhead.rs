@@ -1,0 +1,98 @@
+//! What the overhead budget does, as it is published by whoever keeps it.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+/// The budget of the moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OverheadStatus {
+    /// The share of all CPUs that probes may take.
+    pub limit: f64,
+    /// What is done about more.
+    pub policy: String,
+    /// What hits have cost, estimated.
+    pub hits: Duration,
+    /// What attaching and detaching for the budget's sake has cost.
+    pub work: Duration,
+    /// Times that the budget was exceeded, and something was done.
+    pub exceeded: u64,
+    /// Functions that were detached, each time that they were.
+    pub detached: u64,
+    /// Functions that were attached again.
+    pub attached_again: u64,
+    /// Functions that are detached now.
+    pub away: usize,
+    /// How long probes were attached, of the time that there was a budget.
+    pub attached: Duration,
+}
+
+/// Tells it.
+#[derive(Debug)]
+pub(super) struct OverheadCollector(pub(super) Arc<RwLock<Option<OverheadStatus>>>);
+
+impl Collector for OverheadCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let status = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(status) = status else { return Ok(()) };
+        for (name, help, value) in [
+            (
+                "faultline_overhead_limit_ratio",
+                "Share of all CPUs that probes may take",
+                status.limit,
+            ),
+            (
+                "faultline_overhead_detached_functions",
+                "Functions that the overhead budget has detached now",
+                status.away as f64,
+            ),
+        ] {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        for (name, help, value) in [
+            (
+                "faultline_overhead_hits_seconds",
+                "CPU time that hits have cost the traced programs, estimated",
+                status.hits.as_secs_f64(),
+            ),
+            (
+                "faultline_overhead_work_seconds",
+                "CPU time of attaching and detaching for the overhead budget",
+                status.work.as_secs_f64(),
+            ),
+            (
+                "faultline_overhead_attached_seconds",
+                "Time in which probes were attached, not paused by the duty cycle",
+                status.attached.as_secs_f64(),
+            ),
+            (
+                "faultline_overhead_exceeded",
+                "Times that the overhead budget was exceeded and something was done",
+                status.exceeded as f64,
+            ),
+            (
+                "faultline_overhead_detached",
+                "Functions that the overhead budget has detached, each time that it has",
+                status.detached as f64,
+            ),
+            (
+                "faultline_overhead_attached",
+                "Functions that were attached again after that",
+                status.attached_again as f64,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        Ok(())
+    }
+}

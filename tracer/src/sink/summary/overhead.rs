@@ -1,0 +1,95 @@
+//! What an overhead budget has done.
+
+use serde::{Serialize, Serializer};
+
+use super::{Millis, Summary, text};
+
+/// What an overhead budget has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Overhead {
+    /// What the probes were allowed, of all CPUs.
+    pub max_percent: Ppm,
+    /// What is done about more.
+    pub policy: String,
+    /// What they took on average, hits and attaching for the budget's sake: an estimate, from what
+    /// a hit costs on this machine.
+    pub mean_percent: Ppm,
+    /// The most that was seen at once.
+    pub peak_percent: Ppm,
+    /// CPU time of attaching and detaching for the budget's sake.
+    pub attach_work_ms: Millis,
+    /// Times that it was exceeded, and something was done.
+    pub exceeded: u64,
+    /// Probes that were detached, each time that they were.
+    pub detached: u64,
+    /// Probes that were attached again.
+    pub attached_again: u64,
+    /// Probes that were detached at the end.
+    pub away: u64,
+    /// Where all come and go together: the share of the time in which they were attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached_share: Option<Ppm>,
+}
+
+/// A number in millionths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ppm(u64);
+
+impl Ppm {
+    /// A share of 1, in percent.
+    #[must_use]
+    pub fn percent(share: f64) -> Self {
+        Self::share(share * 100.0)
+    }
+
+    /// A share of 1.
+    #[must_use]
+    pub fn share(share: f64) -> Self {
+        Self((share * 1e6).round() as u64)
+    }
+
+    /// So many millionths.
+    #[must_use]
+    pub fn parts(ppm: u32) -> Self {
+        Self(u64::from(ppm))
+    }
+
+    fn number(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+}
+
+impl Serialize for Ppm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.number())
+    }
+}
+
+impl Summary {
+    /// What the budget has done, in words.
+    pub(super) fn overhead_text(&self) -> Option<String> {
+        let overhead = self.overhead.as_ref()?;
+        let share = |ppm: Ppm| format!("{:.2} %", ppm.number());
+        let taken = format!(
+            "the probes took about {} of all CPUs (at most {}; budget {})",
+            share(overhead.mean_percent),
+            share(overhead.peak_percent),
+            share(overhead.max_percent),
+        );
+        let done = match overhead.attached_share {
+            _ if overhead.exceeded == 0 => String::new(),
+            Some(attached) => format!(
+                ", and were attached {:.1} % of the time: figures with ~ are estimates",
+                attached.number() * 100.0
+            ),
+            None => format!(
+                "; over it {}, with {} detached in all, {} attached again, {} detached at the end",
+                text::counted(overhead.exceeded, "time", "times"),
+                text::counted(overhead.detached, "probe", "probes"),
+                overhead.attached_again,
+                overhead.away,
+            ),
+        };
+        Some(taken + &done)
+    }
+}

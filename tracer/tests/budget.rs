@@ -1,0 +1,529 @@
+//! The overhead budget: what is too dear goes, comes again, and is told; what stays counts on as if
+//! nothing had happened.
+//!
+//! - exchanges: a link gives way to another under full load, exactly
+//! - runs: `--max-overhead` with either policy, one function and ten thousand
+//! - the daemon, with its default
+//! - what is no limit
+//! - from outside (ignored): what the target itself says, for docs/budget.md
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what a test cannot do is a failed test"
+)]
+
+mod support;
+
+use std::{collections::HashSet, path::PathBuf, thread, time::Duration};
+
+use serde_json::Value;
+use support::{
+    Finished, Target, assert_conserved,
+    attaching::{ids, plan_of},
+    daemon::{Daemon, probe},
+    faultline, is_emulated, kernel_batches,
+    live::{private_copy, probes_of, wait_until},
+    number, sum, target,
+};
+use tracer::{
+    kernel::{Changed, Features, LinkSets, LoadOptions, Programs, Progress, Scope},
+    plan::ProbeId,
+    resolve::Pid,
+};
+use tracer_common::{Action, counter::Counter};
+
+/// The target; a copy of its own for each test.
+fn load_program(name: &str) -> PathBuf {
+    private_copy(&target("load.c", &["-O0"]), &format!("load_{name}"))
+}
+
+/// What `mark` and `stop` of the target say: its calls.
+fn calls(target: &mut Target, command: &str) -> u64 {
+    target.send(command);
+    target.line().split(' ').next().unwrap().parse().unwrap()
+}
+
+/// Has the target make calls that are not part of its load.
+fn call(target: &mut Target, calls: u64) {
+    target.send(&format!("call {calls}"));
+    assert_eq!(target.line(), "called");
+}
+
+/// The line of a probe in a `--json` run.
+fn line_of(finished: &Finished, function: &str) -> Value {
+    let lines = finished.json().into_iter();
+    let is_it = |line: &Value| {
+        line["probe"].as_str().is_some_and(|probe| probe.ends_with(&format!(":{function}")))
+    };
+    lines.filter(|line| line.get("so_far").is_none()).find(is_it).expect("the probe has a line")
+}
+
+/// The summary, conserved in total and by CPU.
+#[track_caller]
+fn summary(finished: &Finished) -> Value {
+    let summary = finished.json().pop().unwrap();
+    let mut checked = summary.clone();
+    if checked["probes"].as_array().is_some_and(Vec::is_empty) {
+        checked["probes"] = checked["per_cpu"].clone();
+    }
+    assert_conserved(&checked);
+    summary
+}
+
+/// Check that links are exchanged under full load, on all CPUs, and that every call of a function
+/// that stays is counted once, at its entry and at its return, whatever becomes of hits, and also
+/// where two probes share its breakpoint.
+#[test]
+fn exchanges_are_exact() {
+    if !kernel_batches() {
+        return;
+    }
+    let exchanges = if is_emulated() { 5 } else { 40 };
+    for (action, functions, hits_a_call) in [
+        (Action::Count, &["hot", "warm"][..], 1),
+        (Action::Latency, &["hot -> u64", "warm -> u64"], 2),
+        (Action::Events, &["hot(a: u64)", "hot", "warm"], 1),
+    ] {
+        let program = load_program(&format!("exchange{}", action as u8));
+        let mut target = Target::start(&program, &["3", "one"]);
+        let pid: Pid = target.pid().parse().unwrap();
+        let plan = plan_of(&program, functions);
+        let options = LoadOptions {
+            pids: vec![pid],
+            exchanges: true,
+            ..LoadOptions::new(action, Features::probe().unwrap())
+        };
+        let programs = Programs::load(&plan, &options).unwrap();
+        let scope = Scope::Processes(vec![pid]);
+        let attach = |probes: &[ProbeId]| {
+            LinkSets::attach(&programs, &plan, probes, &scope, &Progress::default()).unwrap().0
+        };
+        let all: Vec<_> = (0..plan.probes.len() as u32).map(ProbeId).collect();
+        let goes: HashSet<_> = ids(&plan, |label| label.ends_with(":warm")).into_iter().collect();
+        let stays = ids(&plan, |label| label.ends_with(":hot"));
+        let mut links = attach(&all);
+        programs.enable(true);
+        target.send("go");
+        for _ in 0..exchanges {
+            let Changed { old, exchange } =
+                links.take_out(&programs, &plan, &goes, &scope).unwrap();
+            assert!(exchange, "what stays is in the same link");
+            old.detach(&Progress::default());
+            programs.end_exchange();
+            links.add(attach(&goes.iter().copied().collect::<Vec<_>>()));
+            // All in one link again: what stays goes for good in the next round otherwise.
+            programs.begin_exchange();
+            let new = attach(&all);
+            std::mem::replace(&mut links, new).into_links().detach(&Progress::default());
+            programs.end_exchange();
+        }
+        let called = calls(&mut target, "stop");
+        assert!(called > exchanges, "there was load");
+        let counters = programs.counters(plan.probes.len()).unwrap();
+        for probe in stays {
+            assert_eq!(counters.hits(probe), called * hits_a_call, "{action:?}");
+            assert_eq!(counters.sum(probe, Counter::NoEntry), 0, "{action:?}");
+        }
+        links.into_links().detach(&Progress::default());
+        assert!(target.finish().0.success());
+    }
+}
+
+/// Check that a function that is too dear is detached, which is said with figures; that hits are
+/// conserved and never more than calls; and that it is attached again when the load is over, and
+/// counts exactly from then on.
+#[test]
+fn detached_and_attached_again() {
+    let program = load_program("detached");
+    let mut target = Target::start(&program, &["2", "push"]);
+    let pid = target.pid();
+    let mut run = faultline(["count", "--json", "--max-overhead", "2%", "-p", &pid]);
+    run.command().args(probes_of(&program, &["warm", "hot"]));
+    let run = run.stream();
+    run.stderr.wait_for(1, |line| line.starts_with("over budget") || line.contains("tracing"));
+    thread::sleep(Duration::from_millis(300));
+    target.send("go");
+    run.stderr.wait_for(1, |line| {
+        line.starts_with("over budget: ")
+            && line.contains(" % of all CPUs, at most 2 %: detached `")
+            && line.contains(":warm` (")
+            && line.contains("tried again in ")
+    });
+    let called = calls(&mut target, "stop");
+    run.stderr.wait_for(1, |line| line.starts_with("trying again: `") && line.contains(":warm`"));
+    thread::sleep(Duration::from_millis(500));
+    call(&mut target, 1000);
+    run.signal(libc::SIGINT);
+    let finished = run.finish().succeeded();
+    let summary = summary(&finished);
+    let line = line_of(&finished, "warm");
+    let hits = number(&line, "hits");
+    assert!(hits >= 1000 && hits < called, "{hits} of {called}");
+    let share = line["attached_share"].as_f64().unwrap();
+    assert!(share > 0.0 && share < 1.0, "{line}");
+    assert!(line.get("estimated_hits").is_none(), "{line}");
+    let overhead = &summary["overhead"];
+    assert_eq!(overhead["max_percent"], 2.0);
+    assert_eq!(overhead["policy"], "detach");
+    assert_eq!(number(overhead, "exceeded"), 1, "{overhead}");
+    assert_eq!(number(overhead, "detached"), 1, "{overhead}");
+    assert_eq!(number(overhead, "attached_again"), 1, "{overhead}");
+    assert_eq!(number(overhead, "away"), 0, "{overhead}");
+    assert!(overhead["peak_percent"].as_f64().unwrap() > 2.0, "{overhead}");
+    assert!(target.finish().0.success());
+}
+
+/// Check that a run within its budget is as exact as one without, and says what it took.
+#[test]
+fn within_the_budget_all_is_exact() {
+    let program = load_program("within");
+    let mut target = Target::start(&program, &["2", "one", "5"]);
+    let pid = target.pid();
+    let mut run = faultline(["count", "--json", "--max-overhead", "20%", "-p", &pid]);
+    run.command().args(probes_of(&program, &["hot"]));
+    let run = run.start();
+    support::live::wait_counting(run.pid());
+    target.send("go");
+    thread::sleep(Duration::from_secs(1));
+    let called = calls(&mut target, "stop");
+    run.signal(libc::SIGINT);
+    let finished = run.finish().succeeded();
+    let line = line_of(&finished, "hot");
+    assert_eq!(number(&line, "hits"), called);
+    assert!(line.get("attached_share").is_none(), "{line}");
+    assert_eq!(number(&summary(&finished)["overhead"], "exceeded"), 0);
+    assert!(target.finish().0.success());
+}
+
+/// Check that under the duty cycle hits are conserved and are what was seen, and that what is
+/// estimated comes near what the target knows; in JSON and, marked, in text.
+#[test]
+fn duty_cycle_estimates() {
+    for json in [true, false] {
+        let program = load_program(&format!("duty{json}"));
+        // 300,000 calls a second: some ten percent of a CPU.
+        let mut target = Target::start(&program, &["2", "one", "150"]);
+        let pid = target.pid();
+        let options = ["--max-overhead", "2%", "--overhead-policy", "duty-cycle", "-p", &pid];
+        let mut run = faultline(["count"].into_iter().chain(options));
+        run.command().args(json.then_some("--json")).args(probes_of(&program, &["hot"]));
+        let run = run.start();
+        support::live::wait_counting(run.pid());
+        target.send("go");
+        thread::sleep(Duration::from_secs(8));
+        let called = calls(&mut target, "stop");
+        run.signal(libc::SIGINT);
+        let finished = run.finish().succeeded();
+        assert!(finished.stderr.contains("attached a part of the time"), "{}", finished.stderr);
+        assert!(target.finish().0.success());
+        let near = |estimate: u64| {
+            let ratio = estimate as f64 / called as f64;
+            assert!((0.7..1.3).contains(&ratio), "{estimate} of {called}");
+        };
+        if !json {
+            let row = finished.stdout.lines().nth(1).unwrap();
+            let estimate = row.split_whitespace().nth(1).unwrap();
+            near(estimate.strip_prefix('~').unwrap().parse().unwrap());
+            assert!(
+                finished.stderr.contains("figures with ~ are estimates"),
+                "{}",
+                finished.stderr
+            );
+            continue;
+        }
+        let line = line_of(&finished, "hot");
+        let hits = number(&line, "hits");
+        assert!(hits > 0 && hits < called, "{hits} of {called}");
+        near(number(&line, "estimated_hits"));
+        let overhead = &summary(&finished)["overhead"];
+        assert_eq!(overhead["policy"], "duty-cycle");
+        let share = overhead["attached_share"].as_f64().unwrap();
+        assert!(share > 0.0 && share < 1.0, "{overhead}");
+        assert!(overhead["attach_work_ms"].as_f64().unwrap() > 0.0, "{overhead}");
+    }
+}
+
+/// Check that calls that are open while their probes come and go are accounted for: events and
+/// returns, under either policy.
+#[test]
+fn returns_are_conserved() {
+    for policy in ["detach", "duty-cycle"] {
+        let program = load_program(&format!("returns_{policy}"));
+        let mut target = Target::start(&program, &["2", "many"]);
+        let pid = target.pid();
+        let options = ["--max-overhead", "2%", "--overhead-policy", policy, "--json", "-p", &pid];
+        let mut run = faultline(["latency"].into_iter().chain(options));
+        run.command().args(probes_of(&program, &["fn_00?? -> i32", "work -> u64"]));
+        let run = run.start();
+        support::live::wait_counting(run.pid());
+        target.send("go");
+        thread::sleep(Duration::from_secs(3));
+        calls(&mut target, "stop");
+        run.signal(libc::SIGINT);
+        let finished = run.finish().succeeded();
+        let summary = summary(&finished);
+        let returns = &summary["returns"];
+        let ended = ["returned", "lost", "unfinished"].map(|how| number(returns, how));
+        assert_eq!(number(returns, "opened"), ended.iter().sum::<u64>(), "{policy}: {summary}");
+        assert!(number(&summary["overhead"], "exceeded") > 0, "{policy}: {summary}");
+        assert!(target.finish().0.success());
+    }
+}
+
+/// Check that of ten thousand functions called in turn nearly all are detached, or all are attached
+/// a part of the time, and that none is told to be hit more often than it was called.
+#[test]
+fn ten_thousand_functions() {
+    let pattern = if kernel_batches() { "fn_*" } else { "fn_000?" };
+    for policy in ["detach", "duty-cycle"] {
+        let program = load_program(&format!("many_{policy}"));
+        let mut target = Target::start(&program, &["2", "many"]);
+        let pid = target.pid();
+        let options = ["--max-overhead", "2%", "--overhead-policy", policy, "--json", "-p", &pid];
+        let mut run = faultline(["count"].into_iter().chain(options));
+        run.command().args(probes_of(&program, &[pattern]));
+        let run = run.start();
+        support::live::wait_counting(run.pid());
+        target.send("go");
+        thread::sleep(Duration::from_secs(4));
+        let rounds = calls(&mut target, "stop") / 10_000;
+        run.signal(libc::SIGINT);
+        let finished = run.finish().succeeded();
+        let summary = summary(&finished);
+        assert_eq!(sum(&summary["dropped"]), 0, "{summary}");
+        let overhead = &summary["overhead"];
+        if kernel_batches() {
+            assert!(number(overhead, "exceeded") > 0, "{overhead}");
+        }
+        if kernel_batches() && policy == "detach" {
+            assert!(number(overhead, "detached") > 5_000, "{overhead}");
+        }
+        for line in finished.json().iter().filter(|line| line["type"] == "count") {
+            assert!(number(line, "hits") <= rounds, "{rounds} rounds: {line}");
+        }
+        assert!(target.finish().0.success());
+    }
+}
+
+/// Check that the daemon has a budget unless it is told otherwise: what is too dear goes, is told
+/// wherever one looks, and comes back; and that a reload puts another one in force.
+#[test]
+fn the_daemon_has_a_budget() {
+    let program = load_program("daemon");
+    let probes = probe("loads", &program, "hot");
+    // Nothing is said: the default.
+    let daemon = Daemon::start(&probes, "[overhead]\n");
+    let mut target = Target::start(&program, &["2", "one"]);
+    target.send("go");
+    daemon.wait_metric("faultline_overhead_detached_functions", &[], 1.0);
+    daemon.running.stderr.wait_for(1, |line| {
+        line.contains("over budget: ") && line.contains("at most 2 %: detached `")
+    });
+    assert_eq!(daemon.listed("loads")["detached"], 1);
+    assert!(daemon.ctl(&["list"]).succeeded().stdout.contains("1 over the overhead budget"));
+    let status = daemon.ask(&["status"]);
+    assert_eq!(status["overhead"]["max_percent"], 2.0, "{status}");
+    assert_eq!(status["overhead"]["away"], 1, "{status}");
+    assert!(
+        daemon.ctl(&["status"]).succeeded().stdout.contains("at most 2 % of all CPUs (detach)")
+    );
+    calls(&mut target, "stop");
+    daemon.wait_metric("faultline_overhead_detached_functions", &[], 0.0);
+    daemon.wait_released();
+    let before = daemon.metric("faultline_probe_hits_total", &["name=\"loads\""]);
+    call(&mut target, 1000);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"loads\""], before + 1000.0);
+
+    // Another policy, and then none.
+    daemon.configure(&probes, "[overhead]\nmax = \"1%\"\npolicy = \"duty-cycle\"\n");
+    daemon.ask(&["reload"]);
+    target.send("go");
+    daemon.running.stderr.wait_for(1, |line| line.contains("attached a part of the time"));
+    wait_until("it has come and gone", || {
+        daemon.metric("faultline_overhead_exceeded_total", &[]) >= 3.0
+    });
+    calls(&mut target, "stop");
+    daemon.configure(&probes, "[overhead]\nmax = \"off\"\n");
+    daemon.ask(&["reload"]);
+    wait_until("the budget is off", || daemon.ask(&["status"]).get("overhead").is_none());
+    daemon.wait_released();
+    let before = daemon.metric("faultline_probe_hits_total", &["name=\"loads\""]);
+    call(&mut target, 1000);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"loads\""], before + 1000.0);
+    assert!(target.finish().0.success());
+    daemon.stop();
+}
+
+/// Check that the daemon takes a part of a link out, and the others of its probe count on exactly.
+#[test]
+fn the_daemon_exchanges_links() {
+    let program = load_program("daemon_exchange");
+    let probes = probe("loads", &program, "/^(hot|warm)$/");
+    let daemon = Daemon::start(&probes, "[overhead]\n");
+    // `warm` is called without pause, `hot` not at all, until it has gone.
+    let mut target = Target::start(&program, &["2", "push"]);
+    let mut other = Target::start(&program, &["1", "one", "2"]);
+    other.send("go");
+    target.send("go");
+    daemon.wait_metric("faultline_overhead_detached_functions", &[], 1.0);
+    calls(&mut target, "stop");
+    daemon.wait_metric("faultline_overhead_detached_functions", &[], 0.0);
+    let called = calls(&mut other, "stop");
+    daemon.wait_released();
+    let hot = [format!("probe=\"{}:hot\"", program.file_name().unwrap().to_str().unwrap())];
+    let hot: Vec<&str> = hot.iter().map(String::as_str).collect();
+    daemon.wait_metric("faultline_probe_hits_total", &hot, called as f64);
+    assert!(target.finish().0.success());
+    assert!(other.finish().0.success());
+    daemon.stop();
+}
+
+/// Check that what is no limit is refused with a reason, and a policy without a limit too.
+#[test]
+fn limits_that_are_none() {
+    for (wrong, why) in [
+        ("0%", "above 0 %"),
+        ("200%", "below 100 %"),
+        ("abc", "such as `2%`, found `abc`"),
+        ("2", "such as `2%`, found `2`"),
+    ] {
+        let finished = faultline(["count", "--max-overhead", wrong, "libc:open"]).run();
+        assert_eq!(finished.status.code(), Some(2), "{wrong}: {}", finished.stderr);
+        assert!(finished.stderr.contains(why), "{wrong}: {}", finished.stderr);
+    }
+    let finished = faultline(["count", "--overhead-policy", "detach", "libc:open"]).run();
+    assert_eq!(finished.status.code(), Some(2));
+    assert!(finished.stderr.contains("--max-overhead"), "{}", finished.stderr);
+    let finished =
+        faultline(["count", "--max-overhead", "2%", "--overhead-policy", "x", "libc:open"]).run();
+    assert_eq!(finished.status.code(), Some(2));
+    assert!(finished.stderr.contains("duty-cycle"), "{}", finished.stderr);
+}
+
+/// What the target says of itself: calls, CPU nanoseconds of its threads, and when.
+#[derive(Clone, Copy)]
+struct Mark {
+    calls: f64,
+    cpu_ns: f64,
+    at: std::time::Instant,
+}
+
+fn mark(target: &mut Target) -> Mark {
+    target.send("mark");
+    let at = std::time::Instant::now();
+    let line = target.line();
+    let (calls, cpu_ns) = line.split_once(' ').unwrap();
+    Mark { calls: calls.parse().unwrap(), cpu_ns: cpu_ns.parse().unwrap(), at }
+}
+
+/// Calls a CPU nanosecond between two marks.
+fn speed(from: Mark, to: Mark) -> f64 {
+    (to.calls - from.calls) / (to.cpu_ns - from.cpu_ns)
+}
+
+fn window(target: &mut Target, time: Duration) -> (Mark, Mark) {
+    let from = mark(target);
+    thread::sleep(time);
+    (from, mark(target))
+}
+
+/// CPU seconds of a process.
+fn cpu_seconds(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: f64 =
+        [11, 12].map(|index: usize| fields[index].parse::<f64>().unwrap()).iter().sum();
+    ticks / 100.0
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// Tells, for docs/budget.md, what the budget keeps tracing to as the target sees it: its calls a CPU
+/// second from two seconds after it was attached to, in relation to those just before and after. Asserts nothing: run it with
+/// `cargo xtask test --test budget -- --ignored --nocapture from_outside` on a machine at rest.
+#[test]
+#[ignore = "a measurement of ten minutes"]
+fn from_outside() {
+    let cpus = thread::available_parallelism().unwrap().get();
+    let get = |name: &str, default: u64| -> u64 {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let rounds = get("ROUNDS", 3);
+    let seconds = Duration::from_secs(get("SECONDS", 10));
+    let mut cases = Vec::new();
+    for mode in ["one", "push", "many"] {
+        for max in ["1%", "2%", "5%"] {
+            for policy in ["detach", "duty-cycle"] {
+                cases.push((mode, max, policy));
+            }
+        }
+    }
+    let mut measured = vec![Vec::new(); cases.len()];
+    for round in 0..rounds {
+        for (case, (mode, max, policy)) in cases.iter().enumerate() {
+            let program = load_program("outside");
+            let mut target = Target::start(&program, &[&cpus.to_string(), mode]);
+            target.send("go");
+            thread::sleep(Duration::from_millis(200));
+            let (a, b) = window(&mut target, Duration::from_millis(1500));
+            let pid = target.pid();
+            let options =
+                ["--json", "--max-overhead", max, "--overhead-policy", policy, "-p", &pid];
+            let mut run = faultline(["count"].into_iter().chain(options));
+            let function = match *mode {
+                "one" => "hot",
+                "push" => "warm",
+                _ => "fn_*",
+            };
+            run.command().args(probes_of(&program, &[function]));
+            let run = run.start();
+            support::live::wait_counting(run.pid());
+            thread::sleep(Duration::from_millis(1900));
+            target.send("slices");
+            target.line();
+            let own = cpu_seconds(run.pid());
+            let (c, d) = window(&mut target, seconds);
+            let own = cpu_seconds(run.pid()) - own;
+            target.send("slices");
+            let slices: Vec<f64> =
+                target.line().split(' ').map(|figure| figure.parse().unwrap()).collect();
+            run.signal(libc::SIGINT);
+            let finished = run.finish().succeeded();
+            let told = summary(&finished)["overhead"]["mean_percent"].as_f64().unwrap();
+            let (e, f) = window(&mut target, Duration::from_millis(1500));
+            let wall = (d.at - c.at).as_secs_f64() * cpus as f64;
+            let busy = (d.cpu_ns - c.cpu_ns) / 1e9 / wall;
+            let without = f64::midpoint(speed(a, b), speed(e, f));
+            let figures = [
+                (1.0 - speed(c, d) / without) * busy * 100.0,
+                (1.0 - slices[2] / slices[1]) * busy * 100.0,
+                own / wall * 100.0,
+                told,
+                busy * 100.0,
+            ];
+            eprintln!("round {round} {mode} {max} {policy}: {figures:.2?}");
+            measured[case].push(figures);
+            let _ = target.child.kill();
+            let _ = target.finish();
+        }
+    }
+    eprintln!(
+        "| called | budget | policy | by windows | by slices | faultline's own | told | busy |"
+    );
+    for ((mode, max, policy), rounds) in cases.iter().zip(measured) {
+        let of = |index: usize| median(rounds.iter().map(|figures| figures[index]).collect());
+        eprintln!(
+            "| {mode} | {max} | {policy} | {:.2} % | {:.2} % | {:.2} % | {:.2} % | {:.0} % |",
+            of(0),
+            of(1),
+            of(2),
+            of(3),
+            of(4)
+        );
+    }
+}
