@@ -43,7 +43,13 @@ use tracer_common::{
     Action, counter::Counter, exchange::AT_RETURN, program::FLAG_TRACK_RETURN, task::Fate,
 };
 
-use crate::{choice::Choice, emit::Emission, returns::Entered, scratch::Scratch, stats::{Site, Timer}};
+use crate::{
+    choice::Choice,
+    emit::Emission,
+    returns::Entered,
+    scratch::Scratch,
+    stats::{Site, Timer},
+};
 
 /// A traced function is entered.
 #[uprobe(sleepable, multi)]

@@ -33,7 +33,8 @@ fn class_and_cost_of_each_function() {
     let [listed] = &lines(&list.succeeded().json(), "function")[..] else { panic!("one function") };
     let probe = probes_of(&program, &["plain"]).remove(0);
     let planned = |placement| {
-        let run = faultline(["count", &probe, "--dry-run", "--json", "--placement", placement]).run();
+        let run =
+            faultline(["count", &probe, "--dry-run", "--json", "--placement", placement]).run();
         lines(&run.succeeded().json(), "planned").remove(0)
     };
     let (auto, entry) = (planned("auto"), planned("entry"));

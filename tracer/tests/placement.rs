@@ -174,7 +174,10 @@ fn the_same_calls_of_real_programs() {
         ),
         (all(&["libc"]), "setarch -R ls -la /usr/lib"),
         (all(&["libstdc++.so.6"]), target("streams.cc", &["-fcf-protection"]).to_str().unwrap()),
-        (all(&["/usr/bin/python3", "libc"]), "setarch -R /usr/bin/python3 -B -m doctest tests/targets/doctested.py"),
+        (
+            all(&["/usr/bin/python3", "libc"]),
+            "setarch -R /usr/bin/python3 -B -m doctest tests/targets/doctested.py",
+        ),
     ] {
         let entry = counted("entry", &probes, command);
         let auto = counted("auto", &probes, command);
@@ -192,7 +195,15 @@ fn the_same_calls_of_real_programs() {
 /// The arguments of each call, in order, by function, as traced with this placement.
 fn traced(placement: &str, probe: &str, command: &str) -> HashMap<String, Vec<String>> {
     let finished = faultline([
-        "trace", "--json", "--placement", placement, "--buffer", "256MiB", probe, "-c", command,
+        "trace",
+        "--json",
+        "--placement",
+        placement,
+        "--buffer",
+        "256MiB",
+        probe,
+        "-c",
+        command,
     ])
     .run()
     .succeeded();

@@ -1,8 +1,6 @@
 //! `faultline doctor`: what this kernel, these privileges and this target allow.
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
@@ -43,7 +41,9 @@ struct Line<'a> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut host = probe_features();
     host.extend(kernel::costs().as_ref().map(breakpoints));
-    host.extend(kernel::costs().is_some().then(|| hazards(kernel::hazards())).into_iter().flatten());
+    host.extend(
+        kernel::costs().is_some().then(|| hazards(kernel::hazards())).into_iter().flatten(),
+    );
     let process = args.pid.map(look_at_process);
     let target = args.target.as_deref().map(|target| look_at_target(target, args.pid));
     let mut out = io::stdout().lock();
@@ -153,7 +153,8 @@ fn look_at_process(pid: Pid) -> Feature {
         let means = format!("{pid} ({comm}) is a thread of the kernel: it runs no code of a file");
         return feature(Finding::Fails, means);
     }
-    if process::has_seccomp_filter(pid).unwrap_or(false) && kernel::hazards().returns_kill_filtered {
+    if process::has_seccomp_filter(pid).unwrap_or(false) && kernel::hazards().returns_kill_filtered
+    {
         return feature(
             Finding::Degraded,
             format!(
@@ -176,7 +177,9 @@ fn look_at_target(target: &str, pid: Option<Pid>) -> Feature {
             let path = listing.file.shown_path().display().to_string();
             if let Some(obstacle) = plan::returns_in(&listing.file) {
                 let can = functions(total - not);
-                let means = format!("{path}: {can} can be probed, {not} cannot; returns need --force: {obstacle}");
+                let means = format!(
+                    "{path}: {can} can be probed, {not} cannot; returns need --force: {obstacle}"
+                );
                 feature(Finding::Degraded, means)
             } else if listing.file.has_local_symbols() {
                 feature(

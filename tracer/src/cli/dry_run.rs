@@ -136,7 +136,11 @@ impl DryRun {
         if let Some(preview) = &self.preview {
             writeln!(out, "{}", preview.sentence())?;
         }
-        let nothing = if self.preview.is_some() { "nothing is attached any more" } else { "nothing was attached" };
+        let nothing = if self.preview.is_some() {
+            "nothing is attached any more"
+        } else {
+            "nothing was attached"
+        };
         writeln!(
             out,
             "would attach {} in {processes} with {}; {} skipped; {nothing} (--dry-run)",

@@ -46,11 +46,9 @@ impl Presences {
         let now = Instant::now();
         let share = presence.share(now, probe)?;
         let scale = presence.scale(now, probe, &self.counters);
-        let estimated = match presence.share_of_all(now) {
-            // Of what was never hit, nothing better is known.
-            Some(_) => Some(scale.map_or(0, |scale| (figure as f64 * scale).round() as u64)),
-            None => None,
-        };
+        // Of what was never hit, nothing better is known.
+        let scaled = |scale: f64| (figure as f64 * scale).round() as u64;
+        let estimated = presence.share_of_all(now).map(|_| scale.map_or(0, scaled));
         Some(Seen { attached_ppm: (share * 1e6) as u32, estimated })
     }
 }

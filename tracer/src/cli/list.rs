@@ -146,8 +146,7 @@ fn prospects(listing: &Listing) -> Vec<Prospect> {
         (None, Some(offset)) => (offset.0, function.size_bytes),
     };
     let entries: Vec<_> = listing.functions.iter().map(entry).collect();
-    let outlooks =
-        plan::survey(&listing.file, &entries, &resolve::code_pieces, &kernel::classes());
+    let outlooks = plan::survey(&listing.file, &entries, &resolve::code_pieces, &kernel::classes());
     let prospect = |(function, outlook): (&ListedFunction, Outlook)| match outlook {
         _ if let Some(reason) = &function.unprobeable => Prospect::Refused(reason.to_string()),
         Outlook::Placed(place) => Prospect::Placed { place, doubtful: false },

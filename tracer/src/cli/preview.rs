@@ -35,11 +35,7 @@ pub(super) struct Load {
 impl Preview {
     /// Counts the calls of the functions for so long, or until the command or the processes end; says
     /// what they would cost with `action`.
-    pub(super) fn of(
-        selected: &Selected,
-        action: Action,
-        time: Duration,
-    ) -> Result<Self, Failure> {
+    pub(super) fn of(selected: &Selected, action: Action, time: Duration) -> Result<Self, Failure> {
         let costs = kernel::costs();
         let runtime = runtime()?;
         let result = runtime.block_on(async {

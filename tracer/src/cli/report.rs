@@ -18,8 +18,8 @@ use crate::{
     sink::{
         Outcome, Output, Summary, Tally, json_line,
         summary::{
-            Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults, Millis,
-            ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
+            Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults,
+            Millis, ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
         },
     },
     spec::units::duration_text,

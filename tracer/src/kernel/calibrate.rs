@@ -117,8 +117,7 @@ pub(super) fn measure_costs() -> anyhow::Result<Costs> {
     let ([pair_ns], timing_ns) =
         measure(vec![returning], Action::Latency, features, [faultline_costs_returning])?;
     let plain = own_code::probe("event", faultline_costs_nop5 as *const () as usize)?;
-    let ([event_ns], _) =
-        measure(vec![plain], Action::Events, features, [faultline_costs_nop5])?;
+    let ([event_ns], _) = measure(vec![plain], Action::Events, features, [faultline_costs_nop5])?;
     let more_ns = |ns: u64| ns.saturating_sub(entry_ns[Form::Nop5 as usize]);
     let return_ns = more_ns(pair_ns).saturating_sub(timing_ns);
     Ok(Costs { entry_ns, return_ns, timing_ns, event_ns: more_ns(event_ns) })

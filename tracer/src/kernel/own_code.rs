@@ -5,9 +5,7 @@ use std::sync::Arc;
 use tracer_common::program::ProbeProgram;
 
 use crate::{
-    plan::{
-        AttachPlan, Classes, Conditions, Form, Place, PlannedFile, PlannedProbe, ProbeId,
-    },
+    plan::{AttachPlan, Classes, Conditions, Form, Place, PlannedFile, PlannedProbe, ProbeId},
     resolve::{FileOffset, Pid, Resolver, View, process},
 };
 

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AttachPlan, Classes, Conditions, Form, Hazards, NotPlanned, Obstacle, Place, PlannedFile, PlannedProbe, PlannedValue, ProbeId,
+    AttachPlan, Classes, Conditions, Form, Hazards, NotPlanned, Obstacle, Place, PlannedFile,
+    PlannedProbe, PlannedValue, ProbeId,
     condition::Indices,
     instruction::{self, Verdict},
     program,

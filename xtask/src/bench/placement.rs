@@ -12,10 +12,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::cases::Tool;
 use super::measure::{Bench, wait_attached, wait_end};
 use super::process::{self, Guarded};
 use super::sample::Sample;
-use super::cases::Tool;
 use super::{folder, target};
 use crate::command::{note, quiet, user_command};
 use crate::{debian, workspace};

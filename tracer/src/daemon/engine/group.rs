@@ -23,7 +23,8 @@ use crate::{
     drain::Drain,
     guard::StuckWatch,
     kernel::{
-        self, AttachReport, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
+        self, AttachReport, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress,
+        Scope,
     },
     metrics::Source,
     plan::{self, AttachPlan, PlannedFile, ProbeId},
@@ -153,9 +154,9 @@ impl NewGroup {
             None => None,
         };
         let costs = kernel::costs();
-        let costs = costs.iter().flat_map(|costs| {
-            plan.probes.iter().map(|probe| costs.of_breakpoints(probe))
-        });
+        let costs = costs
+            .iter()
+            .flat_map(|costs| plan.probes.iter().map(|probe| costs.of_breakpoints(probe)));
         let source = Arc::new(Source { counters, costs: costs.collect(), tally, latencies });
         let members = parts.len();
         let refused = report.refused_ids.iter().copied().collect();

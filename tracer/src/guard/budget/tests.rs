@@ -107,7 +107,7 @@ impl Host {
 /// Check that limits are read, and what is none is refused with a reason.
 #[test]
 fn limits() {
-    let percent = |text: &str| text.parse::<OverheadLimit>().map(|limit| limit.percent());
+    let percent = |text: &str| text.parse::<OverheadLimit>().map(OverheadLimit::percent);
     assert_eq!(percent("2%"), Ok(2.0));
     assert_eq!(percent("0.5 %"), Ok(0.5));
     assert_eq!(percent("99.9%").unwrap().round(), 100.0);

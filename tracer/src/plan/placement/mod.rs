@@ -17,12 +17,12 @@ mod block;
 mod branches;
 mod survey;
 
+use self::block::Needs;
+use self::branches::{Forbidden, Text, targets};
 pub use self::{
     apply::{ReadPieces, place},
     survey::{Outlook, survey},
 };
-use self::block::Needs;
-use self::branches::{Forbidden, Text, targets};
 use super::{Class, Classes, Form};
 
 /// A function whose breakpoint may move.

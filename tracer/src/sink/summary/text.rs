@@ -159,12 +159,10 @@ impl Summary {
 
     /// Which CPU carried nearly everything, if there is more than one.
     fn busiest_cpu(&self) -> Option<String> {
-        let CpuSummary { cpu, counts } =
-            self.per_cpu.iter().max_by_key(|cpu| cpu.counts.hits)?;
+        let CpuSummary { cpu, counts } = self.per_cpu.iter().max_by_key(|cpu| cpu.counts.hits)?;
         let percent = u128::from(counts.hits) * 100 / u128::from(self.counts.hits.max(1));
-        (self.cpus > 1 && self.counts.hits >= MANY_HITS && percent >= MOST_PERCENT).then(|| {
-            format!("CPU {cpu} of {} carried {percent} % of the hits", self.cpus)
-        })
+        (self.cpus > 1 && self.counts.hits >= MANY_HITS && percent >= MOST_PERCENT)
+            .then(|| format!("CPU {cpu} of {} carried {percent} % of the hits", self.cpus))
     }
 
     /// What is no figure.
