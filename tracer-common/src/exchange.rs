@@ -21,7 +21,7 @@ pub struct Marks {
     pub count: u32,
     /// The hit: its instruction pointer, and [`AT_RETURN`].
     pub place: u64,
-    /// The probes that are counted, and that older links leave alone.
+    /// The probes that are counted, and that older links leave alone; the newest is the last.
     pub probes: [u32; MAX_MARKS],
 }
 

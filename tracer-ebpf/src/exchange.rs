@@ -38,19 +38,20 @@ fn mark(pid_tgid: u64, place: u64, probe: u32, generation: u32) -> Option<()> {
     };
     // SAFETY: only the task itself writes its marks, and it is this task that runs.
     let marks = unsafe { &mut *marks };
-    // Marks that nobody has taken are of an earlier hit, from after the old link had gone.
-    let is_same_hit = marks.generation == generation && marks.place == place;
-    if !is_same_hit || position(marks, probe).is_some() {
-        marks.generation = generation;
-        marks.place = place;
-        marks.count = 0;
+    if marks.generation != generation || marks.place != place {
+        *marks = Marks { generation, place, ..Marks::default() };
+    }
+    // A mark that nobody has taken is of a hit after the old link had gone from here; that of this hit
+    // takes its place, and becomes the newest, so that those of one hit stand together.
+    if let Some(stale) = position(marks, probe) {
+        remove(marks, stale);
+    }
+    if marks.count as usize >= MAX_MARKS {
+        remove(marks, 0);
     }
     let free = marks.count as usize;
-    if free >= MAX_MARKS {
-        return None;
-    }
     marks.probes[free & (MAX_MARKS - 1)] = probe;
-    marks.count = free as u32 + 1;
+    marks.count = marks.count.wrapping_add(1);
     Some(())
 }
 
@@ -63,10 +64,19 @@ fn unmark(pid_tgid: u64, place: u64, probe: u32, exchange: u32) -> bool {
         return false;
     }
     let Some(found) = position(marks, probe) else { return false };
-    let last = marks.count.wrapping_sub(1);
-    marks.probes[found & (MAX_MARKS - 1)] = marks.probes[last as usize & (MAX_MARKS - 1)];
-    marks.count = last;
+    remove(marks, found);
     true
+}
+
+/// Takes a mark out; those after it move up.
+#[inline(always)]
+fn remove(marks: &mut Marks, found: usize) {
+    for index in 0..MAX_MARKS - 1 {
+        if index >= found {
+            marks.probes[index] = marks.probes[index + 1];
+        }
+    }
+    marks.count = marks.count.wrapping_sub(1);
 }
 
 const _: () = assert!(MAX_MARKS.is_power_of_two(), "the masks above");

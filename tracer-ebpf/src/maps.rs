@@ -173,16 +173,6 @@ pub(crate) fn zero() -> Option<*const u64> {
     CONTROL.get_ptr(0).map(|control| unsafe { &raw const (*control).zero })
 }
 
-/// A 0 that the verifier does not know.
-#[inline(always)]
-pub(crate) fn unknown_zero() -> u64 {
-    match zero() {
-        // SAFETY: the pointer is to a live, aligned map element.
-        Some(zero) => unsafe { zero.read_volatile() },
-        None => 0,
-    }
-}
-
 /// Whether links may be exchanged.
 #[inline(always)]
 pub(crate) fn exchanges() -> bool {
@@ -196,6 +186,16 @@ pub(crate) fn exchange() -> u32 {
         // SAFETY: the pointer is to a live array element; user space may write it at any time, so
         // it is read as volatile.
         Some(control) => unsafe { (&raw const (*control).exchange).read_volatile() as u32 },
+        None => 0,
+    }
+}
+
+/// A 0 that the verifier does not know.
+#[inline(always)]
+pub(crate) fn unknown_zero() -> u64 {
+    match zero() {
+        // SAFETY: the pointer is to a live, aligned map element.
+        Some(zero) => unsafe { zero.read_volatile() },
         None => 0,
     }
 }

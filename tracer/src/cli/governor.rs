@@ -46,9 +46,11 @@ impl Presences {
         let now = Instant::now();
         let share = presence.share(now, probe)?;
         let scale = presence.scale(now, probe, &self.counters);
-        // Of what was never hit, nothing better is known.
-        let scaled = |scale: f64| (figure as f64 * scale).round() as u64;
-        let estimated = presence.share_of_all(now).map(|_| scale.map_or(0, scaled));
+        let estimated = match presence.share_of_all(now) {
+            // Of what was never hit, nothing better is known.
+            Some(_) => Some(scale.map_or(0, |scale| (figure as f64 * scale).round() as u64)),
+            None => None,
+        };
         Some(Seen { attached_ppm: (share * 1e6) as u32, estimated })
     }
 }
@@ -119,7 +121,10 @@ impl Governor {
         let now = Instant::now();
         let counters = presences.counters.clone();
         presences.begin(limit.policy() == OverheadPolicy::DutyCycle);
-        let meter = Meter::new(&plan.probes, costs.as_ref());
+        let costs = costs
+            .iter()
+            .flat_map(|costs| plan.probes.iter().map(|probe| costs.of_breakpoints(probe)));
+        let meter = Meter::new(costs.collect(), plan.probes.len());
         let (orders, receive) = mpsc::channel();
         let (tell, results) = unbounded_channel();
         let own_plan = Arc::clone(&plan);

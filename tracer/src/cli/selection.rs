@@ -157,6 +157,7 @@ impl Selected {
             condition: None,
             sample: None,
             rate: None,
+            // What is kept away is not counted.
             overhead: None,
             skipped: Vec::new(),
         }

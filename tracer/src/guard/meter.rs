@@ -1,52 +1,56 @@
-//! What the hits of probes cost: their number times what one costs on this machine, and the time that
-//! the programs have measured themselves.
+//! What the hits of probes cost: as `estimated_ns` of a summary, what their breakpoints cost on this
+//! machine and what the programs took.
 
 use std::time::Duration;
 
+use tracer_common::counter::Counter;
+
 use crate::{
     kernel::Counters,
-    plan::{BreakpointCosts, Costs, PlannedProbe, ProbeId},
+    plan::{BreakpointCosts, ProbeId},
 };
 
 /// Assumed where nobody has measured: more than any hit costs, so that nothing is hurt.
-const UNKNOWN: BreakpointCosts = BreakpointCosts { entry_ns: 10_000, return_ns: 2_000 };
+const UNKNOWN: BreakpointCosts = BreakpointCosts { entry_ns: 10_000, return_ns: 10_000 };
 
 /// The meter of a plan's probes.
 #[derive(Debug)]
 pub struct Meter {
     /// Of a hit, by probe.
     costs: Vec<BreakpointCosts>,
-    /// Nanoseconds spent at the last reading, by probe.
+    /// What all hits had cost at the last reading.
     before_ns: Vec<u64>,
-    /// Nanoseconds spent between the last two.
+    /// What those between the last two have cost.
     since_ns: Vec<u64>,
 }
 
 impl Meter {
-    /// Of these probes.
-    pub fn new(probes: &[PlannedProbe], costs: Option<&Costs>) -> Self {
-        let cost = |probe| costs.map_or(UNKNOWN, |costs| costs.of_breakpoints(probe));
-        Self {
-            costs: probes.iter().map(cost).collect(),
-            before_ns: vec![0; probes.len()],
-            since_ns: vec![0; probes.len()],
-        }
+    /// Of so many probes with these costs; where there are none, nobody has measured them.
+    pub fn new(mut costs: Vec<BreakpointCosts>, probes: usize) -> Self {
+        costs.resize(probes, UNKNOWN);
+        Self { costs, before_ns: vec![0; probes], since_ns: vec![0; probes] }
     }
 
     /// Reads the counters; what hits have cost since the last time.
     pub fn read(&mut self, counters: &Counters) -> Duration {
-        let now_ns = counters.estimated_costs_ns(&self.costs);
-        let all = self.before_ns.iter_mut().zip(&mut self.since_ns);
-        for (now_ns, (before_ns, since_ns)) in now_ns.into_iter().zip(all) {
-            *since_ns = now_ns.saturating_sub(*before_ns);
-            *before_ns = now_ns;
+        let entries = counters.sums(&[Counter::PlainHits, Counter::CallsOpened]);
+        let returns = counters.sums(&[Counter::CallsReturned, Counter::NoEntry]);
+        let handlers_ns = counters.sums(&[Counter::HandlerNs]);
+        let hits = entries.into_iter().zip(returns).zip(handlers_ns);
+        let all = self.before_ns.iter_mut().zip(&mut self.since_ns).zip(&self.costs);
+        let mut spent_ns = 0;
+        for (((entries, returns), handler_ns), ((before, since), costs)) in hits.zip(all) {
+            let now = costs.of_hits(entries, returns).saturating_add(handler_ns);
+            *since = now.saturating_sub(*before);
+            *before = now;
+            spent_ns += *since;
         }
-        Duration::from_nanos(self.since_ns.iter().sum())
+        Duration::from_nanos(spent_ns)
     }
 
     /// The same by probe, of those that were hit.
     pub fn costs(&self) -> Vec<(ProbeId, Duration)> {
-        let spent = self.since_ns.iter().enumerate().filter(|(_, ns)| **ns != 0);
-        spent.map(|(index, ns)| (ProbeId(index as u32), Duration::from_nanos(*ns))).collect()
+        let hit = self.since_ns.iter().enumerate().filter(|(_, ns)| **ns != 0);
+        hit.map(|(index, ns)| (ProbeId(index as u32), Duration::from_nanos(*ns))).collect()
     }
 }

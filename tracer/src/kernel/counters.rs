@@ -91,21 +91,9 @@ impl Counters {
         self.sums(&HITS)
     }
 
-    /// What the hits of every probe took from the traced programs so far, in nanoseconds: as
-    /// [`CounterSnapshot::estimated_cost_ns`] of each. `costs` are by [`ProbeId`].
-    pub fn estimated_costs_ns(&self, costs: &[BreakpointCosts]) -> Vec<u64> {
-        let entries = self.sums(&[Counter::PlainHits, Counter::CallsOpened]);
-        let returns = self.sums(&[Counter::CallsReturned, Counter::NoEntry]);
-        let handlers_ns = self.sums(&[Counter::HandlerNs]);
-        let hits = entries.into_iter().zip(returns).zip(handlers_ns);
-        let cost = |(((entries, returns), handler_ns), costs): (_, &BreakpointCosts)| {
-            costs.of_hits(entries, returns).saturating_add(handler_ns)
-        };
-        hits.zip(costs).map(cost).collect()
-    }
-
-    /// Some counters of every probe, added up. Along the columns, as they lie in memory.
-    fn sums(&self, counters: &[Counter]) -> Vec<u64> {
+    /// Some counters of every probe, added up, by [`ProbeId`].
+    pub fn sums(&self, counters: &[Counter]) -> Vec<u64> {
+        // Along the columns, as they lie in memory.
         let mut sums = vec![0; self.probes];
         for cpu in 0..self.cpus {
             for counter in counters.iter().filter(|counter| (**counter as usize) < self.columns) {

@@ -14,9 +14,9 @@ use super::{
 use crate::{
     daemon::config,
     guard::{Budget, Costly, Meter, OverheadLimit, StuckWatch, Wish},
-    kernel::{self, HeldLinks, Holders, own_cpu_time},
+    kernel::{HeldLinks, Holders, own_cpu_time},
     metrics::{OverheadStatus, online_cpus},
-    plan::{Costs, ProbeId},
+    plan::ProbeId,
 };
 
 /// Looking takes so small a part of the time: it may be over a million counters.
@@ -31,7 +31,6 @@ type Key = (GroupId, ProbeId);
 #[derive(Debug)]
 pub(super) struct Overseer {
     budget: Budget<Key>,
-    costs: Option<Costs>,
     meters: BTreeMap<GroupId, Meter>,
     next: Instant,
     looked: Instant,
@@ -56,7 +55,6 @@ impl Overseer {
         let now = Instant::now();
         Self {
             budget: Budget::new(limit, online_cpus(), now),
-            costs: kernel::costs(),
             meters: BTreeMap::new(),
             next: now,
             looked: now,
@@ -79,10 +77,9 @@ impl Overseer {
     fn look(&mut self, groups: &BTreeMap<GroupId, Group>) -> Wish<Key> {
         let began = Instant::now();
         self.meters.retain(|id, _| groups.contains_key(id));
-        let costs = self.costs.as_ref();
         let mut spent = Duration::ZERO;
         for (id, group) in groups {
-            let new = || Meter::new(&group.plan.probes, costs);
+            let new = || Meter::new(group.source.costs.clone(), group.plan.probes.len());
             spent += self.meters.entry(*id).or_insert_with(new).read(&group.source.counters);
         }
         let now = Instant::now();
