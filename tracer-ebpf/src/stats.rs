@@ -39,8 +39,8 @@ impl Site {
 /// load and store by another one that counts in the same slot.
 #[inline(always)]
 pub(crate) fn add(site: &Site, counter: Counter, amount: u64) {
-    let row = site.cpu * maps::counter_columns() + counter as u32;
-    let index = row.wrapping_mul(maps::probes()).wrapping_add(site.probe);
+    let column = site.cpu * maps::counter_columns() + counter as u32;
+    let index = column.wrapping_mul(maps::column_len()).wrapping_add(site.probe);
     if let Some(slot) = maps::COUNTERS.get_ptr_mut(index) {
         // `AtomicU64` has no `fetch_add` on this target, because it has no compare-and-swap.
         // SAFETY: the pointer is to a live, aligned array element.

@@ -8,14 +8,7 @@
 
 mod support;
 
-use std::{
-    collections::HashSet,
-    fs,
-    path::PathBuf,
-    process::Command,
-    thread,
-    time::Duration,
-};
+use std::{collections::HashSet, fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use serde_json::Value;
 use support::{Finished, faultline, is_emulated, kernel_batches, number};
@@ -113,10 +106,7 @@ fn every_case_is_measured_and_checked() {
     let run = faultline(args).run().succeeded();
     let sleepable = Features::probe().unwrap().sleepable;
     let needs_sleep = |work: &Work| {
-        matches!(
-            work,
-            Work::Empty { sleepable: true } | Work::EmptyReturn { sleepable: true }
-        )
+        matches!(work, Work::Empty { sleepable: true } | Work::EmptyReturn { sleepable: true })
     };
     let programs: Vec<_> =
         Work::ALL.into_iter().filter(|work| sleepable || !needs_sleep(work)).collect();
@@ -158,10 +148,7 @@ fn without_batches_and_sleep() {
     let programs: Vec<_> = Work::ALL
         .into_iter()
         .filter(|work| {
-            !matches!(
-                work,
-                Work::Empty { sleepable: true } | Work::EmptyReturn { sleepable: true }
-            )
+            !matches!(work, Work::Empty { sleepable: true } | Work::EmptyReturn { sleepable: true })
         })
         .collect();
     let summary = figures(&run, &programs);

@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
         Command::Latency(args) => latency::run(&args),
         Command::List(args) => list::run(&args),
         Command::Doctor(args) => doctor::run(&args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Daemon(args) => daemon::run(&args),
         Command::Ctl(args) => ctl::run(args),
     };

@@ -11,10 +11,18 @@ use crate::plan::ProbeId;
 #[derive(Debug, Clone)]
 pub struct Counters {
     slots: Arc<MappedArray<u64>>,
-    cpus: usize,
+    shape: CountersShape,
+}
+
+/// How the map is laid out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CountersShape {
+    pub(super) cpus: usize,
     /// Counters that a probe has on a CPU: all, or only the first, its hits.
-    columns: usize,
-    probes: usize,
+    pub(super) columns: usize,
+    /// Elements of a column: at least one a probe.
+    pub(super) column_len: usize,
+    pub(super) probes: usize,
 }
 
 /// One reading of a set of counters.
@@ -59,18 +67,18 @@ impl CounterSnapshot {
 }
 
 impl Counters {
-    pub(super) fn new(slots: MappedArray<u64>, cpus: usize, columns: usize, probes: usize) -> Self {
-        Self { slots: Arc::new(slots), cpus, columns, probes }
+    pub(super) fn new(slots: MappedArray<u64>, shape: CountersShape) -> Self {
+        Self { slots: Arc::new(slots), shape }
     }
 
     /// Number of CPUs.
     pub fn cpus(&self) -> usize {
-        self.cpus
+        self.shape.cpus
     }
 
     /// Number of probes.
     pub fn probes(&self) -> usize {
-        self.probes
+        self.shape.probes
     }
 
     /// Hits of one probe over all CPUs, at entry or return, in processes that are traced.
@@ -80,7 +88,7 @@ impl Counters {
 
     /// One counter of one probe, over all CPUs.
     pub fn sum(&self, probe: ProbeId, counter: Counter) -> u64 {
-        (0..self.cpus).map(|cpu| self.load(cpu, probe, counter)).sum()
+        (0..self.shape.cpus).map(|cpu| self.load(cpu, probe, counter)).sum()
     }
 
     /// All counters of one probe on one CPU.
@@ -89,15 +97,16 @@ impl Counters {
     }
 
     fn load(&self, cpu: usize, probe: ProbeId, counter: Counter) -> u64 {
+        let CountersShape { columns, column_len, .. } = self.shape;
         let counter = match counter {
             // Where the number of hits is all that is wanted, each has reached its end.
-            Counter::Aggregated if self.columns == 1 => Counter::PlainHits,
+            Counter::Aggregated if columns == 1 => Counter::PlainHits,
             counter => counter,
         };
-        if counter as usize >= self.columns {
+        if counter as usize >= columns {
             return 0;
         }
-        let row = cpu * self.columns + counter as usize;
-        self.slots.load(row * self.probes + probe.0 as usize)
+        let column = cpu * columns + counter as usize;
+        self.slots.load(column * column_len + probe.0 as usize)
     }
 }

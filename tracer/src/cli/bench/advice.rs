@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Results, text::{figure, grouped}};
+use super::{
+    Results,
+    text::{figure, grouped},
+};
 use crate::kernel::bench::{
     Batch, Entry, Functions, INSTRUCTIONS, Instruction, Load, Role, ThreadWork, Throughput, Work,
 };
@@ -56,9 +59,7 @@ impl Figures {
     pub(super) fn of(results: &Results) -> Self {
         let ns = |role, work| results.ns(role, work);
         let all = |work| INSTRUCTIONS.iter().filter_map(move |kind| results.ns_of(kind, work));
-        let trap = |functions| {
-            results.scaling(ThreadWork::Count, Entry::Trap, functions, false)
-        };
+        let trap = |functions| results.scaling(ThreadWork::Count, Entry::Trap, functions, false);
         let largest = results.alone().max_by_key(|batch| batch.probes);
         let smallest = results.alone().min_by_key(|batch| batch.probes);
         let scaling = |found: Option<&Throughput>| found.map(|found| found.scaling.median);
@@ -129,11 +130,14 @@ pub(super) fn of(results: &Results) -> Vec<Advice> {
     let mut all = Vec::new();
     let mut say = |about, text: Option<String>| all.extend(text.map(|text| Advice { about, text }));
     say("checks", checks(results));
-    say("jit", (!results.host.jit).then(|| {
-        "the kernel interprets eBPF programs: each hit costs several times more \
+    say(
+        "jit",
+        (!results.host.jit).then(|| {
+            "the kernel interprets eBPF programs: each hit costs several times more \
          (sysctl net.core.bpf_jit_enable=1)"
-            .to_owned()
-    }));
+                .to_owned()
+        }),
+    );
     say("single_stepping", single_stepping(results));
     say("marker", marker(results));
     say("nop5", nop5(results));
@@ -239,16 +243,16 @@ fn returns(results: &Results) -> Option<String> {
 
 fn disturbed(results: &Results) -> Option<String> {
     // Only those that had a CPU for each thread.
-    let undisturbed = |found: &&Throughput| {
-        !found.load.mapping && found.load.threads <= results.host.cpus
-    };
+    let undisturbed =
+        |found: &&Throughput| !found.load.mapping && found.load.threads <= results.host.cpus;
     let found = results.throughput.as_ref()?;
     let shares = found.iter().filter(undisturbed).map(|found| found.on_cpu.median);
     let share = shares.reduce(f64::min)?;
     (share < UNDISTURBED).then(|| {
         format!(
-            "other work had the CPUs for up to {:.0}% of the time: take what is said of threads by \
-             CPU time, or measure again while the host is idle",
+            "other work had the CPUs for up to {:.0}% of the time: what is said of threads is worth \
+             little; measure again while the host is idle, or under `chrt -r 5`, which takes the \
+             CPUs from other work",
             (1.0 - share) * 100.0
         )
     })
@@ -262,12 +266,12 @@ fn scaling(results: &Results) -> Option<String> {
             let entries = [Entry::Trap, Entry::Fast].into_iter();
             let found = entries.filter_map(|entry| results.scaling(work, entry, functions, false));
             let worse = |found: &&Throughput| {
-                found.cpu_scaling.median < GOOD_SCALING * control.cpu_scaling.median
+                found.cpu_scaling.median < GOOD_SCALING * control.cpu_scaling.median.min(1.0)
             };
             let found = found.filter(worse);
-            let Some(found) = found.min_by(|one, other| {
-                one.cpu_scaling.median.total_cmp(&other.cpu_scaling.median)
-            }) else {
+            let Some(found) = found
+                .min_by(|one, other| one.cpu_scaling.median.total_cmp(&other.cpu_scaling.median))
+            else {
                 continue;
             };
             worst.push(format!(
@@ -301,7 +305,7 @@ fn mapping(results: &Results) -> Option<String> {
     if results.host.cpus < 2 {
         return None;
     }
-    let quiet = results.of_load(&load(false))?.ns.median;
+    let quiet = results.of_load(&load(false))?.cpu_ns.median;
     let beside = results.of_load(&load(true))?.ns.median;
     (beside > NOTICEABLE * quiet).then(|| {
         format!(

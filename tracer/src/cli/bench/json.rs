@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Results, advice::{Advice, Figures}};
+use super::{
+    Results,
+    advice::{Advice, Figures},
+};
 use crate::{
     kernel::bench::{Batches, Check, Faulting, HitCost, Host, Spread, Throughput},
     sink::json_line,

@@ -77,7 +77,7 @@ struct Results {
 }
 
 /// Runs the command.
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(missing) = missing_privilege() {
         return Err(anyhow::anyhow!("{missing} (run it with sudo)").into());
     }
@@ -136,8 +136,7 @@ fn create(path: &Path) -> Result<File, Failure> {
 /// Measures, and shows each part when it is there.
 fn measure(bench: &Bench, json: bool, stop: &AtomicBool) -> Result<Results, Failure> {
     let colour = !json && colour(io::stdout().is_terminal());
-    let mut results =
-        Results { host: bench.host(), hits: None, throughput: None, batches: None };
+    let mut results = Results { host: bench.host(), hits: None, throughput: None, batches: None };
     if !json {
         print(&text::host(&results.host, colour))?;
         for note in bench.features().notes(true) {

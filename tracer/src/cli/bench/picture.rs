@@ -4,8 +4,8 @@ use plotters::{
     coord::Shift,
     element::{Circle, PathElement, Rectangle, Text},
     prelude::{
-        BLACK, ChartBuilder, Color, DrawingArea, IntoDrawingArea as _, IntoFont as _, IntoLogRange as _,
-        LineSeries, RGBColor, SVGBackend, WHITE,
+        BLACK, ChartBuilder, Color, DrawingArea, IntoDrawingArea as _, IntoFont as _,
+        IntoLogRange as _, LineSeries, RGBColor, SVGBackend, WHITE,
     },
     style::{
         FontStyle, ShapeStyle, TextStyle,
@@ -13,12 +13,15 @@ use plotters::{
     },
 };
 
-use super::{Results, text::{figure, rate}};
+use super::{
+    Results,
+    text::{figure, rate},
+};
 use crate::kernel::bench::{
     Batch, Entry, Functions, HitCost, INSTRUCTIONS, Load, Spread, ThreadWork, Work,
 };
 
-const WIDTH: u32 = 1000;
+const WIDTH: u32 = 1120;
 const HEAD: u32 = 64;
 const HITS: u32 = 470;
 const BELOW: u32 = 440;
@@ -80,7 +83,7 @@ fn font(size: u32) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&INK)
 }
 
-fn at(style: TextStyle<'static>, h: HPos, v: VPos) -> TextStyle<'static> {
+fn at(style: &TextStyle<'static>, h: HPos, v: VPos) -> TextStyle<'static> {
     style.pos(Pos::new(h, v))
 }
 
@@ -144,6 +147,7 @@ fn paint_hits(area: &Area<'_>, hits: &[HitCost]) -> Drawn {
     let groups = INSTRUCTIONS.len() as f64;
     let mut chart = ChartBuilder::on(area)
         .margin_top(62)
+        .margin_left(10)
         .margin_right(16)
         .margin_bottom(6)
         .x_label_area_size(34)
@@ -154,7 +158,7 @@ fn paint_hits(area: &Area<'_>, hits: &[HitCost]) -> Drawn {
         .disable_x_mesh()
         .disable_x_axis()
         .y_desc("ns a call")
-        .y_label_formatter(&|ns| figure_short(*ns))
+        .y_label_formatter(&|ns| figure(*ns))
         .axis_style(GREY)
         .bold_line_style(FAINT)
         .light_line_style(WHITE)
@@ -169,11 +173,11 @@ fn paint_hits(area: &Area<'_>, hits: &[HitCost]) -> Drawn {
             let (from, to) = ((left, low), (left + bar * 0.88, ns.median));
             chart.draw_series([Rectangle::new([from, to], colour.filled())])?;
             let middle = left + bar * 0.44;
-            let above = at(font(11), HPos::Center, VPos::Bottom);
+            let above = at(&font(11), HPos::Center, VPos::Bottom);
             let label = Text::new(figure_short(ns.median), (middle, ns.median * 1.03), above);
             chart.draw_series([label])?;
         }
-        let below = at(font(15), HPos::Center, VPos::Top);
+        let below = at(&font(15), HPos::Center, VPos::Top);
         let (x, y) = chart.backend_coord(&(group as f64 + 0.5, low));
         let (base_x, base_y) = area.get_base_pixel();
         let name = instruction.name.to_owned();
@@ -182,33 +186,33 @@ fn paint_hits(area: &Area<'_>, hits: &[HitCost]) -> Drawn {
     Ok(())
 }
 
-/// `118`, `9.8k`.
+/// What stands above a bar has to be short: `118`, `9.8k`.
 fn figure_short(value: f64) -> String {
-    if value >= 9_999.5 {
-        format!("{:.1}k", value / 1e3)
-    } else if value >= 10.0 {
-        format!("{value:.0}")
-    } else {
-        figure(value)
+    match value {
+        value if value >= 9_999.5 => format!("{:.1}k", value / 1e3),
+        value if value >= 10.0 => format!("{value:.0}"),
+        value => figure(value),
     }
 }
 
 /// The lines of the picture of threads.
 const LINES: [(&str, ThreadWork, Functions, bool, RGBColor); 5] = [
-    ("no probe", ThreadWork::None, Functions::Distinct, false, GREY),
+    ("no probe: arithmetic", ThreadWork::None, Functions::Distinct, false, GREY),
     ("count, a function each", ThreadWork::Count, Functions::Distinct, false, BLUE),
     ("count, all one function", ThreadWork::Count, Functions::Same, false, GREEN),
     ("trace, a function each", ThreadWork::Event, Functions::Distinct, false, RED),
-    ("count, and mmap beside", ThreadWork::Count, Functions::Distinct, true, PURPLE),
+    ("count, mmap beside", ThreadWork::Count, Functions::Distinct, true, PURPLE),
 ];
 
 fn paint_scaling(area: &Area<'_>, results: &Results) -> Drawn {
     title(area, "Threads at once, one a CPU: speed over that of one")?;
     let Some(most) = results.most_threads() else { return Ok(()) };
     let found = results.throughput.as_deref().unwrap_or_default();
-    let top = (most as f64 * 1.12).max(1.2);
+    let fastest = found.iter().map(|found| found.scaling.median * found.load.threads as f64);
+    let top = fastest.fold(most as f64, f64::max) * 1.12;
     let mut chart = ChartBuilder::on(area)
         .margin_top(36)
+        .margin_left(10)
         .margin_right(20)
         .margin_bottom(8)
         .x_label_area_size(44)
@@ -232,8 +236,12 @@ fn paint_scaling(area: &Area<'_>, results: &Results) -> Drawn {
         .axis_desc_style(font(14))
         .draw()?;
     let ideal = [(1.0, 1.0), (most as f64, most as f64)];
-    chart
-        .draw_series(plotters::series::DashedLineSeries::new(ideal, 6, 4, BLACK.stroke_width(1)))?;
+    chart.draw_series(plotters::series::DashedLineSeries::new(
+        ideal,
+        6,
+        4,
+        BLACK.stroke_width(1),
+    ))?;
     let mut keys: Vec<(String, RGBColor)> = vec![("ideal (dashed)".to_owned(), BLACK)];
     for (name, work, functions, mapping, colour) in LINES {
         // Of a program that has both, the way that traps: most functions begin with such.
@@ -290,6 +298,7 @@ fn paint_batches(area: &Area<'_>, batches: &[Batch]) -> Drawn {
     let low = low / 100.0;
     let mut chart = ChartBuilder::on(area)
         .margin_top(36)
+        .margin_left(10)
         .margin_right(24)
         .margin_bottom(8)
         .x_label_area_size(44)

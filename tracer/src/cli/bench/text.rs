@@ -49,70 +49,94 @@ pub(super) fn hits(hits: &[HitCost], colour: bool) -> String {
             table.row(std::iter::once(work.name().to_owned()).chain(cells));
         }
     }
-    let title = title(
-        "ns a call, by the instruction under the breakpoint: median (min..max)",
-        colour,
-    );
+    let title =
+        title("ns a call, by the instruction under the breakpoint: median (min..max)", colour);
     title + &table.text(colour)
 }
 
 /// What threads reach: a line a case.
 pub(super) fn throughput(found: &[Throughput], colour: bool) -> String {
-    let mut numbers: Vec<_> = found.iter().map(|found| found.load.threads).collect();
+    let mut numbers: Vec<_> =
+        found.iter().filter(|found| !found.load.mapping).map(|found| found.load.threads).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let most = numbers.last().copied().unwrap_or(1);
-    let mut head: Vec<_> = ["", "begins with", "functions", "mmap beside", "ns a call, 1 thread"]
-        .map(str::to_owned)
-        .to_vec();
-    if most > 1 {
+    let several = most > 1;
+    let mut head: Vec<_> =
+        ["", "begins with", "functions", "ns a call, 1 thread"].map(str::to_owned).to_vec();
+    if several {
         head.push(format!("{most} threads"));
     }
-    head.push(format!("calls/s, {most} thread{}", if most == 1 { "" } else { "s" }));
+    head.push(format!("calls/s, {most} thread{}", if several { "s" } else { "" }));
     head.extend(numbers.iter().skip(1).map(|threads| format!("scaling, {threads}")));
-    if most > 1 {
-        head.push("by CPU time".to_owned());
-        head.push("on CPU".to_owned());
+    if several {
+        head.extend(["by CPU time".to_owned(), "on CPU".to_owned()]);
     }
-    let mut table = Table::new(4, head);
-    for first in found.iter().filter(|found| found.load.threads == 1) {
-        let row: Vec<_> = numbers
-            .iter()
-            .filter_map(|threads| {
-                let load = Load { threads: *threads, ..first.load };
-                found.iter().find(|found| found.load == load)
-            })
-            .collect();
+    let mut table = Table::new(3, head);
+    let quiet = |found: &&Throughput| found.load.threads == 1 && !found.load.mapping;
+    for first in found.iter().filter(quiet) {
+        let of = |threads| Load { threads, ..first.load };
+        let row = numbers.iter().filter_map(|threads| with_load(found, of(*threads)));
+        let row: Vec<_> = row.collect();
         let Some(last) = row.last() else { continue };
-        let Load { work, entry, functions, mapping, .. } = first.load;
-        let failed = row.iter().any(|found| found.check.is_some_and(|check| !check.holds()));
-        let mut cells = vec![
-            format!("{}{}", work.name(), if failed { UNTRUE } else { "" }),
-            if work == ThreadWork::None { "" } else { entry.id() }.to_owned(),
-            if functions == Functions::Same { "the same" } else { "one each" }.to_owned(),
-            if mapping { "yes" } else { "" }.to_owned(),
-            spread(first.ns),
-        ];
-        if most > 1 {
+        let mut cells = names(&row).to_vec();
+        cells.push(spread(first.ns));
+        if several {
             cells.push(spread(last.ns));
         }
         cells.push(rate(last.calls_per_s.median));
         cells.extend(row.iter().skip(1).map(|found| ratio(found.scaling)));
-        if most > 1 {
+        if several {
             cells.push(format!("{:.2}", last.cpu_scaling.median));
             cells.push(format!("{:.0}%", last.on_cpu.median * 100.0));
         }
         table.row(cells);
     }
-    let mut title = title("several threads, each on a CPU of its own", colour);
-    if let Some(mapping) = found.iter().rev().find_map(|found| found.mappings_per_s) {
-        title.truncate(title.trim_end().len());
-        title.push_str(&format!(
-            " (mmap beside: one more thread maps and unmaps memory, {} times a second)\n",
-            rate(mapping)
-        ));
+    title("several threads, each on a CPU of its own", colour)
+        + &table.text(colour)
+        + &beside_mappings(found, colour)
+}
+
+/// What a thread that maps memory does to the others: a line a case.
+fn beside_mappings(found: &[Throughput], colour: bool) -> String {
+    let head =
+        ["", "begins with", "functions", "threads", "ns a call, alone", "beside", "speed left"];
+    let mut table = Table::new(3, head);
+    let mut rate_of_mapping = None;
+    for beside in found.iter().filter(|found| found.load.mapping) {
+        let alone = with_load(found, Load { mapping: false, ..beside.load });
+        rate_of_mapping = rate_of_mapping.or(beside.mappings_per_s);
+        let mut cells = names(&[beside]).to_vec();
+        cells.extend([
+            beside.load.threads.to_string(),
+            // The numbers of threads need not be among those that were measured alone.
+            alone.map_or_else(|| "?".to_owned(), |alone| spread(alone.ns)),
+            spread(beside.ns),
+            ratio(beside.scaling),
+        ]);
+        table.row(cells);
     }
-    title + &table.text(colour)
+    let Some(mapping) = rate_of_mapping else { return String::new() };
+    let words = format!(
+        "while another thread of the process maps and unmaps memory, {} times a second",
+        rate(mapping)
+    );
+    title(&words, colour) + &table.text(colour)
+}
+
+fn with_load(found: &[Throughput], load: Load) -> Option<&Throughput> {
+    found.iter().find(|found| found.load == load)
+}
+
+/// The names of a case, marked if one of its figures is not to be trusted.
+fn names(row: &[&Throughput]) -> [String; 3] {
+    let Some(Throughput { load, .. }) = row.first() else { return Default::default() };
+    let failed = row.iter().any(|found| found.check.is_some_and(|check| !check.holds()));
+    [
+        format!("{}{}", load.work.name(), if failed { UNTRUE } else { "" }),
+        if load.work == ThreadWork::None { "" } else { load.entry.id() }.to_owned(),
+        if load.functions == Functions::Same { "the same" } else { "one each" }.to_owned(),
+    ]
 }
 
 /// Attaching and detaching: a line a number of probes.
@@ -129,15 +153,15 @@ pub(super) fn batches(found: &Batches, colour: bool) -> String {
             spread(batch.attach_ms),
             spread(batch.detach_ms),
         ];
-        let beside = found.batches.iter().find(|other| {
-            other.beside_faults && other.probes == batch.probes
-        });
+        let beside =
+            found.batches.iter().find(|other| other.beside_faults && other.probes == batch.probes);
         if let Some(beside) = beside {
             cells.extend([spread(beside.attach_ms), spread(beside.detach_ms)]);
         }
         table.row(cells);
     }
-    let mut text = title("attaching and detaching, with all their waits", colour) + &table.text(colour);
+    let mut text =
+        title("attaching and detaching, with all their waits", colour) + &table.text(colour);
     if let Some(faulting) = found.faulting {
         text.push_str(&format!(
             "beside faults: another thread's handler waited for {} pages, {} each\n",

@@ -4,7 +4,10 @@ use std::{
     ffi::CString,
     mem::offset_of,
     ops,
-    os::{fd::{AsFd as _, OwnedFd}, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
 };
 
 use anyhow::Context as _;

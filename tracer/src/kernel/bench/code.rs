@@ -272,8 +272,8 @@ pub(super) fn plan(
     let probes = functions.map(|function| {
         let mut probe = model.clone();
         // All of our code is one mapping.
-        probe.offset.0 = probe.offset.0.wrapping_add(function.address as u64)
-            .wrapping_sub(first.address as u64);
+        probe.offset.0 =
+            probe.offset.0.wrapping_add(function.address as u64).wrapping_sub(first.address as u64);
         shape(&mut probe);
         probe
     });

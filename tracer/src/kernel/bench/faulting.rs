@@ -83,7 +83,8 @@ unsafe impl Send for ColdPages {}
 impl ColdPages {
     fn new() -> io::Result<Self> {
         // Not where files are memory: a page that is dropped is to be read from a disk.
-        let file = in_folder("/var/tmp").or_else(|_| in_folder(&std::env::temp_dir().to_string_lossy()))?;
+        let file = in_folder("/var/tmp")
+            .or_else(|_| in_folder(&std::env::temp_dir().to_string_lossy()))?;
         // SAFETY: a fresh shared mapping of a file of that size that we hold open.
         let base = unsafe {
             libc::mmap(

@@ -278,7 +278,8 @@ impl Case {
             Work::Empty { sleepable } | Work::EmptyReturn { sleepable } => {
                 let runs = empty.runs_of(sleepable, || self.function.call(FIRST_CALLS));
                 let expected = u64::from(FIRST_CALLS);
-                self.cost.check = runs.map(|hits| Check { expected, hits, delivered: hits, lost: 0 });
+                self.cost.check =
+                    runs.map(|hits| Check { expected, hits, delivered: hits, lost: 0 });
             }
             _ => {
                 self.function.call(FIRST_CALLS);

@@ -1,6 +1,9 @@
 //! On what the figures were measured.
 
-use std::{fs, time::{Duration, SystemTime}};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 

@@ -10,6 +10,7 @@
 
 mod attached;
 mod batches;
+mod callers;
 mod code;
 mod cpu;
 mod faulting;

@@ -3,30 +3,22 @@
 //! pause, which takes the lock that the kernel looks breakpoints up under, where it cannot do
 //! without.
 
-use std::{
-    ptr,
-    sync::{
-        Barrier,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use tracer_common::Action;
 
 use super::{
     Bench, Check, Spread, Watch, Work,
     attached::{Empty, Own},
+    callers::Window,
     code::{self, FAST, Function},
-    cpu::{pin_to, thread_time},
 };
 use crate::kernel::{Links, Progress};
 
 /// What happens at a hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThreadWork {
-    /// There is no probe: how the machine itself scales.
+    /// Some arithmetic and no probe: how the machine itself scales.
     None,
     /// An empty program is run: the kernel's part.
     Empty,
@@ -52,7 +44,7 @@ impl ThreadWork {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::None => "no probe",
+            Self::None => "arithmetic, no probe",
             Self::Empty => "empty program",
             Self::Count => "count",
             Self::Event => "trace, 1 argument",
@@ -130,8 +122,8 @@ pub struct Throughput {
     pub cpu_ns: Spread,
     /// The share of the time that the threads had a CPU.
     pub on_cpu: Spread,
-    /// Calls a second over those of one thread times the number of threads, compared within each
-    /// round: 1 is perfect.
+    /// Calls a second over those of one thread, with nobody beside it, times the number of threads,
+    /// compared within each round: 1 is perfect.
     pub scaling: Spread,
     /// The same, by CPU time.
     pub cpu_scaling: Spread,
@@ -148,27 +140,11 @@ const WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(8)..=Duration::from_millis(60);
 /// Most threads where each breakpoint takes a link, and a tenth of a second to go.
 const THREADS_WITHOUT_BATCHES: usize = 8;
-/// Calls that are made first, by each thread.
+/// Calls of an empty program that are made first, to see that it runs.
 const FIRST_CALLS: u32 = 64;
-/// Calls between two looks at the clock; without a probe they are so short that it would matter.
-const CHUNK: u32 = 64;
-const CHUNK_WITHOUT_PROBE: u32 = 8192;
 /// Bytes of the ring buffer for each thread: it is emptied between windows.
 const BUFFER_BYTES: u32 = 16 << 20;
 const MOST_BUFFER_BYTES: u32 = 512 << 20;
-
-/// What a window gave.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    /// Those before the clock ran, too.
-    all_calls: u64,
-    /// By thread, summed up.
-    calls_per_s: f64,
-    ns: f64,
-    cpu_ns: f64,
-    on_cpu: f64,
-    mappings_per_s: f64,
-}
 
 /// What is attached, and what of it each load calls.
 struct Field {
@@ -213,7 +189,8 @@ impl Bench {
             .iter()
             .zip(found.iter().zip(checks))
             .map(|(load, (windows, check))| {
-                let alone = loads.iter().position(|other| *other == Load { threads: 1, ..*load });
+                let alone = Load { threads: 1, mapping: false, ..*load };
+                let alone = loads.iter().position(|other| *other == alone);
                 let alone = alone.map_or(&found[0], |index| &found[index]);
                 throughput(*load, windows, alone, check)
             })
@@ -227,10 +204,9 @@ impl Bench {
         } else {
             self.threads.min(THREADS_WITHOUT_BATCHES)
         };
-        let mut numbers: Vec<_> =
-            std::iter::successors(Some(1), |threads| Some(threads * 2))
-                .take_while(|threads| *threads < most)
-                .collect();
+        let mut numbers: Vec<_> = std::iter::successors(Some(1), |threads| Some(threads * 2))
+            .take_while(|threads| *threads < most)
+            .collect();
         numbers.push(most);
         let mut rows = vec![(ThreadWork::None, Entry::Fast, Functions::Distinct, false)];
         for work in [ThreadWork::Empty, ThreadWork::Count] {
@@ -245,9 +221,13 @@ impl Bench {
         for functions in [Functions::Distinct, Functions::Same] {
             rows.push((ThreadWork::Event, Entry::Fast, functions, false));
         }
+        // Who maps needs a CPU, too.
+        let with_room = most.min(self.cpus.len().saturating_sub(1)).max(1);
+        let beside = if with_room == 1 { vec![1] } else { vec![1, with_room] };
         let loads = rows.into_iter().flat_map(|(work, entry, functions, mapping)| {
             let load = move |threads| Load { work, entry, functions, mapping, threads };
-            numbers.clone().into_iter().map(load)
+            let numbers = if mapping { beside.clone() } else { numbers.clone() };
+            numbers.into_iter().map(load)
         });
         loads.collect()
     }
@@ -282,48 +262,10 @@ impl Bench {
             links,
         })
     }
-
-    /// Has the threads call for that long.
-    fn window(&self, load: &Load, time: Duration) -> anyhow::Result<Window> {
-        let barrier = Barrier::new(load.threads);
-        let over = AtomicBool::new(false);
-        let mappings = AtomicU64::new(0);
-        let began = Instant::now();
-        let (threads, took) = thread::scope(|scope| {
-            let mapper = load.mapping.then(|| {
-                let cpu = self.cpu(load.threads);
-                let (over, mappings) = (&over, &mappings);
-                scope.spawn(move || pin_to(cpu).map(|()| map_without_pause(over, mappings)))
-            });
-            let callers: Vec<_> = (0..load.threads)
-                .map(|thread| {
-                    let (barrier, cpu) = (&barrier, self.cpu(thread));
-                    scope.spawn(move || {
-                        // All wait for each other, also if one has no CPU.
-                        let pinned = pin_to(cpu);
-                        let called = call_for(load, thread, time, barrier);
-                        pinned.map(|()| called)
-                    })
-                })
-                .collect();
-            let callers: Vec<_> = callers.into_iter().map(thread::ScopedJoinHandle::join).collect();
-            over.store(true, Ordering::Relaxed);
-            let took = began.elapsed();
-            let mapper = mapper.map(thread::ScopedJoinHandle::join);
-            (callers.into_iter().map(|end| end.ok()).chain(mapper.map(|end| {
-                end.ok().map(|mapped| mapped.map(|()| Called::default()))
-            })).collect::<Vec<_>>(), took)
-        });
-        let threads = threads
-            .into_iter()
-            .map(|thread| Ok(thread.ok_or_else(|| anyhow::anyhow!("a thread panicked"))??))
-            .collect::<anyhow::Result<Vec<Called>>>()?;
-        Ok(Window::of(&threads, mappings.into_inner() as f64 / took.as_secs_f64()))
-    }
 }
 
 /// The function that a thread calls.
-fn function(work: ThreadWork, entry: Entry, thread: usize) -> Function {
+pub(super) fn function(work: ThreadWork, entry: Entry, thread: usize) -> Function {
     const SHARE: usize = FAST / 3;
     const { assert!(SHARE >= super::MAX_THREADS, "a function a thread and program") };
     // So far apart that two do not share a line of the CPU's cache.
@@ -334,84 +276,10 @@ fn function(work: ThreadWork, entry: Entry, thread: usize) -> Function {
         ThreadWork::Event => 2,
     };
     match (work, entry) {
-        // Not the first of an instruction, which has a probe: one of the row that never has.
+        // None is called.
         (ThreadWork::None, _) => Function::of(&code::INSTRUCTIONS[0], 0),
         (_, Entry::Fast) => Function::fast(share * SHARE + thread),
         (_, Entry::Trap) => Function::of_field((share * SHARE + thread) * APART),
-    }
-}
-
-/// What a thread did.
-#[derive(Debug, Clone, Copy, Default)]
-struct Called {
-    calls: u64,
-    took: Duration,
-    cpu_time: Duration,
-    /// Those before the window too.
-    all_calls: u64,
-}
-
-fn call_for(load: &Load, thread: usize, time: Duration, barrier: &Barrier) -> Called {
-    let thread = if load.functions == Functions::Same { 0 } else { thread };
-    let function = function(load.work, load.entry, thread);
-    let chunk = if load.work == ThreadWork::None { CHUNK_WITHOUT_PROBE } else { CHUNK };
-    function.call(FIRST_CALLS);
-    barrier.wait();
-    let began = (Instant::now(), thread_time());
-    let mut calls = 0;
-    while began.0.elapsed() < time {
-        function.call(chunk);
-        calls += u64::from(chunk);
-    }
-    Called {
-        calls,
-        took: began.0.elapsed(),
-        cpu_time: thread_time().saturating_sub(began.1),
-        all_calls: calls + u64::from(FIRST_CALLS),
-    }
-}
-
-/// Maps a page, unmaps it, and so on.
-fn map_without_pause(over: &AtomicBool, mappings: &AtomicU64) {
-    const PAGE_BYTES: usize = 4096;
-    while !over.load(Ordering::Relaxed) {
-        // SAFETY: a fresh private mapping.
-        let page = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                PAGE_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if page == libc::MAP_FAILED {
-            return;
-        }
-        // SAFETY: it is ours, and nothing borrows from it.
-        unsafe { libc::munmap(page, PAGE_BYTES) };
-        mappings.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Window {
-    fn of(threads: &[Called], mappings_per_s: f64) -> Self {
-        let sum = |of: fn(&Called) -> f64| threads.iter().map(of).sum::<f64>();
-        let (calls, took) = (sum(|thread| thread.calls as f64), sum(|t| t.took.as_secs_f64()));
-        let cpu_time = sum(|thread| thread.cpu_time.as_secs_f64());
-        let rate = |thread: &Called| match thread.calls {
-            0 => 0.0,
-            calls => calls as f64 / thread.took.as_secs_f64(),
-        };
-        Self {
-            all_calls: threads.iter().map(|thread| thread.all_calls).sum(),
-            calls_per_s: threads.iter().map(rate).sum(),
-            ns: took * 1e9 / calls,
-            cpu_ns: cpu_time * 1e9 / calls,
-            on_cpu: cpu_time / took,
-            mappings_per_s,
-        }
     }
 }
 
@@ -457,7 +325,12 @@ impl Field {
     }
 }
 
-fn throughput(load: Load, windows: &[Window], alone: &[Window], check: Option<Check>) -> Throughput {
+fn throughput(
+    load: Load,
+    windows: &[Window],
+    alone: &[Window],
+    check: Option<Check>,
+) -> Throughput {
     let spread = |of: fn(&Window) -> f64| Spread::of(windows.iter().map(of));
     let compare = |of: &dyn Fn(&Window, &Window) -> f64| {
         Spread::of(windows.iter().zip(alone).map(|(together, alone)| of(together, alone)))
