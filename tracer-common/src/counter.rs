@@ -1,9 +1,10 @@
 //! Where each outcome is counted.
 //!
 //! The map `COUNTERS` is one array of `u64`; a counter of a probe on a CPU stands at
-//! `(cpu * columns + column) * probes + probe`. It is mapped into user space, so that reading ten
+//! `(cpu * columns + column) * column_len + probe`. It is mapped into user space, so that reading ten
 //! thousand probes costs no system call. `columns` is [`COLUMNS`] where anything but hits can be
-//! counted, and 1 where only hits are.
+//! counted, and 1 where only hits are; `column_len` is the number of probes, rounded up so that two
+//! CPUs never write to one line of their caches.
 
 /// What is counted, in the order of the columns.
 #[repr(u32)]

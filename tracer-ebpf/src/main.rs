@@ -98,6 +98,27 @@ fn return_unsleeping(ctx: RetProbeContext) -> u32 {
     returned(&ctx)
 }
 
+/// Nothing is done: what is left is the kernel's part of a hit. For `faultline bench`.
+#[uprobe(multi)]
+fn empty_multi(_ctx: ProbeContext) -> u32 {
+    0
+}
+
+#[uprobe(sleepable, multi)]
+fn empty_multi_s(_ctx: ProbeContext) -> u32 {
+    0
+}
+
+#[uprobe]
+fn empty_single(_ctx: ProbeContext) -> u32 {
+    0
+}
+
+#[uprobe(sleepable)]
+fn empty_single_s(_ctx: ProbeContext) -> u32 {
+    0
+}
+
 #[inline(always)]
 fn entered(ctx: &ProbeContext) -> u32 {
     stay_on_own_stack(ctx.as_ptr());

@@ -20,9 +20,9 @@ use tracer_common::{
     task::{CallStack, FaultInProgress},
 };
 
-/// Number of probes in the plan: the length of one column of `COUNTERS`.
+/// The length of one column of `COUNTERS`: at least the number of probes in the plan.
 #[unsafe(no_mangle)]
-static PROBES: Global<u32> = Global::new(1);
+static COLUMN_LEN: Global<u32> = Global::new(1);
 
 /// Not 0: only processes in `PIDS` are traced.
 #[unsafe(no_mangle)]
@@ -271,10 +271,10 @@ pub(crate) fn rate_ahead_ns() -> u64 {
     RATE_AHEAD_NS.load()
 }
 
-/// Number of probes in the plan.
+/// The length of one column of `COUNTERS`.
 #[inline(always)]
-pub(crate) fn probes() -> u32 {
-    PROBES.load()
+pub(crate) fn column_len() -> u32 {
+    COLUMN_LEN.load()
 }
 
 /// Whether any probe reads memory.

@@ -49,8 +49,8 @@ pub(crate) fn add(site: &Site, counter: Counter, amount: u64) {
 
 #[inline(always)]
 fn slot(site: &Site, counter: Counter) -> Option<*mut u64> {
-    let row = site.cpu * maps::counter_columns() + counter as u32;
-    let index = row.wrapping_mul(maps::probes()).wrapping_add(site.probe);
+    let column = site.cpu * maps::counter_columns() + counter as u32;
+    let index = column.wrapping_mul(maps::column_len()).wrapping_add(site.probe);
     maps::COUNTERS.get_ptr_mut(index)
 }
 

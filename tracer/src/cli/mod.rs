@@ -3,6 +3,7 @@
 //! Raw arguments live in the subcommands' `Args`; what is checked becomes a type of its own before
 //! anything is done with it.
 
+mod bench;
 mod command;
 mod count;
 mod ctl;
@@ -49,6 +50,7 @@ Examples:
   faultline latency 'libssl:SSL_read' --duration 10s
   faultline list libssl:'SSL_*'
   faultline doctor
+  faultline bench
 
 A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]; `faultline trace --help` tells all of it.";
 
@@ -64,6 +66,8 @@ enum Command {
     List(list::Args),
     /// Show what this kernel, these privileges and this target allow
     Doctor(doctor::Args),
+    /// Show what a probe costs on this host, per CPU
+    Bench(bench::Args),
     /// Keep a set of probes attached, controlled live and scraped by Prometheus
     Daemon(daemon::Args),
     /// Control a running daemon
@@ -95,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Latency(args) => latency::run(&args),
         Command::List(args) => list::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Daemon(args) => daemon::run(&args),
         Command::Ctl(args) => ctl::run(args),
     };

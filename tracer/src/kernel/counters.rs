@@ -11,10 +11,18 @@ use crate::plan::{BreakpointCosts, ProbeId};
 #[derive(Debug, Clone)]
 pub struct Counters {
     slots: Arc<MappedArray<u64>>,
-    cpus: usize,
+    shape: CountersShape,
+}
+
+/// How the map is laid out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CountersShape {
+    pub(super) cpus: usize,
     /// Counters that a probe has on a CPU: all, or only the first, its hits.
-    columns: usize,
-    probes: usize,
+    pub(super) columns: usize,
+    /// Elements of a column: at least one a probe.
+    pub(super) column_len: usize,
+    pub(super) probes: usize,
 }
 
 /// One reading of a set of counters.
@@ -67,18 +75,18 @@ impl CounterSnapshot {
 }
 
 impl Counters {
-    pub(super) fn new(slots: MappedArray<u64>, cpus: usize, columns: usize, probes: usize) -> Self {
-        Self { slots: Arc::new(slots), cpus, columns, probes }
+    pub(super) fn new(slots: MappedArray<u64>, shape: CountersShape) -> Self {
+        Self { slots: Arc::new(slots), shape }
     }
 
     /// Number of CPUs.
     pub fn cpus(&self) -> usize {
-        self.cpus
+        self.shape.cpus
     }
 
     /// Number of probes.
     pub fn probes(&self) -> usize {
-        self.probes
+        self.shape.probes
     }
 
     /// Hits of one probe over all CPUs, at entry or return, in processes that are traced.
@@ -94,10 +102,11 @@ impl Counters {
     /// Some counters of every probe, added up, by [`ProbeId`].
     pub fn sums(&self, counters: &[Counter]) -> Vec<u64> {
         // Along the columns, as they lie in memory.
-        let mut sums = vec![0; self.probes];
-        for cpu in 0..self.cpus {
-            for counter in counters.iter().filter(|counter| (**counter as usize) < self.columns) {
-                let first = (cpu * self.columns + *counter as usize) * self.probes;
+        let CountersShape { cpus, columns, column_len, probes } = self.shape;
+        let mut sums = vec![0; probes];
+        for cpu in 0..cpus {
+            for counter in counters.iter().filter(|counter| (**counter as usize) < columns) {
+                let first = (cpu * columns + *counter as usize) * column_len;
                 for (index, sum) in sums.iter_mut().enumerate() {
                     *sum += self.slots.load(first + index);
                 }
@@ -108,7 +117,7 @@ impl Counters {
 
     /// One counter of one probe, over all CPUs.
     pub fn sum(&self, probe: ProbeId, counter: Counter) -> u64 {
-        (0..self.cpus).map(|cpu| self.load(cpu, probe, counter)).sum()
+        (0..self.shape.cpus).map(|cpu| self.load(cpu, probe, counter)).sum()
     }
 
     /// All counters of one probe on one CPU.
@@ -117,15 +126,16 @@ impl Counters {
     }
 
     fn load(&self, cpu: usize, probe: ProbeId, counter: Counter) -> u64 {
+        let CountersShape { columns, column_len, .. } = self.shape;
         let counter = match counter {
             // Where the number of hits is all that is wanted, each has reached its end.
-            Counter::Aggregated if self.columns == 1 => Counter::PlainHits,
+            Counter::Aggregated if columns == 1 => Counter::PlainHits,
             counter => counter,
         };
-        if counter as usize >= self.columns {
+        if counter as usize >= columns {
             return 0;
         }
-        let row = cpu * self.columns + counter as usize;
-        self.slots.load(row * self.probes + probe.0 as usize)
+        let column = cpu * columns + counter as usize;
+        self.slots.load(column * column_len + probe.0 as usize)
     }
 }

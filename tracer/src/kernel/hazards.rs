@@ -179,15 +179,18 @@ unsafe fn be_filtered(
             &raw const program,
         )
     };
-    // SAFETY: system calls on a byte of ours, and a function that does nothing.
-    if set == 0
-        && unsafe { libc::write(tell, (&raw const byte).cast(), 1) } == 1
-        && unsafe { libc::read(wait, (&raw mut byte).cast(), 1) } == 1
-    {
-        // SAFETY: the function keeps the calling convention and does nothing.
-        unsafe { function() };
+    // SAFETY: a system call on a byte of ours.
+    let told = || unsafe { libc::write(tell, (&raw const byte).cast(), 1) } == 1;
+    if set == 0 && told() {
+        // SAFETY: a system call on a byte of ours.
+        let go = unsafe { libc::read(wait, (&raw mut byte).cast(), 1) };
+        if go == 1 {
+            // SAFETY: the function keeps the calling convention and does nothing.
+            unsafe { function() };
+        }
     }
-    // SAFETY: the call takes no pointer.
-    unsafe { libc::syscall(libc::SYS_exit_group, libc::c_long::from(SURVIVED)) };
-    loop {}
+    loop {
+        // SAFETY: the call takes no pointer.
+        unsafe { libc::syscall(libc::SYS_exit_group, libc::c_long::from(SURVIVED)) };
+    }
 }

@@ -6,6 +6,7 @@
 //! share with us: records, counters, tasks inside a fault.
 
 mod attach;
+pub mod bench;
 mod calibrate;
 mod counters;
 mod descriptors;

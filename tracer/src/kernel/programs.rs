@@ -23,6 +23,7 @@ use tracer_common::{
 
 use super::{
     Calls, Counters, Diagnostics, Faults, Features, KernelError, Latencies, Records,
+    counters::CountersShape,
     exchange::{ControlWords, Generations, MAX_MARKED_TASKS},
     features::UprobePrograms,
     mapped::MappedArray,
@@ -113,7 +114,8 @@ impl Programs {
         let chooses = conditional || options.sample.is_some() || options.rate.is_some();
         let only_counts = options.action == Action::Count && !tracks_returns && !chooses;
         let columns = if only_counts { 1 } else { COLUMNS };
-        let counters = counters_len(cpus()?, columns, probes)?;
+        let column = column_len(probes);
+        let counters = counters_len(cpus()?, columns, column)?;
         let histograms = if options.action == Action::Latency { probes * SHARDS } else { 1 };
         let buffer_bytes = match options.action {
             Action::Events => options.buffer_bytes,
@@ -129,7 +131,7 @@ impl Programs {
         let log_level: u8 = if options.diagnostics { 5 } else { 0 };
         let mut loader = EbpfLoader::new();
         let mut ebpf = loader
-            .override_global("PROBES", &probes, true)
+            .override_global("COLUMN_LEN", &column, true)
             .override_global("FILTER_PIDS", &filter_pids, true)
             .override_global("ONLY_PID", &only_pid, true)
             .override_global("ACTION", &(options.action as u8), true)
@@ -344,8 +346,9 @@ impl Programs {
         let cpus = cpus()?;
         let probes = probes.max(1);
         let columns = if self.only_counts { 1 } else { COLUMNS as usize };
-        let slots = mapped(&self.ebpf, "COUNTERS", cpus * columns * probes)?;
-        Ok(Counters::new(slots, cpus, columns, probes))
+        let column_len = column_len(probes as u32) as usize;
+        let slots = mapped(&self.ebpf, "COUNTERS", cpus * columns * column_len)?;
+        Ok(Counters::new(slots, CountersShape { cpus, columns, column_len, probes }))
     }
 
     /// The durations of calls.
@@ -404,11 +407,18 @@ pub(super) fn object() -> &'static [u8] {
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/faultline-ebpf"))
 }
 
+/// Elements of a column of `COUNTERS`: no line of the CPUs' caches, nor the pair of lines that some
+/// fetch at once, has counters of two CPUs, which would slow each other down.
+fn column_len(probes: u32) -> u32 {
+    const CACHE_LINES: u32 = 128 / size_of::<u64>() as u32;
+    probes.max(1).next_multiple_of(CACHE_LINES)
+}
+
 /// Elements of `COUNTERS`.
-fn counters_len(cpus: usize, columns: u32, probes: u32) -> Result<u32, KernelError> {
+fn counters_len(cpus: usize, columns: u32, column: u32) -> Result<u32, KernelError> {
     let len = u64::try_from(cpus).unwrap_or(u64::MAX).saturating_mul(u64::from(columns));
-    u32::try_from(len.saturating_mul(u64::from(probes)))
-        .map_err(|_| io::Error::other(format!("{probes} probes on {cpus} CPUs are too many")))
+    u32::try_from(len.saturating_mul(u64::from(column)))
+        .map_err(|_| io::Error::other(format!("{column} probes on {cpus} CPUs are too many")))
         .map_err(map_error("size", "COUNTERS"))
 }
 

@@ -1,0 +1,352 @@
+//! How the cost of a hit holds when several threads are hit at once, each on its CPU: on a function
+//! each, or all on one; and while another thread of the process maps and unmaps memory without
+//! pause, which takes the lock that the kernel looks breakpoints up under, where it cannot do
+//! without.
+
+use std::time::Duration;
+
+use tracer_common::Action;
+
+use super::{
+    Bench, Check, Spread, Watch, Work,
+    attached::{Empty, Own},
+    callers::Window,
+    code::{self, FAST, Function},
+};
+use crate::kernel::{Links, Progress};
+
+/// What happens at a hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadWork {
+    /// Some arithmetic and no probe: how the machine itself scales.
+    None,
+    /// An empty program is run: the kernel's part.
+    Empty,
+    /// `faultline count`.
+    Count,
+    /// `faultline trace`, one integer argument, into a buffer that has room.
+    Event,
+}
+
+impl ThreadWork {
+    /// Its name for programs.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Empty => "empty",
+            Self::Count => "count",
+            Self::Event => "event_1_arg",
+        }
+    }
+
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "arithmetic, no probe",
+            Self::Empty => "empty program",
+            Self::Count => "count",
+            Self::Event => "trace, 1 argument",
+        }
+    }
+}
+
+/// Which functions are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Functions {
+    /// Each thread calls one of its own.
+    Distinct,
+    /// All call the same.
+    Same,
+}
+
+impl Functions {
+    /// Its name.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Distinct => "distinct",
+            Self::Same => "same",
+        }
+    }
+}
+
+/// What the functions begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// What the kernel runs fastest: a nop, of five bytes on x86-64.
+    Fast,
+    /// What functions mostly begin with (`push`), behind a breakpoint that traps.
+    Trap,
+}
+
+impl Entry {
+    /// The name of the instruction, for programs.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Fast if cfg!(target_arch = "x86_64") => "nop5",
+            Self::Trap if cfg!(target_arch = "x86_64") => "push",
+            // The field is made of them there too.
+            _ => "nop",
+        }
+    }
+}
+
+/// What is measured at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// What happens at a hit.
+    pub work: ThreadWork,
+    /// What the functions begin with.
+    pub entry: Entry,
+    /// Which functions.
+    pub functions: Functions,
+    /// Another thread maps and unmaps memory.
+    pub mapping: bool,
+    /// Threads that call.
+    pub threads: usize,
+}
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub struct Throughput {
+    /// Of what.
+    pub load: Load,
+    /// Calls a second, of all threads.
+    pub calls_per_s: Spread,
+    /// Nanoseconds that a call took a thread.
+    pub ns: Spread,
+    /// Nanoseconds of CPU time that it took: without those that the thread stood still.
+    pub cpu_ns: Spread,
+    /// The share of the time that the threads had a CPU.
+    pub on_cpu: Spread,
+    /// Calls a second over those of one thread, with nobody beside it, times the number of threads,
+    /// compared within each round: 1 is perfect.
+    pub scaling: Spread,
+    /// The same, by CPU time.
+    pub cpu_scaling: Spread,
+    /// Calls of mmap and munmap a second, by the thread that makes them.
+    pub mappings_per_s: Option<f64>,
+    /// Whether each call was seen; `None` where nobody counts.
+    pub check: Option<Check>,
+}
+
+/// What all windows together are to take.
+const FULL: Duration = Duration::from_secs(12);
+const QUICK: Duration = Duration::from_secs(3);
+const WINDOW: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(8)..=Duration::from_millis(60);
+/// Most threads where each breakpoint takes a link, and a tenth of a second to go.
+const THREADS_WITHOUT_BATCHES: usize = 8;
+/// Calls of an empty program that are made first, to see that it runs.
+const FIRST_CALLS: u32 = 64;
+/// Bytes of the ring buffer for each thread: it is emptied between windows.
+const BUFFER_BYTES: u32 = 16 << 20;
+const MOST_BUFFER_BYTES: u32 = 512 << 20;
+
+/// What is attached, and what of it each load calls.
+struct Field {
+    empty: Empty,
+    counting: [Own; 2],
+    events: Own,
+    links: Vec<Links>,
+}
+
+impl Bench {
+    /// Measures what threads reach together, on 1, 2, 4, … up to all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`](super::Stopped); those of loading and attaching. Nothing is attached afterwards.
+    pub fn throughput(&self, watch: Watch<'_>) -> anyhow::Result<Vec<Throughput>> {
+        let loads = self.loads();
+        let threads = loads.iter().map(|load| load.threads).max().unwrap_or(1);
+        watch.step(0, 0)?;
+        let mut field = self.field(threads)?;
+        let (rounds, budget) = if self.is_quick() { (3, QUICK) } else { (7, FULL) };
+        let windows = rounds * loads.len();
+        let window = budget / u32::try_from(windows).unwrap_or(u32::MAX).max(1);
+        let window = window.clamp(*WINDOW.start(), *WINDOW.end());
+        let mut found: Vec<Vec<Window>> = loads.iter().map(|_| Vec::new()).collect();
+        let mut checks: Vec<_> = loads.iter().map(|load| field.first_check(load)).collect();
+        for round in 0..rounds {
+            for (index, load) in loads.iter().enumerate() {
+                watch.step(round * loads.len() + index, windows)?;
+                let before = field.seen(load);
+                let window = self.window(load, window)?;
+                let expected = window.all_calls;
+                let seen = field.seen(load).zip(before).map(|(now, before)| now - before);
+                if let (Some(check), Some(seen)) = (&mut checks[index], seen) {
+                    *check = *check + Check { expected, ..seen };
+                }
+                found[index].push(window);
+            }
+        }
+        field.end();
+        Ok(loads
+            .iter()
+            .zip(found.iter().zip(checks))
+            .map(|(load, (windows, check))| {
+                let alone = Load { threads: 1, mapping: false, ..*load };
+                let alone = loads.iter().position(|other| *other == alone);
+                let alone = alone.map_or(&found[0], |index| &found[index]);
+                throughput(*load, windows, alone, check)
+            })
+            .collect())
+    }
+
+    /// What is measured, in the order of the table.
+    fn loads(&self) -> Vec<Load> {
+        let most = if self.features.batches() {
+            self.threads
+        } else {
+            self.threads.min(THREADS_WITHOUT_BATCHES)
+        };
+        let mut numbers: Vec<_> = std::iter::successors(Some(1), |threads| Some(threads * 2))
+            .take_while(|threads| *threads < most)
+            .collect();
+        numbers.push(most);
+        let mut rows = vec![(ThreadWork::None, Entry::Fast, Functions::Distinct, false)];
+        for work in [ThreadWork::Empty, ThreadWork::Count] {
+            for entry in [Entry::Fast, Entry::Trap] {
+                for functions in [Functions::Distinct, Functions::Same] {
+                    for mapping in [false, true] {
+                        rows.push((work, entry, functions, mapping));
+                    }
+                }
+            }
+        }
+        for functions in [Functions::Distinct, Functions::Same] {
+            rows.push((ThreadWork::Event, Entry::Fast, functions, false));
+        }
+        // Who maps needs a CPU, too.
+        let with_room = most.min(self.cpus.len().saturating_sub(1)).max(1);
+        let beside = if with_room == 1 { vec![1] } else { vec![1, with_room] };
+        let loads = rows.into_iter().flat_map(|(work, entry, functions, mapping)| {
+            let load = move |threads| Load { work, entry, functions, mapping, threads };
+            let numbers = if mapping { beside.clone() } else { numbers.clone() };
+            numbers.into_iter().map(load)
+        });
+        loads.collect()
+    }
+
+    fn field(&self, threads: usize) -> anyhow::Result<Field> {
+        let empty = Empty::load(self.features)?;
+        let mut links = Vec::new();
+        for entry in [Entry::Fast, Entry::Trap] {
+            let functions = (0..threads).map(|thread| function(ThreadWork::Empty, entry, thread));
+            links.push(empty.attach(&code::plan(functions, |_| ())?, false, false)?);
+        }
+        let own = |work, entry, shape: Work, action, bytes| {
+            let functions = (0..threads).map(|thread| function(work, entry, thread));
+            let plan = code::plan(functions, |probe| shape.shape(probe))?;
+            Own::attach(&plan, action, self.features, bytes)
+        };
+        let bytes = BUFFER_BYTES.saturating_mul(threads.next_power_of_two() as u32);
+        let event = Work::Event { args: 1 };
+        Ok(Field {
+            counting: [
+                own(ThreadWork::Count, Entry::Fast, Work::Count, Action::Count, 0)?,
+                own(ThreadWork::Count, Entry::Trap, Work::Count, Action::Count, 0)?,
+            ],
+            events: own(
+                ThreadWork::Event,
+                Entry::Fast,
+                event,
+                Action::Events,
+                bytes.min(MOST_BUFFER_BYTES),
+            )?,
+            empty,
+            links,
+        })
+    }
+}
+
+/// The function that a thread calls.
+pub(super) fn function(work: ThreadWork, entry: Entry, thread: usize) -> Function {
+    const SHARE: usize = FAST / 3;
+    const { assert!(SHARE >= super::MAX_THREADS, "a function a thread and program") };
+    // So far apart that two do not share a line of the CPU's cache.
+    const APART: usize = 16;
+    let share = match work {
+        ThreadWork::None | ThreadWork::Empty => 0,
+        ThreadWork::Count => 1,
+        ThreadWork::Event => 2,
+    };
+    match (work, entry) {
+        // None is called.
+        (ThreadWork::None, _) => Function::of(&code::INSTRUCTIONS[0], 0),
+        (_, Entry::Fast) => Function::fast(share * SHARE + thread),
+        (_, Entry::Trap) => Function::of_field((share * SHARE + thread) * APART),
+    }
+}
+
+impl Field {
+    /// The program of ours that a load's calls run.
+    fn own(&mut self, load: &Load) -> Option<&mut Own> {
+        match (load.work, load.entry) {
+            (ThreadWork::None | ThreadWork::Empty, _) => None,
+            (ThreadWork::Count, Entry::Fast) => self.counting.first_mut(),
+            (ThreadWork::Count, Entry::Trap) => self.counting.last_mut(),
+            (ThreadWork::Event, _) => Some(&mut self.events),
+        }
+    }
+
+    /// What the program of a load has seen so far, if it is one of ours.
+    fn seen(&mut self, load: &Load) -> Option<Check> {
+        let own = self.own(load)?;
+        own.drain();
+        Some(own.check_all(0))
+    }
+
+    /// What is known of a load before it is measured. An empty program does not count: each of its
+    /// functions is called some times while the kernel does.
+    fn first_check(&mut self, load: &Load) -> Option<Check> {
+        if load.work != ThreadWork::Empty {
+            return self.own(load).map(|_| Check::default());
+        }
+        let functions = if load.functions == Functions::Same { 1 } else { load.threads };
+        let hits = self.empty.runs_of(false, || {
+            for thread in 0..functions {
+                function(load.work, load.entry, thread).call(FIRST_CALLS);
+            }
+        })?;
+        let expected = functions as u64 * u64::from(FIRST_CALLS);
+        Some(Check { expected, hits, delivered: hits, lost: 0 })
+    }
+
+    fn end(mut self) {
+        let mut links = self.links;
+        links.extend(self.counting.iter_mut().map(Own::take_links));
+        links.push(self.events.take_links());
+        Links::detach_all(links, &Progress::default());
+    }
+}
+
+fn throughput(
+    load: Load,
+    windows: &[Window],
+    alone: &[Window],
+    check: Option<Check>,
+) -> Throughput {
+    let spread = |of: fn(&Window) -> f64| Spread::of(windows.iter().map(of));
+    let compare = |of: &dyn Fn(&Window, &Window) -> f64| {
+        Spread::of(windows.iter().zip(alone).map(|(together, alone)| of(together, alone)))
+    };
+    let threads = load.threads as f64;
+    Throughput {
+        load,
+        calls_per_s: spread(|window| window.calls_per_s),
+        ns: spread(|window| window.ns),
+        cpu_ns: spread(|window| window.cpu_ns),
+        on_cpu: spread(|window| window.on_cpu),
+        scaling: compare(&|all, one| all.calls_per_s / (threads * one.calls_per_s)),
+        cpu_scaling: compare(&|all, one| one.cpu_ns / all.cpu_ns),
+        mappings_per_s: load
+            .mapping
+            .then(|| Spread::of(windows.iter().map(|window| window.mappings_per_s)).median),
+        check,
+    }
+}
