@@ -155,6 +155,9 @@ fn detached_and_attached_again() {
             && line.contains(":warm` (")
             && line.contains("tried again in ")
     });
+    // It is said before it is done; then the target is a hundred times as fast.
+    let before = calls(&mut target, "mark");
+    wait_until("it is detached", || calls(&mut target, "mark") > before + 10_000_000);
     let called = calls(&mut target, "stop");
     run.stderr.wait_for(1, |line| line.starts_with("trying again: `") && line.contains(":warm`"));
     thread::sleep(Duration::from_millis(500));
@@ -460,7 +463,7 @@ fn from_outside() {
     let rounds = get("ROUNDS", 3);
     let seconds = Duration::from_secs(get("SECONDS", 10));
     let mut cases = Vec::new();
-    for mode in ["one", "push", "many"] {
+    for mode in ["one", "many"] {
         for max in ["1%", "2%", "5%"] {
             for policy in ["detach", "duty-cycle"] {
                 cases.push((mode, max, policy));
@@ -479,11 +482,7 @@ fn from_outside() {
             let options =
                 ["--json", "--max-overhead", max, "--overhead-policy", policy, "-p", &pid];
             let mut run = faultline(["count"].into_iter().chain(options));
-            let function = match *mode {
-                "one" => "hot",
-                "push" => "warm",
-                _ => "fn_*",
-            };
+            let function = if *mode == "one" { "hot" } else { "fn_*" };
             run.command().args(probes_of(&program, &[function]));
             let run = run.start();
             support::live::wait_counting(run.pid());

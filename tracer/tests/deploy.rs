@@ -185,7 +185,7 @@ fn metrics_exist_and_queries_answer() {
         + &with("timed", "tick -> u64", "action = \"latency\"")
         // A pointer, so that memory is read; a rate, so that hits are withheld.
         + &with("told", "tick(text: str)", "action = \"events\"\nrate = \"50/s\"");
-    let daemon = Daemon::start(&probes, "");
+    let daemon = Daemon::start(&probes, "[overhead]\nmax = \"99%\"\n");
     let prometheus = Prometheus::start(&daemon.folder, daemon.port);
     prometheus.wait_for("faultline_probe_hits_total{name=\"counted\"}", 0.0);
     let mut puppet = Puppet::start_program(&program);

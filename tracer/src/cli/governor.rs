@@ -45,12 +45,10 @@ impl Presences {
         let presence = self.lock();
         let now = Instant::now();
         let share = presence.share(now, probe)?;
-        let scale = presence.scale(now, probe, &self.counters);
-        let estimated = match presence.share_of_all(now) {
-            // Of what was never hit, nothing better is known.
-            Some(_) => Some(scale.map_or(0, |scale| (figure as f64 * scale).round() as u64)),
-            None => None,
-        };
+        // Of what was never hit, nothing better is known than that.
+        let scale = presence.scale(now, probe, &self.counters).unwrap_or(0.0);
+        let estimate = |_| (figure as f64 * scale).round() as u64;
+        let estimated = presence.share_of_all(now).map(estimate);
         Some(Seen { attached_ppm: (share * 1e6) as u32, estimated })
     }
 }
