@@ -82,7 +82,16 @@ async fn body<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long"))?
         .map_err(|_| too_large())?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, shortened(&error.to_string())))
+}
+
+/// What is wrong is repeated in the message, and may be megabytes.
+fn shortened(message: &str) -> String {
+    const MOST_CHARS: usize = 500;
+    match message.char_indices().nth(MOST_CHARS) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
 }
 
 #[derive(Serialize)]
@@ -152,10 +161,8 @@ async fn attach(State(control): Controls, request: Body) -> Result<Json<Changed>
     let checked = probes.into_iter().map(|probe| {
         let name = probe.name.clone();
         probe.check().map_err(|wrong| {
-            Refusal::new(
-                StatusCode::BAD_REQUEST,
-                format!("probe `{}`: {wrong}", name.escape_debug()),
-            )
+            let message = format!("probe `{}`: {wrong}", name.escape_debug());
+            Refusal::new(StatusCode::BAD_REQUEST, shortened(&message))
         })
     });
     let checked = checked.collect::<Result<Vec<_>, _>>()?;

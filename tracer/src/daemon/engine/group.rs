@@ -2,7 +2,7 @@
 //! load of the eBPF programs with maps of its own, and links for each probe, file and process.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     io,
     sync::{Arc, Mutex},
 };
@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    look::{Fresh, Traced},
+    look::{At, Fresh},
     named::{Attachment, Part},
 };
 use crate::{
@@ -23,11 +23,11 @@ use crate::{
     drain::Drain,
     guard::StuckWatch,
     kernel::{
-        AttachReport, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
+        Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
     },
     metrics::Source,
-    plan::{self, AttachPlan, PlannedFile, ProbeId},
-    resolve::{self, ObjectFile, Pid},
+    plan::{self, AttachPlan, NotPlanned, PlannedFile, ProbeId},
+    resolve::{self, Pid},
     sink::Tally,
     spec::{Rate, Sample},
 };
@@ -77,7 +77,8 @@ pub(super) struct NewGroup {
     pub(super) group: Group,
     /// By probe.
     pub(super) parts: Vec<(Arc<str>, Part)>,
-    pub(super) report: AttachReport,
+    /// Functions that the kernel refused.
+    pub(super) refused: Vec<NotPlanned>,
 }
 
 impl NewGroup {
@@ -120,10 +121,18 @@ impl NewGroup {
         };
         let mut programs = Programs::load(&plan, &options)?;
         let files = std::mem::take(&mut plan.files);
-        let (attached, report) = attach(&programs, &mut plan, &fresh, &ids, holders)?;
+        let wanted: Vec<_> = fresh
+            .iter()
+            .zip(&ids)
+            .map(|(fresh, ids)| (ids.as_slice(), fresh.places.as_slice()))
+            .collect();
+        let attached = attach(&programs, &mut plan, &wanted, holders);
+        if let Some(error) = attached.failed {
+            return Err(error.into());
+        }
         plan.files = files;
         let mut parts = Vec::with_capacity(fresh.len());
-        for ((fresh, ids), attachments) in fresh.into_iter().zip(ids).zip(attached) {
+        for ((fresh, ids), attachments) in fresh.into_iter().zip(ids).zip(attached.attachments) {
             let Some((file, _)) = fresh.places.into_iter().next() else { continue };
             parts.push((fresh.name, Part { group: id, ids, file, attachments }));
         }
@@ -152,62 +161,76 @@ impl NewGroup {
         let source = Arc::new(Source { counters, tally, latencies });
         let members = parts.len();
         let group = Group { plan, programs, source, drain, watch, members };
-        Ok(Self { group, parts, report })
+        Ok(Self { group, parts, refused: attached.refused })
     }
 }
+
+/// Probes, and where they are to be attached.
+pub(super) type Wanted<'a> = (&'a [ProbeId], &'a [At]);
 
 /// A process, and a number: how many files of a probe came before.
 type Round = (Option<Pid>, usize);
 
-/// Attaches every probe in each of its places: in rounds, of which each is one process (or all)
-/// and at most one file a probe.
+/// What was attached.
+#[derive(Debug, Default)]
+pub(super) struct Attached {
+    /// By what was wanted. What is gone meanwhile is not among them.
+    pub(super) attachments: Vec<Vec<Attachment>>,
+    refused: Vec<NotPlanned>,
+    /// Why something else is not either.
+    pub(super) failed: Option<KernelError>,
+}
+
+/// Attaches probes in each of their places: in rounds, of which each is one process (or all) and at
+/// most one file a probe.
 fn attach(
     programs: &Programs,
     plan: &mut AttachPlan,
-    fresh: &[Fresh],
-    ids: &[Vec<ProbeId>],
+    wanted: &[Wanted<'_>],
     holders: &mut Holders,
-) -> anyhow::Result<(Vec<Vec<Attachment>>, AttachReport)> {
+) -> Attached {
     let mut rounds: BTreeMap<Round, Vec<(usize, usize)>> = BTreeMap::new();
-    for (index, fresh) in fresh.iter().enumerate() {
+    for (index, (_, places)) in wanted.iter().enumerate() {
         let mut of_scope: HashMap<Option<Pid>, usize> = HashMap::new();
-        for (place, (_, traced)) in fresh.places.iter().enumerate() {
+        for (place, (_, traced)) in places.iter().enumerate() {
             let pid = traced.map(|traced| traced.pid);
             let count = of_scope.entry(pid).or_default();
             rounds.entry((pid, *count)).or_default().push((index, place));
             *count += 1;
         }
     }
-    let mut attached: Vec<Vec<Attachment>> = fresh.iter().map(|_| Vec::new()).collect();
-    let mut total = AttachReport::default();
-    for ((pid, _), round) in rounds {
+    let attachments = wanted.iter().map(|_| Vec::new()).collect();
+    let mut attached = Attached { attachments, ..Attached::default() };
+    let mut left: VecDeque<_> = rounds.into_iter().map(|((pid, _), round)| (pid, round)).collect();
+    while let Some((pid, round)) = left.pop_front() {
         plan.files = round
             .iter()
-            .map(|(index, place)| PlannedFile {
-                file: Arc::clone(&fresh[*index].places[*place].0),
-                probes: ids[*index].clone(),
+            .map(|(index, place)| {
+                let (ids, places) = wanted[*index];
+                PlannedFile { file: Arc::clone(&places[*place].0), probes: ids.to_vec() }
             })
             .collect();
-        let groups: Vec<&[ProbeId]> =
-            round.iter().map(|(index, _)| ids[*index].as_slice()).collect();
+        let groups: Vec<&[ProbeId]> = round.iter().map(|(index, _)| wanted[*index].0).collect();
         let scope = pid.map_or(Scope::AllProcesses, |pid| Scope::Processes(vec![pid]));
-        let (links, report) =
-            match Links::attach_groups(programs, plan, &groups, &scope, &Progress::default()) {
-                Ok(attached) => attached,
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => return Err(error.into()),
-            };
-        for ((index, place), links) in round.into_iter().zip(holders.hold(links)) {
-            let (file, traced) = &fresh[index].places[place];
-            let file = Arc::clone(file);
-            attached[index].push(Attachment { file, traced: *traced, links });
+        match Links::attach_groups(programs, plan, &groups, &scope, &Progress::default()) {
+            Ok((links, report)) => {
+                for ((index, place), links) in round.into_iter().zip(holders.hold(links)) {
+                    let (file, traced) = &wanted[index].1[place];
+                    let file = Arc::clone(file);
+                    let attachment = Attachment { file, traced: *traced, links };
+                    attached.attachments[index].push(attachment);
+                }
+                attached.refused.extend(report.refused);
+            }
+            // Those that are still there are found one by one.
+            Err(error) if is_gone(&error) && round.len() > 1 => {
+                left.extend(round.into_iter().map(|at| (pid, vec![at])));
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => attached.failed = Some(error),
         }
-        total.probes += report.probes;
-        total.links += report.links;
-        total.refused.extend(report.refused);
-        total.took += report.took;
     }
-    Ok((attached, total))
+    attached
 }
 
 /// Whether the process ended before it could be attached to.
@@ -217,34 +240,23 @@ fn is_gone(error: &KernelError) -> bool {
 }
 
 impl Group {
-    /// Attaches probes of the group in one more place; `None` if the process is gone.
-    pub(super) fn attach_copy(
+    /// Attaches probes of the group in more places.
+    pub(super) fn attach_copies(
         &mut self,
-        ids: &[ProbeId],
-        file: &Arc<ObjectFile>,
-        traced: Option<Traced>,
+        wanted: &[Wanted<'_>],
         holders: &mut Holders,
-    ) -> Result<Option<Attachment>, KernelError> {
-        let scope = match traced {
-            Some(Traced { pid, .. }) => {
-                self.programs.trace_process(pid)?;
-                Scope::Processes(vec![pid])
+    ) -> Attached {
+        let traced: BTreeSet<_> = wanted
+            .iter()
+            .flat_map(|(_, places)| *places)
+            .filter_map(|(_, traced)| Some(traced.as_ref()?.pid))
+            .collect();
+        for pid in traced {
+            if let Err(error) = self.programs.trace_process(pid) {
+                return Attached { failed: Some(error), ..Attached::default() };
             }
-            None => Scope::AllProcesses,
-        };
-        let plan = AttachPlan {
-            probes: self.plan.probes.clone(),
-            files: vec![PlannedFile { file: Arc::clone(file), probes: ids.to_vec() }],
-            ..AttachPlan::default()
-        };
-        match Links::attach_groups(&self.programs, &plan, &[ids], &scope, &Progress::default()) {
-            Ok((links, _)) => Ok(holders.hold(links).pop().map(|links| Attachment {
-                file: Arc::clone(file),
-                traced,
-                links,
-            })),
-            Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => Err(error),
         }
+        let mut plan = AttachPlan { probes: self.plan.probes.clone(), ..AttachPlan::default() };
+        attach(&self.programs, &mut plan, wanted, holders)
     }
 }

@@ -111,7 +111,7 @@ impl Engine {
             .groups
             .values()
             .map(|group| Arc::clone(&group.source))
-            .chain(self.releasing.iter().cloned())
+            .chain(self.leaving.iter().flat_map(|leaving| &leaving.sources).cloned())
             .collect();
         catalog.series = series;
         catalog.retired = Retired { cpus: self.retired.clone() };
