@@ -110,10 +110,14 @@ impl Churn {
         let mut target = Target::start(&self.functions, &["20", "wait"]);
         target.send("go");
         assert!(target.line().starts_with("done"));
-        daemon.wait_metric("faultline_probe_hits_total", &["name=\"x\""], match action {
-            "latency" => 4000.0,
-            _ => 2000.0,
-        });
+        daemon.wait_metric(
+            "faultline_probe_hits_total",
+            &["name=\"x\""],
+            match action {
+                "latency" => 4000.0,
+                _ => 2000.0,
+            },
+        );
         assert!(target.finish().0.success());
         self.puppet.step(100);
         self.called += 100;
@@ -144,7 +148,8 @@ impl Churn {
             }
             // Clients: some who listen and go, some who say nothing, some who say nonsense.
             2 => {
-                for request in ["GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n", "", "\0\0\0\0\r\n\r\n"]
+                for request in
+                    ["GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n", "", "\0\0\0\0\r\n\r\n"]
                 {
                     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
                     let _ = stream.write_all(request.as_bytes());

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use super::{config::ProbeText, control::Control, engine::Changed};
-use crate::metrics::{CpuFigures, Kind, OwnUse};
+use crate::metrics::{Catalog, CpuFigures, Durations, Kind, OwnUse, Reading};
 
 /// Largest body: some tens of thousands of probes.
 const MAX_BODY: usize = 16 << 20;
@@ -115,13 +115,25 @@ struct Status {
     open_fds: u64,
 }
 
-async fn status(State(control): Controls) -> Json<Status> {
+/// What is attached, and what it has counted: off the threads that serve, since reading much takes its
+/// time.
+async fn reading(control: &Control) -> Result<(Arc<Catalog>, Reading), Refusal> {
+    let catalog = control.shared.metrics.catalog();
+    let read = move || {
+        let reading = catalog.read();
+        (catalog, reading)
+    };
+    tokio::task::spawn_blocking(read).await.map_err(|error| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("a thread ended early: {error}"))
+    })
+}
+
+async fn status(State(control): Controls) -> Result<Json<Status>, Refusal> {
     let shared = &control.shared;
-    let catalog = shared.metrics.catalog();
-    let reading = catalog.read();
+    let (catalog, reading) = reading(&control).await?;
     let sum = |get: fn(&CpuFigures) -> u64| reading.cpus.iter().map(get).sum();
     let own = OwnUse::now();
-    Json(Status {
+    Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         ready: shared.ready.load(Ordering::Relaxed),
@@ -139,7 +151,7 @@ async fn status(State(control): Controls) -> Json<Status> {
         cpu_seconds: own.cpu_seconds,
         resident_bytes: own.resident_bytes,
         open_fds: own.open_fds,
-    })
+    }))
 }
 
 async fn probes(State(control): Controls) -> Response {
@@ -220,10 +232,9 @@ struct Probe {
     max_ns: Option<u64>,
 }
 
-async fn figures(State(control): Controls) -> Json<Figures> {
+async fn figures(State(control): Controls) -> Result<Json<Figures>, Refusal> {
     let shared = &control.shared;
-    let catalog = shared.metrics.catalog();
-    let reading = catalog.read();
+    let (catalog, reading) = reading(&control).await?;
     let online = crate::metrics::online_cpus();
     let cpus = reading
         .cpus
@@ -253,20 +264,20 @@ async fn figures(State(control): Controls) -> Json<Figures> {
                     hits: figures.hits(),
                     events: figures.delivered,
                     lost: figures.lost(),
-                    calls: durations.map(|durations| durations.buckets.iter().sum()),
+                    calls: durations.map(Durations::count),
                     sum_ns: durations.map(|durations| durations.sum_ns),
                     max_ns: durations.map(|durations| durations.max_ns),
                 }
             },
         );
     let own = OwnUse::now();
-    Json(Figures {
+    Ok(Json(Figures {
         uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         cpus: cpus.collect(),
         probes: probes.collect(),
         cpu_seconds: own.cpu_seconds,
         resident_bytes: own.resident_bytes,
-    })
+    }))
 }
 
 async fn all_events(State(control): Controls) -> Result<Response, Refusal> {

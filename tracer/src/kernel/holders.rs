@@ -236,7 +236,8 @@ impl Holders {
             }
             Err(error) => {
                 tracing::debug!("links are not held by threads of their own: {error}");
-                self.refused = true;
+                // Where only no thread can be had at the moment, there may be one the next time.
+                self.refused = error.kind() != io::ErrorKind::WouldBlock;
                 None
             }
         }

@@ -10,10 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Catalog, Figures, Kind, Reading, Series, collector::LE_EXPONENTS};
+use super::{Catalog, Figures, Kind, Reading, Series, durations::BUCKETS};
 
 /// Buckets of a latency series, and its sum and count.
-const LATENCY_SERIES: usize = (LE_EXPONENTS.end - LE_EXPONENTS.start) as usize + 3;
+const LATENCY_SERIES: usize = BUCKETS + 2;
 /// A probe takes the place of another one only if it is so much busier: places are not to change
 /// from scrape to scrape.
 const BUSIER: u64 = 2;

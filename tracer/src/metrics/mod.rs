@@ -9,6 +9,7 @@ mod budget;
 mod catalog;
 mod collector;
 mod cpus;
+mod durations;
 mod figures;
 mod own;
 mod text;
@@ -29,6 +30,7 @@ use self::{budget::Budget, collector::ProbeCollector};
 pub use self::{
     catalog::{Catalog, Kind, Retired, Series, Source},
     cpus::{CpuFigures, online as online_cpus},
+    durations::Durations,
     figures::{Figures, Reading},
     own::OwnUse,
     text::Format,

@@ -301,7 +301,9 @@ impl Engine {
     fn attach_copies(&mut self, copies: Vec<look::Copy>, named: &mut BTreeMap<Arc<str>, Named>) {
         let mut by_group: BTreeMap<GroupId, BTreeMap<(Arc<str>, usize), Vec<At>>> = BTreeMap::new();
         for look::Copy { name, part, at } in copies {
-            let Some(of) = named.get(&name).and_then(|named| named.parts.get(part)) else { continue };
+            let Some(of) = named.get(&name).and_then(|named| named.parts.get(part)) else {
+                continue;
+            };
             by_group.entry(of.group).or_default().entry((name, part)).or_default().push(at);
         }
         for (id, wanted) in by_group {

@@ -22,9 +22,7 @@ use crate::{
     },
     drain::Drain,
     guard::StuckWatch,
-    kernel::{
-        Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
-    },
+    kernel::{Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope},
     metrics::Source,
     plan::{self, AttachPlan, NotPlanned, PlannedFile, ProbeId},
     resolve::{self, Pid},
@@ -165,6 +163,10 @@ impl NewGroup {
     }
 }
 
+/// Places that are attached to before their links are held: so many links go one after another if we
+/// are killed meanwhile, and for as long as they take nobody can be started in our place.
+const PLACES_AT_ONCE: usize = 32;
+
 /// Probes, and where they are to be attached.
 pub(super) type Wanted<'a> = (&'a [ProbeId], &'a [At]);
 
@@ -201,7 +203,10 @@ fn attach(
     }
     let attachments = wanted.iter().map(|_| Vec::new()).collect();
     let mut attached = Attached { attachments, ..Attached::default() };
-    let mut left: VecDeque<_> = rounds.into_iter().map(|((pid, _), round)| (pid, round)).collect();
+    let mut left = VecDeque::new();
+    for ((pid, _), round) in rounds {
+        left.extend(round.chunks(PLACES_AT_ONCE).map(|places| (pid, places.to_vec())));
+    }
     while let Some((pid, round)) = left.pop_front() {
         plan.files = round
             .iter()

@@ -204,7 +204,8 @@ impl Look {
             }
             Err(problem) => {
                 self.without_function += 1;
-                self.problems.entry(Arc::clone(name)).or_insert(problem.into());
+                // More to the point than that there is no such file elsewhere.
+                self.problems.insert(Arc::clone(name), problem.into());
             }
         }
     }

@@ -67,10 +67,8 @@ impl Engine {
     fn release_or_hand_over(&mut self, links: Vec<HeldLinks>, hand_over: bool) {
         let empty: Vec<GroupId> =
             self.groups.iter().filter(|(_, group)| group.members == 0).map(|(id, _)| *id).collect();
-        let groups: Vec<Group> = empty
-            .into_iter()
-            .filter_map(|id| self.groups.remove(&id))
-            .collect();
+        let groups: Vec<Group> =
+            empty.into_iter().filter_map(|id| self.groups.remove(&id)).collect();
         if links.is_empty() && groups.is_empty() {
             return;
         }
