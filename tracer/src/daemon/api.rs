@@ -41,6 +41,10 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/v1/events", get(all_events))
         .route("/v1/events/{name}", get(events))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such path (see docs/api.md)"))
+        .method_not_allowed_fallback(async || {
+            let message = "this path has another method (see docs/api.md)";
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
         .with_state(control)
 }
 

@@ -121,7 +121,7 @@ async fn control(args: Args) -> Result<(), Failure> {
         Command::Tail { name } => {
             let path = match &name {
                 Some(name) => {
-                    check_name(&name).map_err(Failure::Usage)?;
+                    check_name(name).map_err(Failure::Usage)?;
                     format!("/v1/events/{name}")
                 }
                 None => "/v1/events".to_owned(),

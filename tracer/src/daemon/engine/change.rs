@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     Engine,
     group::{Alike, Group, GroupId, NewGroup},
-    look::{self, At, Look},
+    look::{self, At, Look, Traced},
     named::{Named, Origin},
 };
 use crate::{
@@ -299,7 +299,9 @@ impl Engine {
     /// Attaches what is planned in more places: a group's at once. What fails is told, and tried
     /// again at the next look.
     fn attach_copies(&mut self, copies: Vec<look::Copy>, named: &mut BTreeMap<Arc<str>, Named>) {
-        let mut by_group: BTreeMap<GroupId, BTreeMap<(Arc<str>, usize), Vec<At>>> = BTreeMap::new();
+        /// By name and part.
+        type Places = BTreeMap<(Arc<str>, usize), Vec<At>>;
+        let mut by_group: BTreeMap<GroupId, Places> = BTreeMap::new();
         for look::Copy { name, part, at } in copies {
             let Some(of) = named.get(&name).and_then(|named| named.parts.get(part)) else {
                 continue;
@@ -315,9 +317,22 @@ impl Engine {
             if let Some(error) = attached.failed {
                 tracing::error!("failed to attach to targets that came: {error}");
             }
+            let pid_of = |traced: &Option<Traced>| Some(traced.as_ref()?.pid);
+            let mut gone: HashSet<Pid> =
+                places.iter().flat_map(|(_, at)| *at).filter_map(|(_, of)| pid_of(of)).collect();
             for ((name, part), attachments) in wanted.into_keys().zip(attached.attachments) {
                 if let Some(named) = named.get_mut(&name) {
                     named.parts[part].attachments.extend(attachments);
+                }
+            }
+            let parts = named.values().flat_map(|named| &named.parts);
+            for attachment in parts.filter(|part| part.group == id).flat_map(|of| &of.attachments) {
+                pid_of(&attachment.traced).map(|pid| gone.remove(&pid));
+            }
+            // A group's processes are limited, and those that come and go many.
+            for pid in gone {
+                if let Err(error) = group.programs.forget_process(pid) {
+                    tracing::debug!("{error}");
                 }
             }
         }
