@@ -41,11 +41,12 @@ struct Held {
 
 impl Held {
     fn by(daemon: &Daemon) -> Self {
-        let status = daemon.ask(&["status"]);
         let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
         let tables = tasks.flatten().map(|task| task.path().join("fd"));
         let counts: Vec<usize> =
             tables.filter_map(|fds| Some(fs::read_dir(fds).ok()?.count())).collect();
+        // Only now: to be asked takes a connection and a thread.
+        let status = daemon.ask(&["status"]);
         Self {
             resident_bytes: number(&status, "resident_bytes"),
             threads: counts.len(),
