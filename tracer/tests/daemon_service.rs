@@ -216,30 +216,6 @@ fn systemd_protocol() {
     daemon.running.finish().succeeded();
 }
 
-/// Check that an hour's churn in short leaves nothing behind: no descriptor, no link, no growth.
-#[test]
-fn churn_leaves_nothing() {
-    let program = private_copy(&target("functions.c", &["-O0"]), "churn");
-    let daemon = Daemon::start("", "");
-    let round = |number: usize| {
-        let pattern = format!("{}:fn_{:02}*", program.display(), number % 100);
-        let action = ["count", "latency", "events"][number % 3];
-        daemon.ctl(&["attach", "x", &pattern, "--action", action]).succeeded();
-        daemon.scrape();
-        daemon.ctl(&["detach", "x"]).succeeded();
-        daemon.wait_released();
-    };
-    let resident = || number(&daemon.ask(&["status"]), "resident_bytes");
-    (0..6).for_each(round);
-    let (descriptors, before) = (daemon.descriptors(), resident());
-    (0..60).for_each(round);
-    wait_until("all descriptors are closed", || daemon.descriptors() <= descriptors);
-    let after = resident();
-    assert!(after < before + (16 << 20), "resident memory grew from {before} to {after} bytes");
-    assert_eq!(daemon.metric("faultline_links", &[]), 0.0);
-    daemon.stop();
-}
-
 /// Check that a target which is slow to be read by nobody does not keep the daemon from stopping,
 /// and that a stop while a client listens is clean.
 #[test]

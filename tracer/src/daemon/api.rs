@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use super::{config::ProbeText, control::Control, engine::Changed};
-use crate::metrics::{CpuFigures, Kind, OverheadStatus, OwnUse};
+use crate::metrics::{Catalog, CpuFigures, Durations, Kind, OverheadStatus, OwnUse, Reading};
 
 /// Largest body: some tens of thousands of probes.
 const MAX_BODY: usize = 16 << 20;
@@ -41,6 +41,10 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/v1/events", get(all_events))
         .route("/v1/events/{name}", get(events))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such path (see docs/api.md)"))
+        .method_not_allowed_fallback(async || {
+            let message = "this path has another method (see docs/api.md)";
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
         .with_state(control)
 }
 
@@ -82,7 +86,16 @@ async fn body<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
         .map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long"))?
         .map_err(|_| too_large())?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, shortened(&error.to_string())))
+}
+
+/// What is wrong is repeated in the message, and may be megabytes.
+fn shortened(message: &str) -> String {
+    const MOST_CHARS: usize = 500;
+    match message.char_indices().nth(MOST_CHARS) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
 }
 
 #[derive(Serialize)]
@@ -141,13 +154,25 @@ impl From<OverheadStatus> for Overhead {
     }
 }
 
-async fn status(State(control): Controls) -> Json<Status> {
+/// What is attached, and what it has counted: off the threads that serve, since reading much takes its
+/// time.
+async fn reading(control: &Control) -> Result<(Arc<Catalog>, Reading), Refusal> {
+    let catalog = control.shared.metrics.catalog();
+    let read = move || {
+        let reading = catalog.read();
+        (catalog, reading)
+    };
+    tokio::task::spawn_blocking(read).await.map_err(|error| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("a thread ended early: {error}"))
+    })
+}
+
+async fn status(State(control): Controls) -> Result<Json<Status>, Refusal> {
     let shared = &control.shared;
-    let catalog = shared.metrics.catalog();
-    let reading = catalog.read();
+    let (catalog, reading) = reading(&control).await?;
     let sum = |get: fn(&CpuFigures) -> u64| reading.cpus.iter().map(get).sum();
     let own = OwnUse::now();
-    Json(Status {
+    Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         ready: shared.ready.load(Ordering::Relaxed),
@@ -166,7 +191,7 @@ async fn status(State(control): Controls) -> Json<Status> {
         resident_bytes: own.resident_bytes,
         open_fds: own.open_fds,
         overhead: shared.metrics.overhead().map(Into::into),
-    })
+    }))
 }
 
 async fn probes(State(control): Controls) -> Response {
@@ -188,10 +213,8 @@ async fn attach(State(control): Controls, request: Body) -> Result<Json<Changed>
     let checked = probes.into_iter().map(|probe| {
         let name = probe.name.clone();
         probe.check().map_err(|wrong| {
-            Refusal::new(
-                StatusCode::BAD_REQUEST,
-                format!("probe `{}`: {wrong}", name.escape_debug()),
-            )
+            let message = format!("probe `{}`: {wrong}", name.escape_debug());
+            Refusal::new(StatusCode::BAD_REQUEST, shortened(&message))
         })
     });
     let checked = checked.collect::<Result<Vec<_>, _>>()?;
@@ -252,10 +275,9 @@ struct Probe {
     max_ns: Option<u64>,
 }
 
-async fn figures(State(control): Controls) -> Json<Figures> {
+async fn figures(State(control): Controls) -> Result<Json<Figures>, Refusal> {
     let shared = &control.shared;
-    let catalog = shared.metrics.catalog();
-    let reading = catalog.read();
+    let (catalog, reading) = reading(&control).await?;
     let online = crate::metrics::online_cpus();
     let cpus = reading
         .cpus
@@ -288,20 +310,20 @@ async fn figures(State(control): Controls) -> Json<Figures> {
                     events: figures.delivered,
                     lost: figures.lost(),
                     cost_ns: figures.cost_ns,
-                    calls: durations.map(|durations| durations.buckets.iter().sum()),
+                    calls: durations.map(Durations::count),
                     sum_ns: durations.map(|durations| durations.sum_ns),
                     max_ns: durations.map(|durations| durations.max_ns),
                 }
             },
         );
     let own = OwnUse::now();
-    Json(Figures {
+    Ok(Json(Figures {
         uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         cpus: cpus.collect(),
         probes: probes.collect(),
         cpu_seconds: own.cpu_seconds,
         resident_bytes: own.resident_bytes,
-    })
+    }))
 }
 
 async fn all_events(State(control): Controls) -> Result<Response, Refusal> {

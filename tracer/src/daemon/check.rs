@@ -43,7 +43,10 @@ pub fn check(config: &Config, out: &mut impl Write) -> io::Result<bool> {
             }
         }
     }
-    let probes = config.probes.len();
-    writeln!(out, "{probes} probes; the configuration is right; nothing was attached (--check)")?;
+    let probes = match config.probes.len() {
+        1 => "1 probe".to_owned(),
+        count => format!("{count} probes"),
+    };
+    writeln!(out, "{probes}; the configuration is right; nothing was attached (--check)")?;
     Ok(all)
 }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use self::overhead::Overhead;
-pub use self::probe::{Action, ProbeConfig, ProbeText, Selection};
+pub use self::probe::{Action, ProbeConfig, ProbeText, Selection, check_name};
 use self::units::{seconds, size, time};
 
 /// What the daemon is to do.
@@ -63,6 +63,7 @@ impl Default for Metrics {
 #[serde(deny_unknown_fields, default)]
 pub struct Control {
     /// The socket's path.
+    #[serde(deserialize_with = "socket_path")]
     pub socket: PathBuf,
     /// The group whose members may control the daemon besides root, where it exists.
     pub group: String,
@@ -98,6 +99,16 @@ pub struct Events {
 impl Default for Events {
     fn default() -> Self {
         Self { file: None, rotate_at: 64 << 20, keep: 4, buffer: 8 << 20 }
+    }
+}
+
+impl Events {
+    /// What is said where they cannot go where they are to.
+    pub(super) fn failed_to_open(&self) -> String {
+        match &self.file {
+            Some(path) => format!("failed to open {} for events (events.file)", path.display()),
+            None => "failed to use standard output for events".to_owned(),
+        }
     }
 }
 
@@ -213,7 +224,7 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let place = Place { text, path };
         let raw: Raw = toml::from_str(text).map_err(|error| {
-            place.error(error.span().map(|span| span.start), error.message().trim().to_owned())
+            place.error(error.span().map(|span| span.start), plain(error.message().trim()))
         })?;
         let mut probes: Vec<ProbeConfig> = Vec::with_capacity(raw.probes.len());
         let mut names = std::collections::HashSet::new();
@@ -253,6 +264,18 @@ fn read_regular(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
 }
 
+/// A path that a socket can have: `sun_path` of unix(7), and its NUL.
+fn socket_path<'de, D: serde::Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    const MOST_BYTES: usize = 107;
+    let path = PathBuf::deserialize(from)?;
+    let bytes = path.as_os_str().len();
+    if !(1..=MOST_BYTES).contains(&bytes) {
+        let message = format!("a socket's path has 1 to {MOST_BYTES} bytes, and this one {bytes}");
+        return Err(serde::de::Error::custom(message));
+    }
+    Ok(path)
+}
+
 /// A size within these bounds, in words of the user.
 fn size_within<'de, D: serde::Deserializer<'de>>(
     from: D,
@@ -282,6 +305,19 @@ fn kept_files<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error
         return Err(serde::de::Error::custom("at most 1000 files are kept"));
     }
     Ok(files)
+}
+
+/// An error of the deserializer in words of TOML, not of Rust.
+fn plain(message: &str) -> String {
+    let message = match message.strip_suffix("invalid type: map, expected a sequence") {
+        Some(before) => format!("{before}this is one table, and there may be several: `[[probe]]`"),
+        None => message.to_owned(),
+    };
+    message
+        .replace(" as i128", "")
+        .replace("expected usize", "expected a whole number")
+        .replace("expected u32", "expected a whole number, at most 4294967295")
+        .replace("wanted string or table", "expected one of `count`, `latency`, `events`")
 }
 
 /// Where in the text something is.

@@ -1,7 +1,11 @@
 //! What may be done with a running daemon, whoever wants it: a signal or a client.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, SystemTime},
 };
 
@@ -26,6 +30,10 @@ pub(super) struct Control {
     config: Mutex<Config>,
     /// One reload after another.
     reloading: tokio::sync::Mutex<()>,
+    /// A reload waits for its turn, and will see the file as it is then.
+    reload_waits: AtomicBool,
+    /// Why the last reload changed nothing, if it did not.
+    failure: Mutex<Option<String>>,
 }
 
 impl Control {
@@ -41,6 +49,8 @@ impl Control {
             commands: Mutex::new(commands),
             config: Mutex::new(config),
             reloading: tokio::sync::Mutex::new(()),
+            reload_waits: AtomicBool::new(false),
+            failure: Mutex::default(),
         }
     }
 
@@ -72,6 +82,7 @@ impl Control {
     /// The file is wrong, or its probes cannot be attached; nothing has changed then.
     pub(super) async fn reload(&self) -> anyhow::Result<Changed> {
         let _alone = self.reloading.lock().await;
+        self.reload_waits.store(false, Ordering::Relaxed);
         self.notify.reloading();
         let result = self.try_reload().await;
         self.told_reload(result.is_ok());
@@ -85,10 +96,19 @@ impl Control {
             ),
             Err(error) => tracing::error!("nothing was reloaded: {error:#}"),
         }
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
+            result.as_ref().err().map(|error| format!("; last reload failed: {error:#}"));
         // What was in force still is: ready either way.
-        let failed = result.as_ref().err().map(|error| format!("; last reload failed: {error:#}"));
-        self.notify.ready(&format!("{}{}", self.status_line(), failed.unwrap_or_default()));
+        self.notify.ready(&self.status_line());
         result
+    }
+
+    /// Reloads when it can, and does not wait for it; a thousand signals are one wish.
+    pub(super) fn reload_soon(self: &Arc<Self>) {
+        if !self.reload_waits.swap(true, Ordering::Relaxed) {
+            let control = Arc::clone(self);
+            tokio::spawn(async move { drop(control.reload().await) });
+        }
     }
 
     async fn try_reload(&self) -> anyhow::Result<Changed> {
@@ -96,7 +116,7 @@ impl Control {
         let config = tokio::task::spawn_blocking(move || Config::read(&path))
             .await
             .context("a thread ended early")??;
-        EventLog::check(&config.events).context("failed to open the output of events")?;
+        EventLog::check(&config.events).with_context(|| config.events.failed_to_open())?;
         let before = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let changed = self.ask(|reply| Command::Reload(Box::new(config.clone()), reply)).await??;
         if config.control != before.control || config.metrics.listen != before.metrics.listen {
@@ -157,11 +177,13 @@ impl Control {
             0 => "",
             _ => ", releasing",
         };
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         format!(
-            "{} probes attached ({} functions, {} links){waiting}{releasing}",
+            "{} probes attached ({} functions, {} links){waiting}{releasing}{}",
             catalog.probes_attached,
             catalog.series.len(),
-            catalog.links
+            catalog.links,
+            failure.as_deref().unwrap_or_default(),
         )
     }
 }

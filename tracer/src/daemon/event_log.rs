@@ -137,18 +137,7 @@ impl Target {
     fn open(events: &config::Events) -> io::Result<Self> {
         match &events.file {
             None => Ok(Self::Stdout { output: Output::stdout()?, rest: Vec::new() }),
-            Some(path) => {
-                let file = open_to_append(path)?;
-                let bytes = file.metadata()?.size();
-                Ok(Self::File(RotatedFile {
-                    file,
-                    path: path.clone(),
-                    bytes,
-                    rotate_at: events.rotate_at,
-                    keep: events.keep,
-                    rotate_after: Instant::now(),
-                }))
-            }
+            Some(path) => Ok(Self::File(RotatedFile::open(events, path)?)),
         }
     }
 
@@ -206,7 +195,24 @@ fn write_stdout(
 }
 
 impl RotatedFile {
+    fn open(events: &config::Events, path: &Path) -> io::Result<Self> {
+        let file = open_to_append(path)?;
+        let metadata = file.metadata()?;
+        Ok(Self {
+            bytes: metadata.size(),
+            file,
+            path: path.to_owned(),
+            // Nobody wants `/dev/null` to be set aside.
+            rotate_at: if metadata.is_file() { events.rotate_at } else { u64::MAX },
+            keep: events.keep,
+            rotate_after: Instant::now(),
+        })
+    }
+
     fn write(&mut self, lines: &[u8], ends: &[usize]) -> (usize, io::Result<()>) {
+        if let Err(error) = self.begin_anew_if_deleted() {
+            return (0, Err(error));
+        }
         let now = Instant::now();
         if self.bytes != 0
             && self.bytes + lines.len() as u64 > self.rotate_at
@@ -240,7 +246,37 @@ impl RotatedFile {
         (whole, result)
     }
 
+    /// What is written into a file without a name is lost. One that was only moved is written to
+    /// until a reload, as logrotate expects.
+    fn begin_anew_if_deleted(&mut self) -> io::Result<()> {
+        if self.file.metadata()?.nlink() == 0 {
+            self.begin_anew()?;
+            tracing::warn!("{} was deleted; it is begun anew", self.path.display());
+        }
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) -> io::Result<()> {
+        self.file = open_to_append(&self.path)?;
+        self.bytes = self.file.metadata()?.size();
+        Ok(())
+    }
+
+    /// Whether the file still has the name that it was opened by.
+    fn has_its_name(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match std::fs::metadata(&self.path) {
+            Ok(named) => Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn rotate(&mut self) -> io::Result<()> {
+        if !self.has_its_name()? {
+            // Somebody else has set it aside.
+            return self.begin_anew();
+        }
         let numbered = |number: u32| {
             let mut name = self.path.clone().into_os_string();
             name.push(format!(".{number}"));
@@ -259,9 +295,7 @@ impl RotatedFile {
         }
         std::fs::rename(&self.path, numbered(1))?;
         // If this fails, what comes goes into the one set aside: nothing is lost.
-        self.file = open_to_append(&self.path)?;
-        self.bytes = 0;
-        Ok(())
+        self.begin_anew()
     }
 }
 

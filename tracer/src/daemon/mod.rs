@@ -88,7 +88,7 @@ pub fn run(config_path: &Path) -> anyhow::Result<()> {
     let opened = Opened::open(&config)?;
     let metrics = Arc::new(Metrics::new(config.metrics.max_series));
     let log = EventLog::open(&config.events, metrics.own.clone())
-        .context("failed to open the output of events")?;
+        .with_context(|| config.events.failed_to_open())?;
     // Asked for before: each way to find out needs privileges.
     let perf_links = !Features::probe()?.batches();
     let kept = privileges::drop_unneeded(perf_links).context("failed to give up privileges")?;
@@ -144,7 +144,7 @@ async fn serve(config: Config, opened: Opened, shared: Arc<Shared>) -> anyhow::R
     if let Some(listener) = opened.metrics {
         tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let router = scrape::router(Arc::clone(&shared));
+        let router = scrape::router(scrape::Scraped::new(Arc::clone(&shared)));
         tokio::spawn(server::serve(listener, router, SCRAPE_LIMITS, evicted.clone()));
     }
     let socket = Arc::new(opened.socket);
@@ -208,11 +208,7 @@ async fn run_until_told(control: &Arc<Control>, signals: &mut Signals) -> anyhow
                 tracing::info!("{name}: stopping");
                 return Ok(());
             }
-            _ = signals.reload.recv() => {
-                let control = Arc::clone(control);
-                // On its own, so that a long one keeps nobody from stopping us.
-                tokio::spawn(async move { drop(control.reload().await) });
-            }
+            _ = signals.reload.recv() => control.reload_soon(),
             _ = watchdog.tick(), if watchdog_every.is_some() => {
                 let now = shared.beats.load(Ordering::Relaxed);
                 if now == beats {
@@ -222,7 +218,10 @@ async fn run_until_told(control: &Arc<Control>, signals: &mut Signals) -> anyhow
                     control.notify.alive();
                 }
             }
-            _ = status.tick() => control.notify.status(&control.status_line()),
+            _ = status.tick() => {
+                control.notify.status(&control.status_line());
+                memory::give_back();
+            }
         }
     }
 }

@@ -1,42 +1,119 @@
 //! What is served over TCP: metrics and health, to anyone who can connect.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use axum::{
     Router,
+    body::Bytes,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use tokio::time::Instant;
 
 use super::engine::Shared;
 use crate::metrics::Format;
 
+/// The text of a scrape, for all who ask while it is written: a hundred clients cost as much as two.
+#[derive(Debug)]
+pub(super) struct Scraped {
+    shared: Arc<Shared>,
+    open_metrics: Arc<Turn>,
+    prometheus: Arc<Turn>,
+}
+
+/// Scrapes of one format, one after another.
+#[derive(Debug, Default)]
+struct Turn {
+    writing: Arc<tokio::sync::Mutex<()>>,
+    /// Who waits or writes.
+    wanted: AtomicUsize,
+    /// The last text, as long as anybody may want it, and when it was begun.
+    last: Mutex<Option<(Instant, Bytes)>>,
+}
+
+/// Somebody who waits or writes.
+struct Wish<'a>(&'a Turn);
+
+impl Scraped {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, open_metrics: Arc::default(), prometheus: Arc::default() }
+    }
+
+    /// A text that was begun after it was asked for.
+    async fn text(&self, format: Format) -> Option<Bytes> {
+        let asked = Instant::now();
+        let turn = match format {
+            Format::OpenMetrics => &self.open_metrics,
+            Format::Prometheus => &self.prometheus,
+        };
+        let _wish = turn.wish();
+        let alone = Arc::clone(&turn.writing).lock_owned().await;
+        if let Some((begun, text)) = &*turn.last()
+            && *begun >= asked
+        {
+            return Some(text.clone());
+        }
+        let (shared, turn) = (Arc::clone(&self.shared), Arc::clone(turn));
+        // Off the threads that serve, since a large scrape takes its time; and to the end, also
+        // where whoever asked has gone: others wait for it.
+        let write = move || {
+            let begun = Instant::now();
+            let text = Bytes::from(shared.metrics.encode(format).ok()?);
+            *turn.last() = Some((begun, text.clone()));
+            drop(alone);
+            Some(text)
+        };
+        tokio::task::spawn_blocking(write).await.ok()?
+    }
+}
+
+impl Turn {
+    fn wish(&self) -> Wish<'_> {
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        Wish(self)
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Bytes)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        // Who comes from now on wants a newer one.
+        if self.0.wanted.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *self.0.last() = None;
+        }
+    }
+}
+
 /// The routes.
-pub(super) fn router(shared: Arc<Shared>) -> Router {
+pub(super) fn router(scraped: Scraped) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .fallback(async || (StatusCode::NOT_FOUND, "only /metrics, /healthz and /readyz\n"))
-        .with_state(shared)
+        .with_state(Arc::new(scraped))
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+async fn metrics(State(scraped): State<Arc<Scraped>>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept.unwrap_or_default());
-    let encode = move || shared.metrics.encode(format);
-    // Off the threads that serve: a large scrape takes its time.
-    match tokio::task::spawn_blocking(encode).await {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
-        _ => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
+    match scraped.text(format).await {
+        Some(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        None => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
             .into_response(),
     }
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) {
-    if shared.ready.load(Ordering::Relaxed) {
+async fn readyz(State(scraped): State<Arc<Scraped>>) -> (StatusCode, &'static str) {
+    if scraped.shared.ready.load(Ordering::Relaxed) {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the probes are not attached yet\n")

@@ -65,7 +65,7 @@ impl Patience {
     }
 }
 
-/// A running drain.
+/// A running drain; its thread ends when this is dropped, which nobody waits for.
 #[derive(Debug)]
 pub struct Drain {
     thread: JoinHandle<()>,
@@ -125,6 +125,13 @@ impl Drain {
             }
         }
         true
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        self.shared.finish.store(true, Ordering::Release);
+        self.thread.thread().unpark();
     }
 }
 

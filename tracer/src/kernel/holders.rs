@@ -3,15 +3,15 @@
 //! A process that is killed closes its descriptors one after another, and each link waits for a
 //! grace period of the kernel: 5,000 links took 267 s to go, during which the dead process could not
 //! be replaced. Threads die at the same time, so links that lie in the tables of many threads
-//! (`unshare(CLONE_FILES)`) go many at once.
+//! (`unshare(CLONE_FILES)`) go many at once. A thread ends with the last of its links.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -34,9 +34,10 @@ const STACK_BYTES: usize = 256 * 1024;
 /// The threads.
 #[derive(Debug, Default)]
 pub struct Holders {
-    all: Vec<Holder>,
+    all: BTreeMap<u64, Holder>,
     /// Names this process to its holders.
     process: Option<OwnedFd>,
+    /// Names of holders and of what they hold; none is used twice.
     next_key: u64,
     /// This kernel or sandbox does not let us: links stay where they are.
     refused: bool,
@@ -44,8 +45,9 @@ pub struct Holders {
 
 #[derive(Debug)]
 struct Holder {
+    /// The thread ends when all of these are gone.
     orders: mpsc::Sender<Order>,
-    links: usize,
+    links: Arc<AtomicUsize>,
     /// It is closing links, and may have to wait.
     busy: Arc<AtomicBool>,
 }
@@ -66,14 +68,18 @@ enum Held {
 /// Says what is whose.
 #[derive(Debug)]
 struct Ticket {
-    holder: usize,
+    holder: u64,
     key: u64,
+    links: usize,
+    /// Links of the holder.
+    all_links: Arc<AtomicUsize>,
     orders: mpsc::Sender<Order>,
     used: bool,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.all_links.fetch_sub(self.links, Ordering::Relaxed);
         if !self.used {
             let (done, _) = mpsc::channel();
             let _ = self.orders.send(Order::Release { keys: vec![self.key], done });
@@ -106,27 +112,9 @@ impl Holders {
         let (tell, done) = mpsc::channel();
         let mut asked = 0;
         for links in &all {
-            let count = links.len();
-            let holder = if count == 0 { None } else { self.place_for(count) };
-            let Some(holder) = holder else {
-                held.push(None);
-                continue;
-            };
-            let key = self.next_key;
-            self.next_key += 1;
-            let descriptors = links
-                .iter()
-                .map(|link| (link.descriptor.as_raw_fd(), link.points, link.kind))
-                .collect();
-            let order = Order::Hold { key, links: descriptors, done: tell.clone() };
-            if self.all[holder].orders.send(order).is_ok() {
-                asked += 1;
-                self.all[holder].links += count;
-                let orders = self.all[holder].orders.clone();
-                held.push(Some(Ticket { holder, key, orders, used: false }));
-            } else {
-                held.push(None);
-            }
+            let ticket = if links.is_empty() { None } else { self.ask(links, &tell) };
+            asked += usize::from(ticket.is_some());
+            held.push(ticket);
         }
         drop(tell);
         let results: Vec<_> = done.iter().collect();
@@ -146,21 +134,49 @@ impl Holders {
             .collect()
     }
 
+    /// Asks a holder to take links.
+    fn ask(&mut self, links: &Links, tell: &mpsc::Sender<io::Result<()>>) -> Option<Ticket> {
+        let count = links.len();
+        let id = self.place_for(count)?;
+        let key = self.new_key();
+        let holder = self.all.get(&id)?;
+        let descriptors = links
+            .iter()
+            .map(|link| (link.descriptor.as_raw_fd(), link.points, link.kind))
+            .collect();
+        let order = Order::Hold { key, links: descriptors, done: tell.clone() };
+        holder.orders.send(order).ok()?;
+        holder.links.fetch_add(count, Ordering::Relaxed);
+        Some(Ticket {
+            holder: id,
+            key,
+            links: count,
+            all_links: Arc::clone(&holder.links),
+            orders: holder.orders.clone(),
+            used: false,
+        })
+    }
+
+    fn new_key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+
     /// Begins to release links. `hand_over` has a child of ours do it, for when a task hangs inside
     /// a handler: whoever closes a link then waits for it and cannot be killed.
     pub fn release(&mut self, links: Vec<HeldLinks>, hand_over: bool) -> Releasing {
         let mut here = Vec::new();
-        let mut keys = Vec::new();
-        for HeldLinks { held, links } in links {
+        let mut keys: HashMap<u64, Vec<u64>> = HashMap::new();
+        for HeldLinks { held, .. } in links {
             match held {
                 Held::Here(links) => here.push(links),
                 Held::By(mut ticket) => {
                     ticket.used = true;
-                    keys.push((ticket.holder, ticket.key, links));
+                    keys.entry(ticket.holder).or_default().push(ticket.key);
                 }
             }
         }
-        let mut releasing = self.begin(keys.into_iter(), hand_over);
+        let mut releasing = self.begin(keys, hand_over);
         if hand_over && !here.is_empty() {
             self::hand_over(Links::join(std::mem::take(&mut here)), releasing.tell.clone());
             releasing.parts += 1;
@@ -169,20 +185,11 @@ impl Holders {
         releasing
     }
 
-    fn begin(
-        &mut self,
-        keys: impl Iterator<Item = (usize, u64, usize)>,
-        hand_over: bool,
-    ) -> Releasing {
-        let mut by_holder: HashMap<usize, Vec<u64>> = HashMap::new();
-        for (holder, key, links) in keys {
-            self.all[holder].links = self.all[holder].links.saturating_sub(links);
-            by_holder.entry(holder).or_default().push(key);
-        }
+    fn begin(&mut self, by_holder: HashMap<u64, Vec<u64>>, hand_over: bool) -> Releasing {
         let (tell, done) = mpsc::channel();
-        let parts = by_holder.len();
-        for (index, keys) in by_holder {
-            let holder = &self.all[index];
+        let mut parts = 0;
+        for (id, keys) in by_holder {
+            let Some(holder) = self.all.get(&id) else { continue };
             holder.busy.store(true, Ordering::Release);
             let done = tell.clone();
             let order = if hand_over {
@@ -190,46 +197,52 @@ impl Holders {
             } else {
                 Order::Release { keys, done }
             };
-            let _ = holder.orders.send(order);
+            parts += usize::from(holder.orders.send(order).is_ok());
         }
+        self.dismiss_idle();
         Releasing { here: Vec::new(), tell, done, parts, started: Instant::now() }
     }
 
+    /// Lets go of holders that nothing is left to: each ends once it has done what it was told.
+    fn dismiss_idle(&mut self) {
+        self.all.retain(|_, holder| holder.links.load(Ordering::Relaxed) != 0);
+    }
+
     /// A holder that has room and waits for nothing.
-    fn place_for(&mut self, links: usize) -> Option<usize> {
+    fn place_for(&mut self, links: usize) -> Option<u64> {
         if self.refused {
             return None;
         }
-        let idle = |holder: &&Holder| !holder.busy.load(Ordering::Acquire);
+        let idle = |holder: &Holder| !holder.busy.load(Ordering::Acquire);
         let emptiest = self
             .all
             .iter()
-            .enumerate()
             .filter(|(_, holder)| idle(holder))
-            .min_by_key(|(_, holder)| holder.links);
-        if let Some((index, holder)) = emptiest
-            && (holder.links + links <= LINKS_A_HOLDER || self.all.len() >= MAX_HOLDERS)
+            .map(|(id, holder)| (holder.links.load(Ordering::Relaxed), *id))
+            .min();
+        if let Some((held, id)) = emptiest
+            && (held + links <= LINKS_A_HOLDER || self.all.len() >= MAX_HOLDERS)
         {
-            return Some(index);
+            return Some(id);
         }
         if self.all.len() >= MAX_HOLDERS {
             return None;
         }
         match self.process().and_then(Holder::start) {
             Ok(holder) => {
-                self.all.push(holder);
-                Some(self.all.len() - 1)
+                let id = self.new_key();
+                self.all.insert(id, holder);
+                Some(id)
             }
             Err(error) => {
                 tracing::debug!("links are not held by threads of their own: {error}");
-                self.refused = true;
+                // Where only no thread can be had at the moment, there may be one the next time.
+                self.refused = error.kind() != io::ErrorKind::WouldBlock;
                 None
             }
         }
     }
-}
 
-impl Holders {
     /// The descriptor that names this process, under the number that it has in every table.
     fn process(&mut self) -> io::Result<RawFd> {
         if let Some(process) = &self.process {
@@ -299,7 +312,7 @@ impl Holder {
             },
         )?;
         told.recv().map_err(|_| io::Error::other("a thread ended early"))??;
-        Ok(Self { orders, links: 0, busy })
+        Ok(Self { orders, links: Arc::default(), busy })
     }
 }
 
@@ -327,7 +340,7 @@ fn descriptor(number: libc::c_long) -> io::Result<RawFd> {
     }
 }
 
-/// Takes links over and releases them, as it is told. Ends with the process.
+/// Takes links over and releases them, as it is told; ends when nobody can tell it anything more.
 fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
     let mut held: HashMap<u64, Links> = HashMap::new();
     for order in orders {

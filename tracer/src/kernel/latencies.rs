@@ -19,8 +19,8 @@ impl Latencies {
     /// Some microseconds a probe; what is recorded meanwhile may or may not be in it.
     pub fn read(&self) -> Vec<(ProbeId, Histogram)> {
         let mut by_probe = std::collections::BTreeMap::new();
-        for (key, histogram) in self.0.iter().flatten() {
-            let sum = by_probe.entry(ProbeId((key >> 32) as u32)).or_insert(Histogram {
+        self.each(|id, histogram| {
+            let sum = by_probe.entry(id).or_insert(Histogram {
                 sum_ns: 0,
                 max_ns: 0,
                 buckets: [0; BUCKETS],
@@ -30,7 +30,14 @@ impl Latencies {
             for (sum, count) in sum.buckets.iter_mut().zip(histogram.buckets) {
                 *sum += count;
             }
-        }
+        });
         by_probe.into_iter().collect()
+    }
+
+    /// The same, of some CPUs at a time: a probe may be seen several times.
+    pub fn each(&self, mut see: impl FnMut(ProbeId, &Histogram)) {
+        for (key, histogram) in self.0.iter().flatten() {
+            see(ProbeId((key >> 32) as u32), &histogram);
+        }
     }
 }

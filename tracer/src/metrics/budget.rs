@@ -10,10 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Catalog, Figures, Kind, Reading, Series, collector::LE_EXPONENTS};
+use super::{Catalog, Figures, Kind, Reading, Series, durations::BUCKETS};
 
 /// Buckets of a latency series, and its sum and count.
-const LATENCY_SERIES: usize = (LE_EXPONENTS.end - LE_EXPONENTS.start) as usize + 3;
+const LATENCY_SERIES: usize = BUCKETS + 2;
 /// A probe takes the place of another one only if it is so much busier: places are not to change
 /// from scrape to scrape.
 const BUSIER: u64 = 2;
@@ -100,18 +100,18 @@ impl Budget {
             .iter()
             .zip(&reading.series)
             .map(|(series, figures)| {
-                let key = key(series);
-                let advantage = if self.own.contains(&key) { BUSIER } else { 1 };
-                (figures.hits().saturating_mul(advantage), key, series)
+                let advantage = if self.own.contains(&key(series)) { BUSIER } else { 1 };
+                (figures.hits().saturating_mul(advantage), series)
             })
             .collect();
-        ranked.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+        // Stable: those that are equally busy keep their order, which is that of their names.
+        ranked.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
         let mut left = self.max_series;
         let mut own = HashSet::new();
-        for (_, key, series) in ranked {
+        for (_, series) in ranked {
             let Some(rest) = left.checked_sub(weight(series)) else { continue };
             left = rest;
-            own.insert(key);
+            own.insert(key(series));
         }
         // Who loses its series shows from now on, in the sum, only what it counts from now on.
         for (series, figures) in catalog.series.iter().zip(&reading.series) {

@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracer_common::histogram::Histogram;
-
-use super::{CpuFigures, Figures, Reading};
+use super::{CpuFigures, Durations, Figures, Reading};
 use crate::{
     kernel::{Counters, Latencies},
     plan::{BreakpointCosts, ProbeId},
@@ -87,10 +85,12 @@ impl Source {
         self.costs.get(id.0 as usize).copied().unwrap_or_default()
     }
 
-    /// The durations of every probe that was called.
-    pub fn durations(&self) -> Vec<(ProbeId, Histogram)> {
-        let Some(latencies) = &self.latencies else { return Vec::new() };
-        latencies.lock().unwrap_or_else(PoisonError::into_inner).read()
+    /// The durations of every probe that was called, in parts: a probe may be seen several times.
+    pub fn each_durations(&self, mut see: impl FnMut(ProbeId, &Durations)) {
+        if let Some(latencies) = &self.latencies {
+            let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner);
+            latencies.each(|id, histogram| see(id, &histogram.into()));
+        }
     }
 }
 

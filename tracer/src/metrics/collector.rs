@@ -10,21 +10,13 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
     metrics::{MetricType, exemplar::Exemplar},
 };
-use tracer_common::{
-    counter::Counter,
-    histogram::{BUCKETS, Histogram, lower_bound_ns},
-};
+use tracer_common::counter::Counter;
 
 use super::{
-    Catalog, Figures, Kind, Published, Series,
+    Catalog, Durations, Figures, Kind, Published, Series,
     budget::{Budget, Shown},
     cpus::{self, CpuFigures},
 };
-
-/// The ends of the buckets that Prometheus sees, as powers of two of nanoseconds: from a
-/// microsecond to more than a minute, each twice as wide as the one before. They are ends of the
-/// kernel side's buckets, so nothing is estimated.
-pub(super) const LE_EXPONENTS: std::ops::Range<u32> = 10..37;
 
 /// The name under which probes without series of their own are summed up. No probe can have it,
 /// and no function's label is without a colon.
@@ -296,28 +288,15 @@ fn histogram(
     metric: &mut MetricEncoder<'_>,
     name: &str,
     probe: &str,
-    durations: Option<&Histogram>,
+    durations: Option<&Durations>,
 ) -> fmt::Result {
-    let none = [0; BUCKETS];
-    let counts = durations.map_or(&none, |durations| &durations.buckets);
-    let mut buckets = Vec::with_capacity(LE_EXPONENTS.len() + 1);
-    let mut index = 0;
-    for exponent in LE_EXPONENTS {
-        let end_ns = 1_u64 << exponent;
-        let mut count = 0;
-        while index < BUCKETS && lower_bound_ns(index) < end_ns {
-            count += counts[index];
-            index += 1;
-        }
-        buckets.push((end_ns as f64 / 1e9, count));
-    }
-    buckets.push((f64::INFINITY, counts[index..].iter().sum()));
-    let sum = durations.map_or(0.0, |durations| durations.sum_ns as f64 / 1e9);
+    let none = Durations::default();
+    let durations = durations.unwrap_or(&none);
     let labels = [("name", Escaped(name)), ("probe", Escaped(probe))];
     metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-        sum,
-        counts.iter().sum(),
-        &buckets,
+        durations.sum_ns as f64 / 1e9,
+        durations.count(),
+        &durations.buckets(),
         None,
     )
 }

@@ -1,11 +1,8 @@
 //! One reading of everything that is counted.
 
-use tracer_common::{
-    counter::Counter,
-    histogram::{BUCKETS, Histogram},
-};
+use tracer_common::counter::Counter;
 
-use super::{Catalog, CpuFigures, Series};
+use super::{Catalog, CpuFigures, Durations, Series};
 use crate::{
     kernel::CounterSnapshot,
     plan::ProbeId,
@@ -24,7 +21,7 @@ pub struct Figures {
     /// What its hits took from the traced programs: an estimate.
     pub cost_ns: u64,
     /// Its calls' durations.
-    pub durations: Option<Box<Histogram>>,
+    pub durations: Option<Box<Durations>>,
 }
 
 impl Figures {
@@ -54,28 +51,15 @@ impl Figures {
     }
 
     /// Adds durations.
-    pub fn add_durations(&mut self, other: &Histogram) {
-        let sum = self.durations.get_or_insert_with(|| {
-            Box::new(Histogram { sum_ns: 0, max_ns: 0, buckets: [0; BUCKETS] })
-        });
-        sum.sum_ns = sum.sum_ns.saturating_add(other.sum_ns);
-        sum.max_ns = sum.max_ns.max(other.max_ns);
-        for (sum, count) in sum.buckets.iter_mut().zip(other.buckets) {
-            *sum += count;
-        }
+    pub fn add_durations(&mut self, other: &Durations) {
+        self.durations.get_or_insert_default().add(other);
     }
 
     /// What was counted since `before`, which is an earlier reading of the same.
     pub fn since(&self, before: &Self) -> Self {
-        let durations = self.durations.as_ref().map(|now| {
-            let mut since = now.clone();
-            if let Some(before) = &before.durations {
-                since.sum_ns = since.sum_ns.saturating_sub(before.sum_ns);
-                for (now, before) in since.buckets.iter_mut().zip(before.buckets) {
-                    *now = now.saturating_sub(before);
-                }
-            }
-            since
+        let durations = self.durations.as_ref().map(|now| match &before.durations {
+            Some(before) => Box::new(now.since(before)),
+            None => now.clone(),
         });
         Self {
             counters: self.counters.since(&before.counters),
@@ -150,11 +134,11 @@ impl Reading {
                     }
                     reading.undecodable += tally.unknown();
                 }
-                for (id, histogram) in source.durations() {
+                source.each_durations(|id, durations| {
                     if let Some(figures) = figures.get_mut(id.0 as usize) {
-                        figures.add_durations(&histogram);
+                        figures.add_durations(durations);
                     }
-                }
+                });
                 figures
             })
             .collect();

@@ -9,6 +9,7 @@ mod budget;
 mod catalog;
 mod collector;
 mod cpus;
+mod durations;
 mod figures;
 mod overhead;
 mod own;
@@ -30,6 +31,7 @@ use self::{budget::Budget, collector::ProbeCollector};
 pub use self::{
     catalog::{Catalog, Kind, Retired, Series, Source},
     cpus::{CpuFigures, online as online_cpus},
+    durations::Durations,
     figures::{Figures, Reading},
     overhead::OverheadStatus,
     own::OwnUse,

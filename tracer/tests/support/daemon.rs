@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -54,6 +54,15 @@ impl Setup {
         setup.write(probes, extra);
         let config = setup.config();
         setup.command.command().arg(config);
+        let end_with_the_test = || {
+            // SAFETY: the call takes no pointer.
+            match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: between fork and exec only prctl is called.
+        unsafe { setup.command.command().pre_exec(end_with_the_test) };
         setup
     }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::client::Client;
 use super::{Failure, selection::duration};
-use crate::daemon::config::DEFAULT_SOCKET;
+use crate::daemon::config::{DEFAULT_SOCKET, check_name};
 
 /// Control a running daemon
 #[derive(Debug, clap::Args)]
@@ -120,7 +120,10 @@ async fn control(args: Args) -> Result<(), Failure> {
         }
         Command::Tail { name } => {
             let path = match &name {
-                Some(name) => format!("/v1/events/{name}"),
+                Some(name) => {
+                    check_name(name).map_err(Failure::Usage)?;
+                    format!("/v1/events/{name}")
+                }
                 None => "/v1/events".to_owned(),
             };
             client.stream(&path, io::stdout()).await

@@ -237,8 +237,12 @@ where
     text.map(str::parse).transpose().map_err(wrong)
 }
 
-/// Names are labels of metrics and parts of paths.
-fn check_name(name: &str) -> Result<(), String> {
+/// Whether a probe may have this name. Names are labels of metrics and parts of paths.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("the name is empty".to_owned());
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     Engine,
     group::{Alike, Group, GroupId, NewGroup},
-    look::{self, Look},
+    look::{self, At, Look, Traced},
     named::{Named, Origin},
 };
 use crate::{
@@ -192,7 +192,14 @@ impl Engine {
         self.named = named;
         match applied {
             Ok(groups) => self.begin(groups),
-            Err(error) => tracing::error!("failed to attach to targets that came: {error:#}"),
+            Err(error) => {
+                tracing::error!("failed to attach to targets that came: {error:#}");
+                let placeless = |named: &&mut Named| named.attachments().next().is_none();
+                for named in self.named.values_mut().filter(placeless) {
+                    let why = || format!("failed to attach: {error:#}").into();
+                    named.problem.get_or_insert_with(why);
+                }
+            }
         }
         let mut links = self.drop_attachments(gone);
         self.note_placeless();
@@ -217,11 +224,8 @@ impl Engine {
         whole: bool,
     ) -> anyhow::Result<Vec<(GroupId, Group)>> {
         if whole {
-            for (name, named) in named.iter_mut() {
-                if look.found.contains(name) {
-                    named.problem = None;
-                }
-            }
+            // What was in the way is looked for anew.
+            named.values_mut().for_each(|named| named.problem = None);
         }
         self.apply(look, named)
     }
@@ -234,7 +238,7 @@ impl Engine {
         named: &mut BTreeMap<Arc<str>, Named>,
     ) -> anyhow::Result<Vec<(GroupId, Group)>> {
         let Look { fresh, copies, problems, found, .. } = look;
-        self.check_limit(fresh.iter().map(|fresh| fresh.plan.probes.len()).sum())?;
+        self.check_limit(named, fresh.iter().map(|fresh| fresh.plan.probes.len()).sum())?;
         let mut batches: Vec<(Alike, Vec<look::Fresh>)> = Vec::new();
         let mut skipped = Vec::new();
         for fresh in fresh {
@@ -254,8 +258,7 @@ impl Engine {
         let buffer = u32::try_from(buffer).unwrap_or(1 << 30).min(1 << 30);
         let mut loaded = Vec::new();
         for (alike, fresh) in batches {
-            let id = GroupId(self.next_group);
-            self.next_group += 1;
+            let id = GroupId(self.new_number());
             let log = &self.shared.log;
             let holders = &mut self.holders;
             let group = NewGroup::load(id, &alike, fresh, buffer, self.features, holders, log)?;
@@ -263,8 +266,8 @@ impl Engine {
         }
         // From here on, nothing is taken back: a copy that fails is told and tried again.
         let mut groups = Vec::with_capacity(loaded.len());
-        for (id, NewGroup { group, parts, report }) in loaded {
-            for refused in &report.refused {
+        for (id, NewGroup { group, parts, refused }) in loaded {
+            for refused in &refused {
                 tracing::warn!("`{}` is not probed: {}", refused.label, refused.obstacle);
             }
             for (name, part) in parts {
@@ -278,47 +281,82 @@ impl Engine {
                 named.skipped.insert(label, reason);
             }
         }
-        for copy in copies {
-            self.attach_copy(&copy, named);
-        }
+        self.attach_copies(copies, named);
         for (name, named) in named.iter_mut() {
+            let can_be = named.parts.iter().any(|part| !part.ids.is_empty());
             if named.attachments().next().is_some() {
                 named.problem = None;
             } else if let Some(problem) = problems.get(name) {
                 named.problem = Some(Arc::clone(problem));
-            } else if !found.contains(name) && named.problem.is_none() {
-                named.problem = Some("no process is selected".into());
             } else if found.contains(name) {
-                named.problem = Some("none of its functions can be probed".into());
+                named.problem = Some(match can_be {
+                    true => "its target was gone before it was attached".into(),
+                    false => "none of its functions can be probed".into(),
+                });
+            } else if named.problem.is_none() {
+                named.problem = Some("no process is selected".into());
             }
         }
         Ok(groups)
     }
 
-    fn attach_copy(&mut self, copy: &look::Copy, named: &mut BTreeMap<Arc<str>, Named>) {
-        let part = named.get_mut(&copy.name).and_then(|named| named.parts.get_mut(copy.part));
-        let Some(part) = part else { return };
-        let Some(group) = self.groups.get_mut(&part.group) else { return };
-        let (file, traced) = &copy.at;
-        // What the budget has detached stays away here too.
-        let is_away = |id: &ProbeId| {
-            self.overseer.as_ref().is_some_and(|overseer| overseer.is_away(part.group, *id))
-        };
-        let ids: Vec<_> = part.ids.iter().copied().filter(|id| !is_away(id)).collect();
-        match group.attach_copy(&ids, file, *traced, &mut self.holders) {
-            Ok(Some(attachment)) => part.attachments.push(attachment),
-            Ok(None) => {}
-            Err(error) => tracing::error!(
-                "failed to attach `{}` to {}: {error}",
-                copy.name,
-                file.shown_path().display()
-            ),
+    /// Attaches what is planned in more places: a group's at once. What fails is told, and tried
+    /// again at the next look.
+    fn attach_copies(&mut self, copies: Vec<look::Copy>, named: &mut BTreeMap<Arc<str>, Named>) {
+        /// By name and part.
+        type Places = BTreeMap<(Arc<str>, usize), Vec<At>>;
+        let mut by_group: BTreeMap<GroupId, Places> = BTreeMap::new();
+        for look::Copy { name, part, at } in copies {
+            let Some(of) = named.get(&name).and_then(|named| named.parts.get(part)) else {
+                continue;
+            };
+            by_group.entry(of.group).or_default().entry((name, part)).or_default().push(at);
+        }
+        for (id, wanted) in by_group {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            // What the budget has detached stays away here too.
+            let overseer = self.overseer.as_ref();
+            let is_away = |probe| overseer.is_some_and(|overseer| overseer.is_away(id, probe));
+            let of_part = |(name, part): &(Arc<str>, usize)| -> Vec<ProbeId> {
+                let ids = named[name].parts[*part].ids.iter().copied();
+                ids.filter(|probe| !is_away(*probe) && !group.is_refused(*probe)).collect()
+            };
+            let ids: Vec<_> = wanted.keys().map(of_part).collect();
+            let places: Vec<_> = ids
+                .iter()
+                .zip(wanted.values())
+                .map(|(ids, at)| (ids.as_slice(), at.as_slice()))
+                .collect();
+            let attached = group.attach_copies(&places, &mut self.holders);
+            if let Some(error) = attached.failed {
+                tracing::error!("failed to attach to targets that came: {error}");
+            }
+            let pid_of = |traced: &Option<Traced>| Some(traced.as_ref()?.pid);
+            let mut gone: HashSet<Pid> =
+                places.iter().flat_map(|(_, at)| *at).filter_map(|(_, of)| pid_of(of)).collect();
+            for ((name, part), attachments) in wanted.into_keys().zip(attached.attachments) {
+                if let Some(named) = named.get_mut(&name) {
+                    named.parts[part].attachments.extend(attachments);
+                }
+            }
+            let parts = named.values().flat_map(|named| &named.parts);
+            for attachment in parts.filter(|part| part.group == id).flat_map(|of| &of.attachments) {
+                pid_of(&attachment.traced).map(|pid| gone.remove(&pid));
+            }
+            // A group's processes are limited, and those that come and go many.
+            for pid in gone {
+                if let Err(error) = group.programs.forget_process(pid) {
+                    tracing::debug!("{error}");
+                }
+            }
         }
     }
 
-    fn check_limit(&self, more: usize) -> anyhow::Result<()> {
-        let now: usize =
-            self.named.values().flat_map(|named| &named.parts).map(|part| part.ids.len()).sum();
+    /// Whether there may be so many more functions. `named` are the probes that are worked on, which
+    /// may not be among our own at the moment.
+    fn check_limit(&self, named: &BTreeMap<Arc<str>, Named>, more: usize) -> anyhow::Result<()> {
+        let all = self.named.values().chain(named.values());
+        let now: usize = all.flat_map(|named| &named.parts).map(|part| part.ids.len()).sum();
         let most = self.config.limits.max_functions;
         if now + more > most {
             bail!(

@@ -2,7 +2,7 @@
 //! load of the eBPF programs with maps of its own, and links for each probe, file and process.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     io,
     sync::{Arc, Mutex},
 };
@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    look::{Fresh, Traced},
+    look::{At, Fresh, Traced},
     named::{Attachment, HeldSets, Part},
 };
 use crate::{
@@ -22,12 +22,9 @@ use crate::{
     },
     drain::Drain,
     guard::StuckWatch,
-    kernel::{
-        self, AttachReport, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress,
-        Scope,
-    },
+    kernel::{self, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope},
     metrics::Source,
-    plan::{self, AttachPlan, PlannedFile, ProbeId},
+    plan::{self, AttachPlan, NotPlanned, PlannedFile, ProbeId},
     resolve::{self, ObjectFile, Pid},
     sink::Tally,
     spec::{Rate, Sample},
@@ -80,7 +77,8 @@ pub(super) struct NewGroup {
     pub(super) group: Group,
     /// By probe.
     pub(super) parts: Vec<(Arc<str>, Part)>,
-    pub(super) report: AttachReport,
+    /// Functions that the kernel refused.
+    pub(super) refused: Vec<NotPlanned>,
 }
 
 impl NewGroup {
@@ -124,10 +122,18 @@ impl NewGroup {
         };
         let mut programs = Programs::load(&plan, &options)?;
         let files = std::mem::take(&mut plan.files);
-        let (attached, report) = attach(&programs, &mut plan, &fresh, &ids, holders)?;
+        let wanted: Vec<_> = fresh
+            .iter()
+            .zip(&ids)
+            .map(|(fresh, ids)| (ids.as_slice(), fresh.places.as_slice()))
+            .collect();
+        let attached = attach(&programs, &mut plan, &wanted, holders);
+        if let Some(error) = attached.failed {
+            return Err(error.into());
+        }
         plan.files = files;
         let mut parts = Vec::with_capacity(fresh.len());
-        for ((fresh, ids), attachments) in fresh.into_iter().zip(ids).zip(attached) {
+        for ((fresh, ids), attachments) in fresh.into_iter().zip(ids).zip(attached.attachments) {
             let Some((file, _)) = fresh.places.into_iter().next() else { continue };
             parts.push((fresh.name, Part { group: id, ids, file, attachments }));
         }
@@ -159,75 +165,99 @@ impl NewGroup {
             .flat_map(|costs| plan.probes.iter().map(|probe| costs.of_breakpoints(probe)));
         let source = Arc::new(Source { counters, costs: costs.collect(), tally, latencies });
         let members = parts.len();
-        let refused = report.refused_ids.iter().copied().collect();
+        let refused = attached.refused_ids.iter().copied().collect();
         let group = Group { plan, programs, source, drain, watch, members, refused };
-        Ok(Self { group, parts, report })
+        Ok(Self { group, parts, refused: attached.refused })
     }
 }
+
+/// Places that are attached to before their links are held: so many links go one after another if we
+/// are killed meanwhile, and for as long as they take nobody can be started in our place.
+const PLACES_AT_ONCE: usize = 32;
+
+/// Probes, and where they are to be attached.
+pub(super) type Wanted<'a> = (&'a [ProbeId], &'a [At]);
 
 /// A process, and a number: how many files of a probe came before.
 type Round = (Option<Pid>, usize);
 
-/// Attaches every probe in each of its places: in rounds, of which each is one process (or all)
-/// and at most one file a probe.
+/// What was attached.
+#[derive(Debug, Default)]
+pub(super) struct Attached {
+    /// By what was wanted. What is gone meanwhile is not among them.
+    pub(super) attachments: Vec<Vec<Attachment>>,
+    refused: Vec<NotPlanned>,
+    refused_ids: Vec<ProbeId>,
+    /// Why something else is not either.
+    pub(super) failed: Option<KernelError>,
+}
+
+/// Attaches probes in each of their places: in rounds, of which each is one process (or all) and at
+/// most one file a probe.
 fn attach(
     programs: &Programs,
     plan: &mut AttachPlan,
-    fresh: &[Fresh],
-    ids: &[Vec<ProbeId>],
+    wanted: &[Wanted<'_>],
     holders: &mut Holders,
-) -> anyhow::Result<(Vec<Vec<Attachment>>, AttachReport)> {
+) -> Attached {
     let mut rounds: BTreeMap<Round, Vec<(usize, usize)>> = BTreeMap::new();
-    for (index, fresh) in fresh.iter().enumerate() {
+    for (index, (_, places)) in wanted.iter().enumerate() {
         let mut of_scope: HashMap<Option<Pid>, usize> = HashMap::new();
-        for (place, (_, traced)) in fresh.places.iter().enumerate() {
+        for (place, (_, traced)) in places.iter().enumerate() {
             let pid = traced.map(|traced| traced.pid);
             let count = of_scope.entry(pid).or_default();
             rounds.entry((pid, *count)).or_default().push((index, place));
             *count += 1;
         }
     }
-    let mut attached: Vec<Vec<Attachment>> = fresh.iter().map(|_| Vec::new()).collect();
-    let mut total = AttachReport::default();
+    let attachments = wanted.iter().map(|_| Vec::new()).collect();
+    let mut attached = Attached { attachments, ..Attached::default() };
+    let mut left = VecDeque::new();
     for ((pid, _), round) in rounds {
+        left.extend(round.chunks(PLACES_AT_ONCE).map(|places| (pid, places.to_vec())));
+    }
+    while let Some((pid, round)) = left.pop_front() {
         plan.files = round
             .iter()
-            .map(|(index, place)| PlannedFile {
-                file: Arc::clone(&fresh[*index].places[*place].0),
-                probes: ids[*index].clone(),
+            .map(|(index, place)| {
+                let (ids, places) = wanted[*index];
+                PlannedFile { file: Arc::clone(&places[*place].0), probes: ids.to_vec() }
             })
             .collect();
         let batches = programs.features().batches();
-        let sets: Vec<(usize, usize, &[ProbeId])> = round
-            .iter()
-            .flat_map(|(index, place)| {
-                sets(&ids[*index], batches).map(move |set| (*index, *place, set))
-            })
-            .collect();
-        let groups: Vec<&[ProbeId]> = sets.iter().map(|(_, _, set)| *set).collect();
+        let of_place = |(index, place): &(usize, usize)| {
+            let at = (*index, *place);
+            sets(wanted[*index].0, batches).map(move |set| (at, set))
+        };
+        let sets: Vec<((usize, usize), &[ProbeId])> = round.iter().flat_map(of_place).collect();
+        let groups: Vec<&[ProbeId]> = sets.iter().map(|(_, set)| *set).collect();
         let scope = pid.map_or(Scope::AllProcesses, |pid| Scope::Processes(vec![pid]));
-        let (links, report) =
-            match Links::attach_groups(programs, plan, &groups, &scope, &Progress::default()) {
-                Ok(attached) => attached,
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => return Err(error.into()),
-            };
-        let mut held: BTreeMap<(usize, usize), HeldSets> = BTreeMap::new();
-        for ((index, place, set), links) in sets.into_iter().zip(holders.hold(links)) {
-            held.entry((index, place)).or_default().add(HeldSets::new([(set.to_vec(), links)]));
+        match Links::attach_groups(programs, plan, &groups, &scope, &Progress::default()) {
+            Ok((links, report)) => {
+                // A place of which nothing is attached now is a place all the same.
+                let mut held: BTreeMap<(usize, usize), HeldSets> =
+                    round.into_iter().map(|at| (at, HeldSets::default())).collect();
+                for ((at, set), links) in sets.into_iter().zip(holders.hold(links)) {
+                    held.entry(at).or_default().add(HeldSets::new([(set.to_vec(), links)]));
+                }
+                for ((index, place), links) in held {
+                    let (file, traced) = &wanted[index].1[place];
+                    let file = Arc::clone(file);
+                    let attachment = Attachment { file, traced: *traced, links };
+                    attached.attachments[index].push(attachment);
+                }
+                attached.refused.extend(report.refused);
+                attached.refused_ids.extend(report.refused_ids);
+            }
+            // Those that are still there are found one by one.
+            Err(error) if is_gone(&error) && round.len() > 1 => {
+                left.extend(round.into_iter().map(|at| (pid, vec![at])));
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => attached.failed = Some(error),
         }
-        for ((index, place), links) in held {
-            let (file, traced) = &fresh[index].places[place];
-            let file = Arc::clone(file);
-            attached[index].push(Attachment { file, traced: *traced, links });
-        }
-        total.probes += report.probes;
-        total.links += report.links;
-        total.refused.extend(report.refused);
-        total.refused_ids.extend(report.refused_ids);
-        total.took += report.took;
     }
-    Ok((attached, total))
+    attached
 }
 
 /// What of these probes can go alone: each one where it has a link of its own.
@@ -242,22 +272,29 @@ pub(super) fn is_gone(error: &KernelError) -> bool {
 }
 
 impl Group {
-    /// Attaches probes of the group in one more place; `None` if the process is gone.
-    pub(super) fn attach_copy(
+    /// Whether the kernel has refused a probe.
+    pub(super) fn is_refused(&self, probe: ProbeId) -> bool {
+        self.refused.contains(&probe)
+    }
+
+    /// Attaches probes of the group in more places.
+    pub(super) fn attach_copies(
         &mut self,
-        ids: &[ProbeId],
-        file: &Arc<ObjectFile>,
-        traced: Option<Traced>,
+        wanted: &[Wanted<'_>],
         holders: &mut Holders,
-    ) -> Result<Option<Attachment>, KernelError> {
-        if let Some(Traced { pid, .. }) = traced {
-            self.programs.trace_process(pid)?;
+    ) -> Attached {
+        let traced: BTreeSet<_> = wanted
+            .iter()
+            .flat_map(|(_, places)| *places)
+            .filter_map(|(_, traced)| Some(traced.as_ref()?.pid))
+            .collect();
+        for pid in traced {
+            if let Err(error) = self.programs.trace_process(pid) {
+                return Attached { failed: Some(error), ..Attached::default() };
+            }
         }
-        match self.attach_at(ids, file, traced, holders) {
-            Ok(links) => Ok(Some(Attachment { file: Arc::clone(file), traced, links })),
-            Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let mut plan = AttachPlan { probes: self.plan.probes.clone(), ..AttachPlan::default() };
+        attach(&self.programs, &mut plan, wanted, holders)
     }
 
     /// Attaches probes of the group in a place that it knows.

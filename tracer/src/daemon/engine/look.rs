@@ -58,14 +58,20 @@ pub(super) struct Look {
     pub(super) problems: HashMap<Arc<str>, Arc<str>>,
     /// Probes that were found somewhere.
     pub(super) found: HashSet<Arc<str>>,
+    /// Times that a file had none of a probe's functions.
+    without_function: usize,
 }
+
+/// Saying why there is no such function is dear, and thousands may be wrong alike. Some may be: a
+/// function that one container's file lacks is in another's.
+const ENOUGH_WITHOUT: usize = 32;
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Scope<'a> {
     /// Everything.
     Whole,
-    /// Everything, for those who want all or nothing: the first problem ends it.
+    /// Everything, for those who want all or nothing: some functions that are not there end it.
     WholeOrNothing,
     /// Only these processes: they have just begun.
     Processes(&'a [Pid]),
@@ -83,8 +89,7 @@ pub(super) fn look(
     finder.refresh();
     sightings(finder, probes, scope, containers, |finder, named, view, traced| {
         let name = &named.config.name;
-        if matches!(scope, Scope::WholeOrNothing) && !look.problems.is_empty() {
-            // Saying why there is no such function is dear, and thousands may be wrong alike.
+        if matches!(scope, Scope::WholeOrNothing) && look.without_function >= ENOUGH_WITHOUT {
             return;
         }
         let file = match finder.file(&named.config, view) {
@@ -198,7 +203,9 @@ impl Look {
                 self.fresh.push(Fresh { name, plan, places: vec![at] });
             }
             Err(problem) => {
-                self.problems.entry(Arc::clone(name)).or_insert(problem.into());
+                self.without_function += 1;
+                // More to the point than that there is no such file elsewhere.
+                self.problems.insert(Arc::clone(name), problem.into());
             }
         }
     }

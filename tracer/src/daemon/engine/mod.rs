@@ -31,7 +31,7 @@ use self::{
     group::{Group, GroupId},
     named::Named,
     overhead::Overseer,
-    release::Released,
+    release::{Leaving, Released},
 };
 use super::{
     config::{Config, ProbeConfig},
@@ -42,7 +42,7 @@ use super::{
 };
 use crate::{
     kernel::{Features, Holders},
-    metrics::{CpuFigures, Metrics, Source},
+    metrics::{CpuFigures, Metrics},
     resolve::Pid,
 };
 
@@ -96,10 +96,11 @@ pub(super) struct Engine {
     config: Config,
     named: BTreeMap<Arc<str>, Named>,
     groups: BTreeMap<GroupId, Group>,
-    /// Programs of groups that are being released: they still count.
-    releasing: Vec<Arc<Source>>,
+    /// What is being released.
+    leaving: Vec<Leaving>,
     retired: Vec<CpuFigures>,
-    next_group: u64,
+    /// Groups and releases so far.
+    numbered: u64,
     finder: Finder,
     containers: Containers,
     watch: ProcessWatch,
@@ -113,7 +114,7 @@ pub(super) struct Engine {
     next_scan: Instant,
     next_guard: Instant,
     next_tick: Instant,
-    /// What each drain had looked at when it was last asked.
+    /// How often each drain had looked at the last beat.
     looks: BTreeMap<GroupId, u64>,
 }
 
@@ -135,9 +136,9 @@ impl Engine {
             config,
             named: BTreeMap::new(),
             groups: BTreeMap::new(),
-            releasing: Vec::new(),
+            leaving: Vec::new(),
             retired: Vec::new(),
-            next_group: 0,
+            numbered: 0,
             finder: Finder::new(),
             containers: Containers::default(),
             watch,
@@ -181,6 +182,12 @@ impl Engine {
         }
     }
 
+    /// A number that nothing else has.
+    fn new_number(&mut self) -> u64 {
+        self.numbered += 1;
+        self.numbered
+    }
+
     fn tick(&mut self) {
         let now = Instant::now();
         // The budget may want to be looked after more often than drains have something to show.
@@ -205,24 +212,22 @@ impl Engine {
         }
     }
 
-    /// Tells that everything that drains is alive; it has looked since it was last asked.
+    /// Tells that everything that drains is alive: each has looked since the last beat.
     fn beat(&mut self) {
-        let mut all_alive = true;
-        for (id, group) in &self.groups {
-            let Some(drain) = &group.drain else { continue };
-            let looks = drain.looks();
-            if self.looks.insert(*id, looks) == Some(looks) {
-                all_alive = false;
-            }
-        }
-        if all_alive {
+        let looks: BTreeMap<_, _> = self
+            .groups
+            .iter()
+            .filter_map(|(id, group)| Some((*id, group.drain.as_ref()?.looks())))
+            .collect();
+        if looks.iter().all(|(id, looks)| self.looks.get(id) != Some(looks)) {
+            self.looks = looks;
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Looks for tasks that hang in a fault that we caused.
     fn guard(&mut self) {
-        let mut inside = 0;
+        let mut inside: usize = self.leaving.iter().map(Leaving::tasks_in_fault).sum();
         for group in self.groups.values_mut() {
             let Some(watch) = &mut group.watch else { continue };
             match watch.check() {

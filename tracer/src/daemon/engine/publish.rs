@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     daemon::config::{Action, ProbeText},
-    metrics::{Catalog, Figures, Kind, Retired, Series},
+    metrics::{Catalog, Durations, Figures, Kind, Retired, Series},
     plan::ProbeId,
 };
 
@@ -113,7 +113,7 @@ impl Engine {
             .groups
             .values()
             .map(|group| Arc::clone(&group.source))
-            .chain(self.releasing.iter().cloned())
+            .chain(self.leaving.iter().flat_map(|leaving| &leaving.sources).cloned())
             .collect();
         catalog.series = series;
         catalog.retired = Retired { cpus: self.retired.clone() };
@@ -123,13 +123,14 @@ impl Engine {
 
 /// What the functions of a part have counted, by label.
 pub(super) fn figures_of(group: &Group, part: &Part) -> Vec<(Arc<str>, Figures)> {
-    let durations: BTreeMap<_, _> = group.source.durations().into_iter().collect();
+    let mut of_ids: BTreeMap<_, Durations> = BTreeMap::new();
+    group.source.each_durations(|id, durations| of_ids.entry(id).or_default().add(durations));
     part.ids
         .iter()
         .filter_map(|id| {
             let probe = group.plan.probes.get(id.0 as usize)?;
             let mut figures = Figures::read(&group.source, *id);
-            if let Some(durations) = durations.get(id) {
+            if let Some(durations) = of_ids.get(id) {
                 figures.add_durations(durations);
             }
             Some((Arc::clone(&probe.label), figures))

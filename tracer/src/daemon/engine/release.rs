@@ -1,7 +1,11 @@
 //! Releasing: on threads of its own, because the kernel waits until no task is inside a handler.
 
 use std::{
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -12,7 +16,7 @@ use super::{
 use crate::{
     daemon::memory,
     guard::StuckWatch,
-    kernel::{HeldLinks, Releasing},
+    kernel::{DetachReport, HeldLinks, Releasing},
     metrics::{Catalog, Source},
 };
 
@@ -22,14 +26,33 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 const HANDLER_TIME: Duration = Duration::from_millis(2);
 /// How often it is told whom a release waits for.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked who that is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What is being released.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    /// Which release.
+    id: u64,
+    /// Programs of its groups: they still count.
+    pub(super) sources: Vec<Arc<Source>>,
+    /// Tasks that hang in a fault, and hold it up.
+    in_fault: Arc<AtomicUsize>,
+}
+
+impl Leaving {
+    pub(super) fn tasks_in_fault(&self) -> usize {
+        self.in_fault.load(Ordering::Relaxed)
+    }
+}
 
 /// What was released.
 #[derive(Debug)]
 pub(in crate::daemon) struct Released {
+    id: u64,
     took: Duration,
     grace: Option<Duration>,
     links: usize,
-    sources: Vec<Arc<Source>>,
 }
 
 impl Engine {
@@ -44,39 +67,45 @@ impl Engine {
     fn release_or_hand_over(&mut self, links: Vec<HeldLinks>, hand_over: bool) {
         let empty: Vec<GroupId> =
             self.groups.iter().filter(|(_, group)| group.members == 0).map(|(id, _)| *id).collect();
-        let groups: Vec<Group> = empty
-            .into_iter()
-            .filter_map(|id| {
-                self.looks.remove(&id);
-                self.groups.remove(&id)
-            })
-            .collect();
+        let groups: Vec<Group> =
+            empty.into_iter().filter_map(|id| self.groups.remove(&id)).collect();
         if links.is_empty() && groups.is_empty() {
             return;
         }
         for group in &groups {
             group.programs.enable(false);
-            self.releasing.push(Arc::clone(&group.source));
         }
+        let id = self.new_number();
+        let in_fault = Arc::<AtomicUsize>::default();
+        let sources = groups.iter().map(|group| Arc::clone(&group.source)).collect();
+        self.leaving.push(Leaving { id, sources, in_fault: Arc::clone(&in_fault) });
+        self.shared.releasing.fetch_add(1, Ordering::Relaxed);
         if !groups.is_empty() {
             self.publish();
         }
-        self.shared.releasing.fetch_add(1, Ordering::Relaxed);
         let tell = self.tell.clone();
         let count = links.iter().map(HeldLinks::len).sum();
         let releasing = self.holders.release(links, hand_over);
         let work = move || {
-            let released = release(releasing, count, groups);
+            let report = release(releasing, groups, &in_fault);
+            let DetachReport { took, grace } = report;
+            let released = Released { id, took, grace, links: count };
             let _ = tell.send(Command::Released(Box::new(released)));
         };
         if let Err(error) = std::thread::Builder::new().name("release".to_owned()).spawn(work) {
             // What the thread was to own is dropped by now, which releases it just as well.
             tracing::error!("failed to start a thread: {error}");
+            let released = Released { id, took: Duration::ZERO, grace: None, links: count };
+            self.released(&released);
         }
     }
 
     /// Notes that it is done.
     pub(super) fn released(&mut self, released: &Released) {
+        let Some(place) = self.leaving.iter().position(|leaving| leaving.id == released.id) else {
+            return;
+        };
+        let done = self.leaving.swap_remove(place).sources;
         self.shared.releasing.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.detached(released.took, released.grace);
         tracing::info!(
@@ -84,11 +113,6 @@ impl Engine {
             released.links,
             released.took.as_secs_f64() * 1e3
         );
-        let is_released =
-            |source: &Arc<Source>| released.sources.iter().any(|other| Arc::ptr_eq(source, other));
-        let (done, left): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.releasing).into_iter().partition(is_released);
-        self.releasing = left;
         if !done.is_empty() {
             // Their counters stand still: they go into the sums for good.
             let last = Catalog {
@@ -144,13 +168,19 @@ impl Engine {
     }
 }
 
-fn release(releasing: Releasing, links: usize, mut groups: Vec<Group>) -> Released {
+/// Waits until the kernel has let go, and then until what was recorded is written.
+fn release(releasing: Releasing, mut groups: Vec<Group>, in_fault: &AtomicUsize) -> DetachReport {
     let watches: Vec<_> = groups.iter_mut().filter_map(|group| group.watch.take()).collect();
     let report = std::thread::scope(|scope| {
         let detach = scope.spawn(move || releasing.wait());
-        let mut told = Instant::now();
+        let (mut told, mut looked) = (Instant::now(), Instant::now());
         while !detach.is_finished() {
             std::thread::sleep(Duration::from_millis(5));
+            if looked.elapsed() > LOOK_EVERY {
+                looked = Instant::now();
+                let inside = watches.iter().map(StuckWatch::inside).sum();
+                in_fault.store(inside, Ordering::Relaxed);
+            }
             if told.elapsed() > TELL_EVERY {
                 told = Instant::now();
                 for report in watches.iter().flat_map(StuckWatch::waiting) {
@@ -160,14 +190,12 @@ fn release(releasing: Releasing, links: usize, mut groups: Vec<Group>) -> Releas
         }
         detach.join().unwrap_or_default()
     });
-    let mut sources = Vec::with_capacity(groups.len());
     for mut group in groups {
         if let Some(drain) = group.drain.take()
             && !drain.finish(DRAIN_PATIENCE)
         {
             tracing::warn!("not all events could be written before their probes went");
         }
-        sources.push(Arc::clone(&group.source));
     }
-    Released { took: report.took, grace: report.grace, links, sources }
+    report
 }
