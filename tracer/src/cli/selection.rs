@@ -60,7 +60,8 @@ pub(super) struct SelectionArgs {
     pub(super) dry_run: bool,
 
     /// Trace returns also in C++ and Rust programs: one through whose traced function an exception
-    /// or panic passes is ended by it
+    /// or panic passes is ended by it. Before Linux 6.6, fault in absent pages of arguments: while
+    /// one is waited for, all probes on that CPU wait
     #[arg(long)]
     force: bool,
 
@@ -103,6 +104,8 @@ pub(super) struct Selected {
     pub(super) sample: Option<Sample>,
     /// How many calls of each probe are wanted.
     pub(super) rate: Option<Rate>,
+    /// What may hurt is wanted too.
+    pub(super) force: bool,
     /// What is not probed, and why.
     pub(super) skipped: Vec<SkippedProbe>,
 }
@@ -167,6 +170,7 @@ impl SelectionArgs {
             condition,
             sample: self.sample,
             rate: self.rate,
+            force: self.force,
             skipped,
         })
     }

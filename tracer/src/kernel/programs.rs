@@ -54,6 +54,8 @@ pub struct LoadOptions {
     pub diagnostics: bool,
     /// What the kernel offers.
     pub features: Features,
+    /// Pages are faulted in also where that may hurt others: see [`Features::faults_in`].
+    pub force: bool,
     /// What share of the calls is wanted; all if not given.
     pub sample: Option<Sample>,
     /// How many calls of each probe are wanted; all if not given.
@@ -73,6 +75,7 @@ impl LoadOptions {
             begin_at_exec: false,
             diagnostics: false,
             features,
+            force: false,
             sample: None,
             rate: None,
         }
@@ -117,6 +120,7 @@ impl Programs {
             [pid] if options.more_pids == 0 => pid.get(),
             _ => 0,
         };
+        let may_fault = options.features.faults_in(options.force);
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
         let log_level: u8 = if options.diagnostics { 5 } else { 0 };
         let mut loader = EbpfLoader::new();
@@ -128,7 +132,7 @@ impl Programs {
             .override_global("COUNTER_COLUMNS", &columns, true)
             .override_global("READS_MEMORY", &u8::from(reads_memory), true)
             .override_global("TRACKS_RETURNS", &u8::from(tracks_returns), true)
-            .override_global("MAY_FAULT", &u8::from(options.features.sleepable), true)
+            .override_global("MAY_FAULT", &u8::from(may_fault), true)
             .override_global("CONDITIONAL", &u8::from(conditional), true)
             .override_global(
                 "SAMPLE_BELOW",

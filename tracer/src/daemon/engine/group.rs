@@ -42,6 +42,7 @@ pub(super) struct Alike {
     selection: Selection,
     sample: Option<Sample>,
     rate: Option<Rate>,
+    force: bool,
 }
 
 impl Alike {
@@ -51,6 +52,7 @@ impl Alike {
             selection: probe.selection.clone(),
             sample: probe.sample,
             rate: probe.rate,
+            force: probe.force,
         }
     }
 }
@@ -115,6 +117,7 @@ impl NewGroup {
             begin_at_exec: false,
             diagnostics: false,
             features,
+            force: alike.force,
             sample: alike.sample,
             rate: alike.rate,
         };
