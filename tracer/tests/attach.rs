@@ -52,29 +52,35 @@ fn processes_on_every_kernel() {
         assert_eq!(number(&summary["attach"], "links"), 2, "{assume}: {summary}");
         assert!(summary["detach"]["grace_ms"].as_f64().unwrap() > 0.0, "{assume}: {summary}");
         let notes = summary["notes"].as_array().map_or(0, Vec::len);
-        assert_eq!(notes, features(assume).notes(true).len(), "{assume}: {summary}");
+        assert_eq!(notes, features(assume).notes(true, false).len(), "{assume}: {summary}");
         puppet.ends_well();
         other.ends_well();
     }
 }
 
-/// Check that a page that is not resident is read where programs may sleep, and its argument is
-/// `null` with EAGAIN where they may not; never something else.
+/// Check that a page that is not resident is read where programs may sleep and nobody else waits for
+/// it, or that is wanted; and its argument is `null` with EAGAIN elsewhere; never something else.
 #[test]
 fn cold_pages_on_every_kernel() {
     let program = target("cold_pages.c", &[]);
     let probe = probes_of(&program, &["take(text: str)"]).remove(0);
-    for (index, assume) in ASSUMPTIONS.into_iter().enumerate() {
+    let cases = ASSUMPTIONS.into_iter().flat_map(|assume| [(assume, false), (assume, true)]);
+    for (index, (assume, force)) in cases.enumerate() {
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cold_attach{index}"));
         let command = format!("'{}' '{}'", program.display(), file.display());
-        let mut run = faultline(["trace", "--json", &probe, "-c", &command]);
+        let mut args = vec!["trace", "--json", &probe, "-c", &command];
+        args.extend(force.then_some("--force"));
+        let mut run = faultline(args);
         run.command().env("FAULTLINE_ASSUME", assume);
         let output = run.run().succeeded().stdout;
         let _ = std::fs::remove_file(file);
         let summary = summary_of(&output);
         assert_eq!(number(&summary, "delivered"), 64, "{assume}: {summary}");
         let reads = &summary["reads"];
-        if features(assume).sleepable {
+        let told = summary["notes"].to_string().contains("page that is not resident");
+        let features = features(assume);
+        assert_eq!(told, !features.faults_in(force), "{assume}: {summary}");
+        if features.sleepable && (force || features.batches()) {
             assert_eq!(number(reads, "faulted"), 64, "{assume}: {summary}");
             assert!(output.contains(r#""text":"the string of page 63""#), "{output}");
         } else {

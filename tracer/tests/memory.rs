@@ -40,10 +40,11 @@ fn command_line(program: &Path, args: &[&str]) -> String {
     shlex::try_join([program.to_str().unwrap()].into_iter().chain(args.iter().copied())).unwrap()
 }
 
-/// Traces a command with these probes of it (`FUNCTION(ARGS)`), as JSON.
+/// Traces a command with these probes of it (`FUNCTION(ARGS)`), as JSON. Kernels without multi links
+/// have to be forced to fault pages in; on others that changes nothing.
 fn trace_command(program: &Path, args: &[&str], probes: &[&str]) -> Finished {
     let probes = probes.iter().map(|probe| format!("{}:{probe}", program.display()));
-    let options = ["trace", "--json", "-c"].map(str::to_owned).into_iter();
+    let options = ["trace", "--json", "--force", "-c"].map(str::to_owned).into_iter();
     faultline(options.chain([command_line(program, args)]).chain(probes)).run().succeeded()
 }
 
@@ -434,7 +435,7 @@ fn nothing_reaches_the_terminal_raw() {
     let path = disk_file("edges_as_text");
     let probes = EDGES.map(|(probe, _)| format!("{}:{probe}", program.display()));
     let command = command_line(&program, &[path.to_str().unwrap()]);
-    let options = ["trace", "-c", &command].map(str::to_owned).into_iter();
+    let options = ["trace", "--force", "-c", &command].map(str::to_owned).into_iter();
     let run = faultline(options.chain(probes)).run().succeeded();
     assert_eq!(run.stdout.lines().count(), edges().events().len(), "a line an event");
     edges().summary();

@@ -237,6 +237,8 @@ fn cold_pages() {
         let run = faultline([
             "trace",
             "--json",
+            // Faults pages in on every kernel.
+            "--force",
             "-c",
             &command,
             "--where",

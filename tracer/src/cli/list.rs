@@ -181,6 +181,7 @@ fn preview(
         sample: None,
         rate: None,
         overhead: None,
+        force: false,
         skipped: Vec::new(),
     };
     let preview = Preview::of(&selected, Action::Count, time)?;

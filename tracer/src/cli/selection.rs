@@ -75,7 +75,8 @@ pub(super) struct SelectionArgs {
     pub(super) preview: Option<Duration>,
 
     /// Trace also what may hurt the program: returns in C++, Rust and Go programs (an exception or panic
-    /// through a traced function ends it), and what this kernel gets wrong (see `faultline doctor`)
+    /// through a traced function ends it), and what this kernel gets wrong (see `faultline doctor`;
+    /// before Linux 6.6 absent pages of arguments: while one is waited for, all probes on that CPU wait)
     #[arg(long)]
     force: bool,
 
@@ -138,6 +139,8 @@ pub(super) struct Selected {
     pub(super) rate: Option<Rate>,
     /// How much of the host the probes may take.
     pub(super) overhead: Option<OverheadLimit>,
+    /// What may hurt is wanted too.
+    pub(super) force: bool,
     /// What is not probed, and why.
     pub(super) skipped: Vec<SkippedProbe>,
 }
@@ -159,6 +162,7 @@ impl Selected {
             rate: None,
             // What is kept away is not counted.
             overhead: None,
+            force: false,
             skipped: Vec::new(),
         }
     }
@@ -225,6 +229,7 @@ impl SelectionArgs {
             sample: self.sample,
             rate: self.rate,
             overhead: self.overhead(),
+            force: self.force,
             skipped,
         })
     }

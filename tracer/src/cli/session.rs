@@ -163,7 +163,7 @@ impl Session {
         let diagnostics = tracing::enabled!(target: "faultline_ebpf", tracing::Level::ERROR);
         let begin_at_exec = held.is_some();
         let by_process = scope != Scope::AllProcesses;
-        let (sample, rate) = (selected.sample, selected.rate);
+        let (sample, rate, force) = (selected.sample, selected.rate, selected.force);
         let limit = selected.overhead;
         let plan = Arc::new(selected.plan);
         let attaching = Arc::clone(&plan);
@@ -183,6 +183,7 @@ impl Session {
                 exchanges: limit.is_some(),
                 diagnostics,
                 features,
+                force,
                 sample,
                 rate,
             };
@@ -194,7 +195,7 @@ impl Session {
         });
         let (mut programs, links, attached, costs) = showing(&mut line, attach).await??;
         drop(line);
-        let notes = programs.features().notes(by_process);
+        let notes = programs.features().notes(by_process, force);
         tell_skipped(&attached.refused);
         if attached.probes == 0 {
             return Err(anyhow::anyhow!("the kernel refused every probe").into());

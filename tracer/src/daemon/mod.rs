@@ -133,7 +133,7 @@ impl Opened {
 async fn serve(config: Config, opened: Opened, shared: Arc<Shared>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let features = Features::probe().context("failed to find out what this kernel can do")?;
-    for note in features.notes(true) {
+    for note in features.notes(true, false) {
         tracing::warn!("{note}");
     }
     let watch = ProcessWatch::start();

@@ -94,6 +94,16 @@ impl Features {
         self.programs().multi
     }
 
+    /// Whether pages are faulted in: with `forced`, also where that may hurt.
+    ///
+    /// Where each breakpoint has its own link, the kernel holds a lock of the CPU while a hit is
+    /// handled (`uprobe_buffer_get`, until 6.10; multi links never took it). So while one hit waits
+    /// for a page, all other such hits on that CPU wait, in whatever process.
+    #[must_use]
+    pub fn faults_in(self, forced: bool) -> bool {
+        self.sleepable && (forced || self.batches())
+    }
+
     /// Whether links can be limited to a process with all its threads: perf events always can.
     pub(super) fn filters_by_process(self) -> bool {
         self.pid_filter || !self.batches()
@@ -101,12 +111,19 @@ impl Features {
 
     /// What the user of a run must know, because it is not so elsewhere.
     #[must_use]
-    pub fn notes(self, by_process: bool) -> Vec<String> {
+    pub fn notes(self, by_process: bool, forced: bool) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.sleepable {
             notes.push(
                 "this kernel's uprobe programs cannot sleep: an argument on a page that is not \
                  resident is null with EAGAIN"
+                    .to_owned(),
+            );
+        } else if !self.faults_in(forced) {
+            notes.push(
+                "on this kernel every probe of a CPU would wait while one waits for a page, so none \
+                 is faulted in: an argument on a page that is not resident is null with EAGAIN \
+                 (--force faults it in)"
                     .to_owned(),
             );
         }
@@ -159,11 +176,13 @@ mod tests {
     /// Check that a user is told what differs, and nothing where nothing does.
     #[test]
     fn notes_tell_what_differs() {
-        assert!(Features::ALL.notes(true).is_empty());
+        assert!(Features::ALL.notes(true, false).is_empty());
         let no_filter = Features { pid_filter: false, ..Features::ALL };
-        assert!(no_filter.notes(false).is_empty());
-        assert_eq!(no_filter.notes(true).len(), 1);
+        assert!(no_filter.notes(false, false).is_empty());
+        assert_eq!(no_filter.notes(true, false).len(), 1);
+        let no_multi = Features { multi_links: false, ..Features::ALL };
+        assert_eq!((no_multi.notes(true, false).len(), no_multi.notes(true, true).len()), (2, 1));
         let none = Features { multi_links: false, pid_filter: false, sleepable: false };
-        assert_eq!(none.notes(true).len(), 2);
+        assert_eq!(none.notes(true, true).len(), 2);
     }
 }

@@ -60,6 +60,8 @@ pub struct LoadOptions {
     pub diagnostics: bool,
     /// What the kernel offers.
     pub features: Features,
+    /// Pages are faulted in also where that may hurt others: see [`Features::faults_in`].
+    pub force: bool,
     /// What share of the calls is wanted; all if not given.
     pub sample: Option<Sample>,
     /// How many calls of each probe are wanted; all if not given.
@@ -80,6 +82,7 @@ impl LoadOptions {
             exchanges: false,
             diagnostics: false,
             features,
+            force: false,
             sample: None,
             rate: None,
         }
@@ -127,6 +130,7 @@ impl Programs {
             [pid] if options.more_pids == 0 => pid.get(),
             _ => 0,
         };
+        let may_fault = options.features.faults_in(options.force);
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
         let log_level: u8 = if options.diagnostics { 5 } else { 0 };
         let mut loader = EbpfLoader::new();
@@ -139,7 +143,7 @@ impl Programs {
             .override_global("READS_MEMORY", &u8::from(reads_memory), true)
             .override_global("TRACKS_RETURNS", &u8::from(tracks_returns), true)
             .override_global("EXCHANGES", &u8::from(exchanges), true)
-            .override_global("MAY_FAULT", &u8::from(options.features.sleepable), true)
+            .override_global("MAY_FAULT", &u8::from(may_fault), true)
             .override_global("CONDITIONAL", &u8::from(conditional), true)
             .override_global(
                 "SAMPLE_BELOW",

@@ -137,7 +137,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
     features.push(links_feature(offered, report.took, detached));
 
     let count = |counter| counters.sum(ProbeId(0), counter);
-    let only_it = offered.notes(true).len() == offered.notes(false).len();
+    let only_it = offered.notes(true, false).len() == offered.notes(false, false).len();
     features.push(match (counters.hits(ProbeId(0)) == 2, only_it) {
         (true, true) => works(
             "probes of one process",
@@ -166,7 +166,12 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
         "arguments on absent pages",
         count(Counter::ReadFaulted) == 1,
         "a page that is not resident is faulted in, and the argument is read",
-        "an argument on a page that is not resident is shown as null with EAGAIN",
+        if offered.sleepable && !offered.faults_in(false) {
+            "an argument on a page that is not resident is shown as null with EAGAIN, because all \
+             probes of a CPU would wait for the page (`--force` faults it in; Linux 6.6 is free of it)"
+        } else {
+            "an argument on a page that is not resident is shown as null with EAGAIN"
+        },
         Finding::Degraded,
     ));
     features.push(works(

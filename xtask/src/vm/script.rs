@@ -30,18 +30,7 @@ pub(crate) struct Work {
 
 /// Tests that say nothing about the kernel, and take minutes in an emulated machine: they disassemble
 /// libraries, or probe all of their functions.
-///
-/// Two that fail in guests now and then, for a cause that is not established: four threads run
-/// code while another CPU sets and removes breakpoints in it. And one in which a thread of faultline
-/// stays in the kernel 7.2 for minutes (not on 6.1, 6.12 and 6.18). See docs/kernels.md; they belong
-/// back here once that is known.
-const NOT_IN_GUESTS: [&str; 5] = [
-    "another_decoder_agrees",
-    "the_same_calls_of_real_programs",
-    "two_hundred_rounds",
-    "groups_of_probes",
-    "returned_strings",
-];
+const NOT_IN_GUESTS: [&str; 2] = ["another_decoder_agrees", "the_same_calls_of_real_programs"];
 
 /// Where in the guest the work's own output goes; the kernel and what programs complain of go to
 /// the first line.

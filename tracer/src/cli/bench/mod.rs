@@ -139,7 +139,7 @@ fn measure(bench: &Bench, json: bool, stop: &AtomicBool) -> Result<Results, Fail
     let mut results = Results { host: bench.host(), hits: None, throughput: None, batches: None };
     if !json {
         print(&text::host(&results.host, colour))?;
-        for note in bench.features().notes(true) {
+        for note in bench.features().notes(true, false) {
             tell!("note: {note}");
         }
     }

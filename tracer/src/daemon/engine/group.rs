@@ -40,6 +40,7 @@ pub(super) struct Alike {
     selection: Selection,
     sample: Option<Sample>,
     rate: Option<Rate>,
+    force: bool,
 }
 
 impl Alike {
@@ -49,6 +50,7 @@ impl Alike {
             selection: probe.selection.clone(),
             sample: probe.sample,
             rate: probe.rate,
+            force: probe.force,
         }
     }
 }
@@ -117,6 +119,7 @@ impl NewGroup {
             exchanges: true,
             diagnostics: false,
             features,
+            force: alike.force,
             sample: alike.sample,
             rate: alike.rate,
         };
