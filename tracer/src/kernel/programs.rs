@@ -501,6 +501,16 @@ fn short_reason(error: &ProgramError) -> String {
 mod tests {
     use super::*;
 
+    /// Check that counters of two CPUs share no cache line, however few the probes, and that each
+    /// probe has its own: they did, and slowed each other down.
+    #[test]
+    fn counters_of_two_cpus_share_no_cache_line() {
+        for probes in [0, 1, 2, 16, 17, 10_000] {
+            let bytes = column_len(probes) as usize * size_of::<u64>();
+            assert!(bytes.is_multiple_of(128) && bytes >= 8 * probes as usize, "{probes}: {bytes}");
+        }
+    }
+
     /// Check that the number of CPUs is one more than the highest id, whatever the list's form.
     #[test]
     fn cpu_lists() {

@@ -86,9 +86,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let effort = if args.quick { Effort::Quick } else { Effort::Full };
     let bench = Bench::new(effort, args.threads.map(usize::from))?;
     let runtime = runtime()?;
+    let stop = Arc::new(AtomicBool::new(false));
     let result = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
-        let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let json = args.json;
         let measuring = blocking("bench", move || measure(&bench, json, &told));
@@ -117,7 +117,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let written = file.set_len(0).and_then(|()| file.write_all(picture.as_bytes()));
         written.with_context(|| format!("failed to write {}", path.display()))?;
     }
-    print(&text)?;
+    print(&text, &stop)?;
     match results.checks().filter(|check| !check.holds()).count() {
         0 => Ok(()),
         failed => Err(anyhow::anyhow!(
@@ -138,24 +138,27 @@ fn measure(bench: &Bench, json: bool, stop: &AtomicBool) -> Result<Results, Fail
     let colour = !json && colour(io::stdout().is_terminal());
     let mut results = Results { host: bench.host(), hits: None, throughput: None, batches: None };
     if !json {
-        print(&text::host(&results.host, colour))?;
+        print(&text::host(&results.host, colour), stop)?;
         for note in bench.features().notes(true, false) {
             tell!("note: {note}");
+        }
+        if bench.threads() > results.host.cpus {
+            tell!("note: more threads than CPUs: they share them, and cannot scale");
         }
     }
     results.hits = part("what a hit costs", stop, |watch| bench.hit_costs(watch))?;
     if let Some(hits) = &results.hits {
-        print(&if json { json::hits(hits)? } else { text::hits(hits, colour) })?;
+        print(&if json { json::hits(hits)? } else { text::hits(hits, colour) }, stop)?;
         results.throughput = part("threads", stop, |watch| bench.throughput(watch))?;
     }
     if let Some(throughput) = &results.throughput {
         let shown =
             if json { json::throughput(throughput)? } else { text::throughput(throughput, colour) };
-        print(&shown)?;
+        print(&shown, stop)?;
         results.batches = part("attaching and detaching", stop, |watch| bench.batches(watch))?;
     }
     if let Some(batches) = &results.batches {
-        print(&if json { json::batches(batches)? } else { text::batches(batches, colour) })?;
+        print(&if json { json::batches(batches)? } else { text::batches(batches, colour) }, stop)?;
     }
     Ok(results)
 }
@@ -183,14 +186,15 @@ fn part<T>(
     }
 }
 
-/// To standard output; if nobody reads it any more, that is a normal end.
-fn print(text: &str) -> Result<(), Failure> {
+/// To standard output; if nobody reads it any more, that is a normal end, and told to stop.
+fn print(text: &str, stop: &AtomicBool) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::new(error).context("failed to write the figures").into())
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            stop.store(true, Ordering::Relaxed);
+            Ok(())
         }
-        _ => Ok(()),
+        result => Ok(result.context("failed to write the figures")?),
     }
 }
 

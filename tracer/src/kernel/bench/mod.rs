@@ -170,6 +170,12 @@ impl Bench {
         self.features
     }
 
+    /// Most threads that are measured.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// The CPU of the thread of this number.
     fn cpu(&self, thread: usize) -> usize {
         self.cpus.get(thread % self.cpus.len().max(1)).copied().unwrap_or(0)
