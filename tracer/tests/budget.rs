@@ -430,6 +430,14 @@ fn speed(from: Mark, to: Mark) -> f64 {
     (to.calls - from.calls) / (to.cpu_ns - from.cpu_ns)
 }
 
+/// The part of its CPU time that was not its own, as its slices tell, since they were last asked.
+fn slices(target: &mut Target) -> f64 {
+    target.send("slices");
+    let line = target.line();
+    let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().unwrap()).collect();
+    1.0 - figures[2] / figures[1]
+}
+
 fn window(target: &mut Target, time: Duration) -> (Mark, Mark) {
     let from = mark(target);
     thread::sleep(time);
@@ -478,6 +486,7 @@ fn from_outside() {
             target.send("go");
             thread::sleep(Duration::from_millis(200));
             let (a, b) = window(&mut target, Duration::from_millis(1500));
+            let mut disturbed = vec![slices(&mut target)];
             let pid = target.pid();
             let options =
                 ["--json", "--max-overhead", max, "--overhead-policy", policy, "-p", &pid];
@@ -487,24 +496,24 @@ fn from_outside() {
             let run = run.start();
             support::live::wait_counting(run.pid());
             thread::sleep(Duration::from_millis(1900));
-            target.send("slices");
-            target.line();
+            slices(&mut target);
             let own = cpu_seconds(run.pid());
             let (c, d) = window(&mut target, seconds);
             let own = cpu_seconds(run.pid()) - own;
-            target.send("slices");
-            let slices: Vec<f64> =
-                target.line().split(' ').map(|figure| figure.parse().unwrap()).collect();
+            let with = slices(&mut target);
             run.signal(libc::SIGINT);
             let finished = run.finish().succeeded();
             let told = summary(&finished)["overhead"]["mean_percent"].as_f64().unwrap();
+            slices(&mut target);
             let (e, f) = window(&mut target, Duration::from_millis(1500));
+            disturbed.push(slices(&mut target));
+            let disturbed = disturbed.iter().sum::<f64>() / disturbed.len() as f64;
             let wall = (d.at - c.at).as_secs_f64() * cpus as f64;
             let busy = (d.cpu_ns - c.cpu_ns) / 1e9 / wall;
             let without = f64::midpoint(speed(a, b), speed(e, f));
             let figures = [
                 (1.0 - speed(c, d) / without) * busy * 100.0,
-                (1.0 - slices[2] / slices[1]) * busy * 100.0,
+                (with - disturbed) * busy * 100.0,
                 own / wall * 100.0,
                 told,
                 busy * 100.0,
