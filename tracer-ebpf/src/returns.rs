@@ -87,12 +87,14 @@ unsafe extern "C" fn open_call(site: *const Site, call: *const NewCall) -> u64 {
 #[inline(always)]
 fn try_open(site: &Site, call: &NewCall) -> Option<()> {
     let NewCall { entered, stack_pointer, function, link } = *call;
-    let stack = match maps::CALLS.get_ptr_mut(&site.pid_tgid) {
+    // On our own stack: memory that was handed over is no key to kernels as of 6.1.
+    let task = site.pid_tgid;
+    let stack = match maps::CALLS.get_ptr_mut(&task) {
         Some(stack) => stack,
         None => {
             let empty = maps::NO_CALLS.get(0)?;
-            maps::CALLS.insert(&site.pid_tgid, empty, u64::from(BPF_NOEXIST)).ok()?;
-            maps::CALLS.get_ptr_mut(&site.pid_tgid)?
+            maps::CALLS.insert(&task, empty, u64::from(BPF_NOEXIST)).ok()?;
+            maps::CALLS.get_ptr_mut(&task)?
         }
     };
     pop_dead(site, stack, stack_pointer);
@@ -156,7 +158,9 @@ unsafe extern "C" fn close_call(
     }
     // SAFETY: as the caller promises.
     let (site, entered) = unsafe { (&*site, &mut *entered) };
-    let Some(stack) = maps::CALLS.get_ptr_mut(&site.pid_tgid) else { return 0 };
+    // As in `try_open`.
+    let task = site.pid_tgid;
+    let Some(stack) = maps::CALLS.get_ptr_mut(&task) else { return 0 };
     pop_dead(site, stack, stack_pointer);
     // SAFETY: only the task itself writes its stack, and it is this task that runs.
     let stack = unsafe { &mut *stack };
