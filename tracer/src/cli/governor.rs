@@ -175,6 +175,10 @@ impl Governor {
     fn settle(&mut self, done: Done) {
         let now = Instant::now();
         let Done { wish, result, work } = done;
+        tracing::debug!(
+            "done with {} of CPU time: {wish:?}",
+            duration_text(work.as_nanos() as u64)
+        );
         match result {
             Ok(()) => {
                 let mut presence = self.presences.lock();
