@@ -513,7 +513,8 @@ fn hang() -> (Target, Streaming) {
     let mut stuck = Target::start(&program, &[]);
     let probes = ["same", "other"].map(|name| format!("{}:{name}(text: str)", program.display()));
     let [same, other] = probes;
-    let run = faultline(["trace", "--json", "-p", &stuck.pid(), &same, &other]).stream_attached();
+    let options = ["trace", "--json", "--force", "-p", &stuck.pid(), &same, &other];
+    let run = faultline(options).stream_attached();
     stuck.send("hang");
     assert_eq!(stuck.line(), "hanging");
     (stuck, run)
