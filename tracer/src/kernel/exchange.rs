@@ -2,6 +2,9 @@
 //! of them, is released, so that no hit of those that stay is lost, and none counts twice. See
 //! [`tracer_common::exchange`] for how the programs tell.
 //!
+//! An exchange may end only when the old link is really gone: closing it waits for that, if nobody else
+//! has a copy of its descriptor, such as a child of ours that has not executed yet.
+//!
 //! Only links of many breakpoints need it: where each breakpoint has its own, that one is released.
 
 use std::{
