@@ -1,7 +1,6 @@
 //! The overhead budget: what is too dear goes, comes again, and is told; what stays counts on as if
 //! nothing had happened.
 //!
-//! - exchanges: a link gives way to another under full load, exactly
 //! - runs: `--max-overhead` with either policy, one function and ten thousand
 //! - the daemon, with its default
 //! - what is no limit
@@ -16,27 +15,25 @@
 
 mod support;
 
-use std::{collections::HashSet, path::PathBuf, thread, time::Duration};
+use std::{path::PathBuf, thread, time::Duration};
 
 use serde_json::Value;
 use support::{
     Finished, Target, assert_conserved,
-    attaching::{ids, plan_of},
     daemon::{Daemon, probe},
-    faultline, is_emulated, kernel_batches,
+    faultline, kernel_batches,
     live::{private_copy, probes_of, wait_until},
     number, sum, target,
 };
-use tracer::{
-    kernel::{Changed, Features, LinkSets, LoadOptions, Programs, Progress, Scope},
-    plan::ProbeId,
-    resolve::Pid,
-};
-use tracer_common::{Action, counter::Counter};
 
-/// The target; a copy of its own for each test.
-fn load_program(name: &str) -> PathBuf {
-    private_copy(&target("load.c", &["-O0"]), &format!("load_{name}"))
+/// The target, for tests that trace one process of it.
+fn load_program() -> PathBuf {
+    target("load.c", &["-O0"])
+}
+
+/// A copy of its own, for those that trace every process.
+fn own_load_program(name: &str) -> PathBuf {
+    private_copy(&load_program(), &format!("load_{name}"))
 }
 
 /// What `mark` and `stop` of the target say: its calls.
@@ -72,77 +69,12 @@ fn summary(finished: &Finished) -> Value {
     summary
 }
 
-/// Check that links are exchanged under full load, on all CPUs, and that every call of a function
-/// that stays is counted once, at its entry and at its return, whatever becomes of hits, and also
-/// where two probes share its breakpoint.
-#[test]
-fn exchanges_are_exact() {
-    if !kernel_batches() {
-        return;
-    }
-    let exchanges = if is_emulated() { 5 } else { 40 };
-    for (number, (action, functions, hits_a_call)) in [
-        // Links that only count; with returns; two probes at one place: a mark of the one that outlived
-        // its link once pushed out the other's.
-        (Action::Count, &["hot", "warm"][..], 1),
-        (Action::Latency, &["hot -> u64", "warm -> u64"], 2),
-        (Action::Events, &["hot(a: u64)", "hot", "warm"], 1),
-        (Action::Latency, &["hot(a: u64) -> u64", "hot -> u64", "warm -> u64"], 2),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let program = load_program(&format!("exchange{number}"));
-        let mut target = Target::start(&program, &["3", "one"]);
-        let pid: Pid = target.pid().parse().unwrap();
-        let plan = plan_of(&program, functions);
-        let options = LoadOptions {
-            pids: vec![pid],
-            exchanges: true,
-            ..LoadOptions::new(action, Features::probe().unwrap())
-        };
-        let programs = Programs::load(&plan, &options).unwrap();
-        let scope = Scope::Processes(vec![pid]);
-        let attach = |probes: &[ProbeId]| {
-            LinkSets::attach(&programs, &plan, probes, &scope, &Progress::default()).unwrap().0
-        };
-        let all: Vec<_> = (0..plan.probes.len() as u32).map(ProbeId).collect();
-        let goes: HashSet<_> = ids(&plan, |label| label.ends_with(":warm")).into_iter().collect();
-        let stays = ids(&plan, |label| label.ends_with(":hot"));
-        let mut links = attach(&all);
-        programs.enable(true);
-        target.send("go");
-        for _ in 0..exchanges {
-            let Changed { old, exchange } =
-                links.take_out(&programs, &plan, &goes, &scope).unwrap();
-            assert!(exchange, "what stays is in the same link");
-            old.detach(&Progress::default());
-            programs.end_exchange();
-            links.add(attach(&goes.iter().copied().collect::<Vec<_>>()));
-            // All in one link again: what stays goes for good in the next round otherwise.
-            programs.begin_exchange();
-            let new = attach(&all);
-            std::mem::replace(&mut links, new).into_links().detach(&Progress::default());
-            programs.end_exchange();
-        }
-        let called = calls(&mut target, "stop");
-        assert!(called > exchanges, "there was load");
-        let counters = programs.counters(plan.probes.len()).unwrap();
-        for probe in stays {
-            assert_eq!(counters.hits(probe), called * hits_a_call, "{action:?}");
-            assert_eq!(counters.sum(probe, Counter::NoEntry), 0, "{action:?}");
-        }
-        links.into_links().detach(&Progress::default());
-        assert!(target.finish().0.success());
-    }
-}
-
 /// Check that a function that is too dear is detached, which is said with figures; that hits are
 /// conserved and never more than calls; and that it is attached again when the load is over, and
 /// counts exactly from then on.
 #[test]
 fn detached_and_attached_again() {
-    let program = load_program("detached");
+    let program = load_program();
     let mut target = Target::start(&program, &["2", "push"]);
     let pid = target.pid();
     let mut run = faultline(["count", "--json", "--max-overhead", "2%", "-p", &pid]);
@@ -185,7 +117,7 @@ fn detached_and_attached_again() {
 /// Check that a run within its budget is as exact as one without, and says what it took.
 #[test]
 fn within_the_budget_all_is_exact() {
-    let program = load_program("within");
+    let program = load_program();
     let mut target = Target::start(&program, &["2", "one", "5"]);
     let pid = target.pid();
     let mut run = faultline(["count", "--json", "--max-overhead", "20%", "-p", &pid]);
@@ -209,7 +141,7 @@ fn within_the_budget_all_is_exact() {
 #[test]
 fn duty_cycle_estimates() {
     for json in [true, false] {
-        let program = load_program(&format!("duty{json}"));
+        let program = load_program();
         // 300,000 calls a second: some ten percent of a CPU.
         let mut target = Target::start(&program, &["2", "one", "150"]);
         let pid = target.pid();
@@ -258,7 +190,7 @@ fn duty_cycle_estimates() {
 #[test]
 fn returns_are_conserved() {
     for policy in ["detach", "duty-cycle"] {
-        let program = load_program(&format!("returns_{policy}"));
+        let program = load_program();
         let mut target = Target::start(&program, &["2", "many"]);
         let pid = target.pid();
         let options = ["--max-overhead", "2%", "--overhead-policy", policy, "--json", "-p", &pid];
@@ -286,7 +218,7 @@ fn returns_are_conserved() {
 fn ten_thousand_functions() {
     let pattern = if kernel_batches() { "fn_*" } else { "fn_000?" };
     for policy in ["detach", "duty-cycle"] {
-        let program = load_program(&format!("many_{policy}"));
+        let program = load_program();
         let mut target = Target::start(&program, &["2", "many"]);
         let pid = target.pid();
         let options = ["--max-overhead", "2%", "--overhead-policy", policy, "--json", "-p", &pid];
@@ -319,7 +251,7 @@ fn ten_thousand_functions() {
 /// wherever one looks, and comes back; and that a reload puts another one in force.
 #[test]
 fn the_daemon_has_a_budget() {
-    let program = load_program("daemon");
+    let program = own_load_program("daemon");
     let probes = probe("loads", &program, "hot");
     // Nothing is said: the default.
     let daemon = Daemon::start(&probes, "[overhead]\n");
@@ -367,7 +299,7 @@ fn the_daemon_has_a_budget() {
 /// Check that the daemon takes a part of a link out, and the others of its probe count on exactly.
 #[test]
 fn the_daemon_exchanges_links() {
-    let program = load_program("daemon_exchange");
+    let program = own_load_program("daemon_exchange");
     let probes = probe("loads", &program, "/^(hot|warm)$/");
     let daemon = Daemon::start(&probes, "[overhead]\n");
     // `warm` is called without pause, `hot` not at all, until it has gone.
@@ -469,6 +401,7 @@ fn from_outside() {
     let get = |name: &str, default: u64| -> u64 {
         std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     };
+    let threads = get("THREADS", cpus as u64).to_string();
     let rounds = get("ROUNDS", 3);
     let seconds = Duration::from_secs(get("SECONDS", 10));
     let mut cases = Vec::new();
@@ -480,10 +413,10 @@ fn from_outside() {
         }
     }
     let mut measured = vec![Vec::new(); cases.len()];
-    let program = load_program("outside");
+    let program = load_program();
     for round in 0..rounds {
         for (case, (mode, max, policy)) in cases.iter().enumerate() {
-            let mut target = Target::start(&program, &[&cpus.to_string(), mode]);
+            let mut target = Target::start(&program, &[&threads, mode]);
             target.send("go");
             thread::sleep(Duration::from_millis(200));
             let (a, b) = window(&mut target, Duration::from_millis(1500));

@@ -2,9 +2,13 @@
 //! of them, is released, so that no hit of those that stay is lost, and none counts twice. See
 //! [`tracer_common::exchange`] for how the programs tell.
 //!
+//! An exchange may end only when the old link is really gone: closing it waits for that, if nobody else
+//! has a copy of its descriptor, such as a child of ours that has not executed yet.
+//!
 //! Only links of many breakpoints need it: where each breakpoint has its own, that one is released.
 
 use std::{
+    fs,
     mem::offset_of,
     sync::{
         Mutex, PoisonError,
@@ -17,7 +21,8 @@ use tracer_common::{Control, exchange::Marks};
 
 use super::mapped::MappedArray;
 
-/// Tasks that may be hit while links are exchanged; it takes some tens of milliseconds.
+/// Tasks that may ever be hit while links are exchanged, those that have ended since then aside; an
+/// exchange takes some tens of milliseconds.
 pub(super) const MAX_MARKED_TASKS: u32 = 16_384;
 
 /// What user space tells the running programs.
@@ -72,12 +77,22 @@ impl Generations {
     /// the programs were loaded.
     pub(super) fn end(&self, control: &ControlWords) -> u64 {
         control.set_exchange(0);
-        // What is left is of hits that met only the new link.
+        // What is left is of hits that met only the new link; the next exchange has another generation.
+        // Only a task that has ended can lose its marks: one that was preempted while it writes them
+        // goes on writing, and the kernel may have given that memory to another task's marks.
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let tasks: Vec<u64> = marks.keys().filter_map(Result::ok).collect();
-        for task in tasks {
-            let _ = marks.remove(&task);
+        if tasks.len() > MAX_MARKED_TASKS as usize / 2 {
+            for task in tasks.into_iter().filter(|task| has_ended(*task)) {
+                let _ = marks.remove(&task);
+            }
         }
         control.unmarked()
     }
+}
+
+/// Whether there is no such task: the upper half is the process, the lower half the task.
+fn has_ended(pid_tgid: u64) -> bool {
+    let (process, task) = (pid_tgid >> 32, pid_tgid & 0xffff_ffff);
+    fs::metadata(format!("/proc/{process}/task/{task}")).is_err()
 }
