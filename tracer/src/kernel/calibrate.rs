@@ -20,10 +20,15 @@ const BATCHES: usize = 24;
 /// Which of the batches counts, in the order of their times: others are disturbed, and only upwards.
 const COUNTED: usize = BATCHES / 4;
 
-/// One function a form, in the order of [`Form::ALL`], and one whose return is traced.
+/// One function a form, in the order of [`Form::ALL`], and one whose return is traced. What names them
+/// may be compiled elsewhere in this program: their symbols are global within it, and hidden from
+/// everything else.
 macro_rules! functions {
     ($($name:literal: $($instruction:literal),+;)+) => {
-        core::arch::global_asm!($(concat!(".balign 16\n", $name, ": ", $($instruction, "\n",)+),)+);
+        core::arch::global_asm!($(concat!(
+            ".balign 16\n", ".globl ", $name, "\n", ".hidden ", $name, "\n",
+            $name, ": ", $($instruction, "\n",)+
+        ),)+);
     };
 }
 
@@ -36,7 +41,8 @@ functions! {
     "faultline_costs_landing_pad": "endbr64", "ret";
     "faultline_costs_other": "mov eax, edi", "ret";
     "faultline_costs_returning": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
-    "faultline_red_zone": "mov [rsp - 8], rdi", "faultline_red_zone_nop5:",
+    "faultline_red_zone": "mov [rsp - 8], rdi",
+        ".globl faultline_red_zone_nop5", ".hidden faultline_red_zone_nop5", "faultline_red_zone_nop5:",
         ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "mov rax, [rsp - 8]", "ret";
 }
 // There is no nop of five bytes, and no `push`.
