@@ -1,0 +1,153 @@
+//! Breakpoints: there during a run, gone after it; ten thousand of them.
+
+use std::{fs, fs::File, os::unix::process::ExitStatusExt as _};
+
+use serde_json::Value;
+
+use super::{
+    TICK,
+    privileges::Reachable,
+    support::{
+        faultline, kernel_batches,
+        live::{Puppet, Traced, probes_of, summary_of, wait_counting, wait_until},
+        number, target,
+    },
+    tick,
+};
+
+/// The code of `tick` as it is in a process's memory.
+fn code_of(puppet: &Puppet, address: u64) -> [u8; 16] {
+    use std::os::unix::fs::FileExt as _;
+    let memory = File::open(format!("/proc/{}/mem", puppet.pid())).unwrap();
+    let mut code = [0; 16];
+    memory.read_exact_at(&mut code, address).unwrap();
+    code
+}
+
+fn address_of_tick(puppet: &mut Puppet) -> u64 {
+    u64::from_str_radix(puppet.tell("where").trim_start_matches("0x"), 16).unwrap()
+}
+
+/// Check that a breakpoint is there during a run, gone after it, and gone also after faultline was
+/// killed; that other processes have none; and that the target goes on right through all of it.
+#[test]
+fn breakpoints_go() {
+    let (mut puppet, mut other) = (Puppet::start(), Puppet::start());
+    let (address, of_other) = (address_of_tick(&mut puppet), address_of_tick(&mut other));
+    let before = code_of(&puppet, address);
+    // Multi links before 6.10 cannot be limited to a process, only to a thread.
+    let features = tracer::kernel::Features::probe().unwrap();
+    let limits_to_processes = features.pid_filter || !features.batches();
+    puppet.go(2);
+    for signal in [libc::SIGINT, libc::SIGKILL] {
+        let (pid, tick) = (puppet.pid(), tick());
+        let running = faultline(["trace", "--json", "-p", &pid, &tick]).start();
+        wait_counting(running.pid());
+        assert_ne!(code_of(&puppet, address), before, "a breakpoint is set");
+        if limits_to_processes {
+            assert_eq!(code_of(&other, of_other), before, "but in no other process");
+        }
+        puppet.wait_called(500);
+        running.signal(signal);
+        let finished = running.finish();
+        if signal == libc::SIGINT {
+            assert_eq!(code_of(&puppet, address), before, "gone when the run has ended");
+            finished.succeeded().summary();
+        } else {
+            assert_eq!(finished.status.signal(), Some(libc::SIGKILL));
+            wait_until("the breakpoint is gone", || code_of(&puppet, address) == before);
+        }
+        puppet.wait_called(500);
+    }
+    puppet.ends_well();
+    other.ends_well();
+}
+
+/// Check that `--dry-run` tells what would be attached, and attaches nothing: it does not even
+/// need the privileges to.
+#[test]
+fn dry_run() {
+    let program = Reachable::new("dry_run");
+    let probe = format!("{}:{TICK} -> u64", program.puppet.display());
+    let text = program.unprivileged(&[]).args(["trace", "--dry-run", &probe]).output().unwrap();
+    let shown = String::from_utf8(text.stdout).unwrap();
+    assert!(text.status.success(), "{}", String::from_utf8_lossy(&text.stderr));
+    assert!(shown.contains("puppet:tick(value) and its return"), "{shown}");
+    assert!(shown.contains("would attach 1 probe in every process with 2 links"), "{shown}");
+
+    let args = ["trace", "--dry-run", "--json", &probe];
+    let json = program.unprivileged(&[]).args(args).output().unwrap();
+    let json = String::from_utf8(json.stdout).unwrap();
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [line, total] = &lines[..] else { panic!("{json}") };
+    assert_eq!(line["type"], "planned");
+    assert_eq!(total["type"], "plan");
+    let of_total = |name| number(total, name);
+    assert_eq!((of_total("probes"), of_total("links"), of_total("skipped")), (1, 2, 0));
+    assert_eq!((&line["probe"], &line["ret"]), (&"puppet:tick".into(), &true.into()));
+}
+
+/// Check that twenty runs after another leave no descriptor behind in the process that makes them
+/// (a daemon makes many).
+#[test]
+fn no_descriptors_are_leaked() {
+    use tracer::{
+        kernel::{Features, Links, LoadOptions, Programs, Progress, Scope},
+        plan,
+        resolve::{Resolver, View},
+    };
+    let probe = probes_of(&Puppet::program(), &[&format!("{TICK} -> u64")]).remove(0);
+    let run = || {
+        let resolution = Resolver::new(View::Host).resolve(&probe.parse().unwrap()).unwrap();
+        let plan = plan::plan(
+            vec![resolution],
+            &|probe| probe.file.read_code(probe.offset, 16).ok(),
+            plan::Wishes::default(),
+        );
+        let options = LoadOptions {
+            begin_at_exec: true,
+            ..LoadOptions::new(tracer_common::Action::Events, Features::probe().unwrap())
+        };
+        let progress = Progress::default();
+        let mut programs = Programs::load(&plan, &options).unwrap();
+        let (links, report) =
+            Links::attach(&programs, &plan, &Scope::AllProcesses, &progress).unwrap();
+        assert_eq!((report.probes, report.links), (1, 2));
+        let records = programs.take_records().unwrap();
+        programs.enable(true);
+        programs.enable(false);
+        links.detach(&progress);
+        drop((programs, records));
+        bpf_descriptors()
+    };
+    let left: Vec<_> = (0..20).map(|_| run()).collect();
+    assert_eq!(left, [0; 20]);
+}
+
+/// How many descriptors this process has of eBPF maps, programs, links and type information.
+fn bpf_descriptors() -> usize {
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    descriptors
+        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
+        .filter(|to| to.to_string_lossy().contains("bpf") || to.ends_with("anon_inode:btf"))
+        .count()
+}
+
+/// Check that ten thousand probes attach, trace and detach in one run, with a link for all of
+/// them, and each counts its own.
+#[test]
+fn ten_thousand_probes() {
+    let program = target("functions.c", &["-O0"]);
+    let (functions, count, links) =
+        if kernel_batches() { ("fn_*", 10_000, 1) } else { ("fn_000?", 10, 10) };
+    let mut traced = Traced::start(&program, &["3", "wait"], &probes_of(&program, &[functions]));
+    traced.go();
+    let finished = traced.finish().well();
+    let summary = summary_of(&finished.stdout);
+    assert_eq!(number(&summary, "hits"), count * 3);
+    assert_eq!(number(&summary["attach"], "probes"), count);
+    assert_eq!(number(&summary["attach"], "links"), links);
+    let probes = summary["probes"].as_array().unwrap();
+    assert_eq!(probes.len() as u64, count);
+    assert!(probes.iter().all(|probe| number(probe, "hits") == 3));
+}

@@ -1,0 +1,105 @@
+//! Which processes are traced.
+
+use std::{fs, process::Command, time::Duration};
+
+use super::{
+    Ticking,
+    support::{
+        faultline,
+        live::{Puppet, wait_counting},
+        number,
+    },
+    tick, values_by_task,
+};
+
+/// Check that `-p` traces its process with all its threads, and neither its children nor anybody
+/// else who runs the same program.
+#[test]
+fn only_the_process_and_its_threads() {
+    let Ticking { mut puppet, running } = Ticking::start(&[]);
+    let mut other = Puppet::start();
+    puppet.step(10);
+    other.step(1000);
+    assert_eq!(puppet.tell("thread 20"), "stepped");
+    assert_eq!(puppet.tell("fork 3000"), "stepped");
+    assert_eq!(other.tell("thread 4000"), "stepped");
+    puppet.step(5);
+    running.signal(libc::SIGINT);
+    let finished = running.finish().succeeded();
+    assert_eq!(number(&finished.summary(), "hits"), 35);
+    let pid: u64 = puppet.pid().parse().unwrap();
+    assert!(finished.events().iter().all(|event| event["pid"] == pid));
+    assert_eq!(values_by_task(&finished.stdout).len(), 2);
+    puppet.ends_well();
+    other.ends_well();
+}
+
+/// Check that several processes are traced together, until the last one ends.
+#[test]
+fn two_processes() {
+    let (mut one, mut two) = (Puppet::start(), Puppet::start());
+    let mut other = Puppet::start();
+    let (first, second) = (one.pid(), two.pid());
+    let running = faultline(["trace", "--json", "-p", &first, "-p", &second, &tick()]).start();
+    wait_counting(running.pid());
+    one.step(5);
+    two.step(7);
+    other.step(100);
+    one.ends_well();
+    // The watch looks every 100 ms: if one process ended the run, this would not be seen.
+    std::thread::sleep(Duration::from_millis(500));
+    two.step(2);
+    two.ends_well();
+    let finished = running.finish().succeeded();
+    // 10 more of each at its end.
+    assert_eq!(number(&finished.summary(), "hits"), 15 + 19);
+    let of = |pid: &str| {
+        let pid: u64 = pid.parse().unwrap();
+        finished.events().iter().filter(|event| event["pid"] == pid).count()
+    };
+    assert_eq!((of(&first), of(&second)), (15, 19));
+    other.ends_well();
+}
+
+/// Check that a process that starts its program anew is traced on.
+#[test]
+fn target_execs() {
+    let Ticking { mut puppet, running } = Ticking::start(&[]);
+    puppet.step(4);
+    assert_eq!(puppet.tell("exec"), "ready");
+    puppet.step(6);
+    running.signal(libc::SIGINT);
+    let finished = running.finish().succeeded();
+    assert_eq!(number(&finished.summary(), "hits"), 10);
+    puppet.ends_well();
+}
+
+/// Check that a process that is none is said to be none, and a thread is not taken for a process.
+#[test]
+fn processes_that_cannot_be() {
+    let mut gone = Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let gone = gone.id().to_string();
+    let mut puppet = Puppet::start();
+    puppet.go(1);
+    let pid = puppet.pid();
+    let thread = fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .map(|task| task.unwrap().file_name().into_string().unwrap())
+        .find(|task| *task != pid)
+        .unwrap();
+    let of_thread = format!("{thread} is a thread of process {pid} (use `-p {pid}`)");
+    for (given, code, said) in [
+        (&*gone, 1, &*format!("no process {gone}")),
+        (&*thread, 2, &*of_thread),
+        ("0", 2, "'0' for '--pid <PID>'"),
+        ("-1", 2, "-1"),
+        ("4294967296", 2, "'4294967296' for '--pid <PID>'"),
+        ("cat", 2, "'cat' for '--pid <PID>'"),
+    ] {
+        let finished = faultline(["trace", "--json", "-p", given, &tick()]).run();
+        assert_eq!(finished.status.code(), Some(code), "-p {given}: {}", finished.stderr);
+        assert!(finished.stderr.contains(said), "-p {given}: {}", finished.stderr);
+    }
+    puppet.ends_well();
+}
