@@ -5,7 +5,7 @@
 //!
 //! All of it rests on one number, the *debt*: CPU time that probes have taken beyond what the budget
 //! grants, since it was last paid off. It grows with every hit and with the work of attaching, and
-//! falls as time goes by. Something is done once it is a tenth of a second's worth; nothing is tried
+//! falls as time goes by. Something is done once it is half a second's worth; nothing is tried
 //! again before it is paid. So the budget holds on average, whatever a try costs.
 
 mod limit;
@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_millis(10);
 /// For how long after that.
 const SOON_FOR: Duration = Duration::from_millis(60);
 /// What the debt may grow to before anything is done: the budget of this time. A burst is none.
-const ALLOWANCE: Duration = Duration::from_millis(100);
+const ALLOWANCE: Duration = Duration::from_millis(500);
 /// The part of the budget that probes which stay are predicted to take at most.
 const HEADROOM: f64 = 0.9;
 /// Detaching again within this time means that the prediction was wrong: with less to wait for, the
