@@ -173,17 +173,8 @@ fn preview(
     let resolution = resolver.resolve(&spec)?;
     let mut plan = plan::plan(vec![resolution], &|probe| code.read(probe), wishes);
     plan::place(&mut plan, &resolve::code_pieces, &classes);
-    let selected = Selected {
-        plan,
-        pids: args.pid.into_iter().collect(),
-        command: args.command.as_deref().map(command_words).transpose()?,
-        condition: None,
-        sample: None,
-        rate: None,
-        overhead: None,
-        force: false,
-        skipped: Vec::new(),
-    };
+    let command = args.command.as_deref().map(command_words).transpose()?;
+    let selected = Selected::counts(plan, args.pid.into_iter().collect(), command);
     let preview = Preview::of(&selected, Action::Count, time)?;
     let loads = selected.plan.probes.iter().enumerate().map(|(index, probe)| {
         let entry = FileOffset(probe.offset.0 - probe.place.moved_bytes);

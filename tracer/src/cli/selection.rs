@@ -151,20 +151,25 @@ impl Selected {
         if self.pids.is_empty() { Scope::AllProcesses } else { Scope::Processes(self.pids.clone()) }
     }
 
-    /// The same probes, of which every call is only counted.
-    pub(super) fn counting(&self) -> Self {
+    /// Probes of which every call is counted, and nothing else: what is kept away by a budget is not
+    /// counted.
+    pub(super) fn counts(plan: AttachPlan, pids: Vec<Pid>, command: Option<Vec<String>>) -> Self {
         Self {
-            plan: self.plan.counting(),
-            pids: self.pids.clone(),
-            command: self.command.clone(),
+            plan,
+            pids,
+            command,
             condition: None,
             sample: None,
             rate: None,
-            // What is kept away is not counted.
             overhead: None,
             force: false,
             skipped: Vec::new(),
         }
+    }
+
+    /// The same probes, of which every call is only counted.
+    pub(super) fn counting(&self) -> Self {
+        Self::counts(self.plan.counting(), self.pids.clone(), self.command.clone())
     }
 }
 

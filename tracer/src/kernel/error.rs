@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use crate::spec::units::grouped;
+
 /// A failed step of loading or attaching.
 #[derive(Debug, Error)]
 pub enum KernelError {
@@ -71,30 +73,4 @@ pub enum KernelError {
         /// The hard limit.
         limit: u64,
     },
-}
-
-/// `10,000`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index != 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Check that thousands are set apart.
-    #[test]
-    fn grouped_digits() {
-        let numbers = [0, 12, 123, 1_234, 123_456, 1_048_576];
-        let expected = ["0", "12", "123", "1,234", "123,456", "1,048,576"];
-        assert_eq!(numbers.map(grouped), expected);
-    }
 }

@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 
-use super::{
-    Results,
-    text::{figure, grouped},
-};
-use crate::kernel::bench::{
-    Batch, Entry, Functions, INSTRUCTIONS, Instruction, Load, Role, ThreadWork, Throughput, Work,
+use super::{Results, text::figure};
+use crate::{
+    kernel::bench::{
+        Batch, Entry, Functions, INSTRUCTIONS, Instruction, Load, Role, ThreadWork, Throughput,
+        Work,
+    },
+    spec::units::grouped,
 };
 
 /// Above this, a thing costs noticeably more than another.

@@ -20,6 +20,7 @@ use super::{
 use crate::kernel::bench::{
     Batch, Entry, Functions, HitCost, INSTRUCTIONS, Load, Spread, ThreadWork, Work,
 };
+use crate::spec::units::grouped;
 
 const WIDTH: u32 = 1120;
 const HEAD: u32 = 64;
@@ -309,7 +310,7 @@ fn paint_batches(area: &Area<'_>, batches: &[Batch]) -> Drawn {
         .x_labels(5)
         .x_desc("probes")
         .y_desc("milliseconds")
-        .x_label_formatter(&|probes| super::text::grouped(probes.round() as u64))
+        .x_label_formatter(&|probes| grouped(probes.round() as u64))
         .y_label_formatter(&|ms| format!("{ms}"))
         .axis_style(GREY)
         .bold_line_style(FAINT)
@@ -333,7 +334,7 @@ fn paint_batches(area: &Area<'_>, batches: &[Batch]) -> Drawn {
         let Some((_, last)) = points.last().copied() else { continue };
         chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
         chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
-        let probes = super::text::grouped(most as u64);
+        let probes = grouped(most as u64);
         keys.push((format!("{name}: {probes} in {} ms", figure(last)), colour));
     }
     keys_below(area, &keys)

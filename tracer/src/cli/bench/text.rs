@@ -5,7 +5,7 @@ use crate::kernel::bench::{
     Batches, Check, Functions, HitCost, Host, INSTRUCTIONS, Load, Spread, ThreadWork, Throughput,
     Work,
 };
-use crate::spec::units::duration_text;
+use crate::spec::units::{duration_text, grouped};
 
 /// Marks a case whose figure is not to be trusted.
 const UNTRUE: &str = "!";
@@ -216,19 +216,6 @@ pub(super) fn rate(a_second: f64) -> String {
         rate if rate >= 1e3 => format!("{:.0}k", rate / 1e3),
         rate => format!("{rate:.0}"),
     }
-}
-
-/// `10,000`.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index != 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

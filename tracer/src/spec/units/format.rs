@@ -118,6 +118,19 @@ fn push_number(number: u64, then: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(then.as_bytes());
 }
 
+/// A number with its thousands set apart: `10,000`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index != 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,5 +204,13 @@ mod tests {
     fn widths_are_honoured() {
         assert_eq!(format!("[{:>8}]", duration_text(5_120)), "[  5.12µs]");
         assert_eq!(format!("[{:<8}]", size_text(512)), "[512B    ]");
+    }
+
+    /// Check that thousands are set apart.
+    #[test]
+    fn grouped_digits() {
+        let numbers = [0, 12, 123, 1_234, 123_456, 1_048_576];
+        let expected = ["0", "12", "123", "1,234", "123,456", "1,048,576"];
+        assert_eq!(numbers.map(grouped), expected);
     }
 }
