@@ -50,6 +50,13 @@ fn assert_checked(all: &[Value]) -> usize {
     checked
 }
 
+/// A run that went well; if hits were not the calls, says of which case.
+#[track_caller]
+fn checked(run: Finished) -> Finished {
+    assert_checked(&run.json());
+    run.succeeded()
+}
+
 fn figures(run: &Finished, programs: &[Work]) -> Value {
     let all = run.json();
     let hits = lines(&all, "hit");
@@ -103,7 +110,7 @@ fn file(name: &str) -> PathBuf {
 fn every_case_is_measured_and_checked() {
     let picture = file("bench.svg");
     let args = ["bench", "--quick", "--json", "--threads", "2", "--svg", picture.to_str().unwrap()];
-    let run = faultline(args).run().succeeded();
+    let run = checked(faultline(args).run());
     let sleepable = Features::probe().unwrap().sleepable;
     let needs_sleep = |work: &Work| {
         matches!(work, Work::Empty { sleepable: true } | Work::EmptyReturn { sleepable: true })
@@ -168,7 +175,7 @@ fn ctrl_c_shows_what_there_is() {
     let run = faultline(["bench", "--json"]).start();
     thread::sleep(Duration::from_secs(if is_emulated() { 10 } else { 1 }));
     run.signal(libc::SIGINT);
-    let run = run.finish().succeeded();
+    let run = checked(run.finish());
     let all = run.json();
     let summary = all.last().unwrap();
     assert_eq!(summary["type"], "summary");

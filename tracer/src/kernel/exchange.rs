@@ -2,24 +2,42 @@
 //! of them, is released, so that no hit of those that stay is lost, and none counts twice. See
 //! [`tracer_common::exchange`] for how the programs tell.
 //!
+//! Between the two, all hits have to end that began before ([`Programs::outlast_hits`]). A hit runs the
+//! programs of its breakpoint one after another, newest first, and new ones come before it: one that
+//! has been preempted behind the new link's place, within the program of another probe or of another
+//! tracer, has still to meet the old one.
+//!
 //! An exchange may end only when the old link is really gone: closing it waits for that, if nobody else
 //! has a copy of its descriptor, such as a child of ours that has not executed yet.
 //!
 //! Only links of many breakpoints need it: where each breakpoint has its own, that one is released.
 
 use std::{
-    fs,
+    fs, io,
     mem::offset_of,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
+    thread,
+    time::Duration,
 };
 
 use aya::maps::{HashMap, MapData};
 use tracer_common::{Control, exchange::Marks};
 
-use super::mapped::MappedArray;
+use super::{
+    KernelError, Links, Programs, Progress, calibrate,
+    links::{Link, LinkKind},
+    mapped::MappedArray,
+    own_code,
+    sys::{Points, create_multi_link},
+};
+use crate::resolve::Pid;
+
+/// How long hits are waited for. One that takes longer hangs in a page fault.
+const OUTLASTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Tasks that may ever be hit while links are exchanged, those that have ended since then aside; an
 /// exchange takes some tens of milliseconds.
@@ -88,6 +106,58 @@ impl Generations {
             }
         }
         control.unmarked()
+    }
+}
+
+impl Programs {
+    /// Waits until all hits have ended that have begun.
+    ///
+    /// What a kernel does so is to release a link: here one of a function of ours that nobody calls. A
+    /// child does it, since it cannot be interrupted as long as a task hangs inside a handler; after
+    /// two seconds nobody waits for it any more, and that is told.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`] if the link cannot be created.
+    pub fn outlast_hits(&self) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Attach { file: "/proc/self/exe".into(), source };
+        if !self.features().batches() {
+            // No link is exchanged.
+            return Ok(());
+        }
+        let address = calibrate::measured_return() as *const () as usize;
+        let probe = own_code::probe("outlasting", address)
+            .map_err(|error| failed(io::Error::other(error)))?;
+        let points = Points {
+            path: c"/proc/self/exe",
+            offsets: &[probe.offset.0],
+            cookies: &[0],
+            pid: Some(Pid::own().get()),
+            at_return: false,
+        };
+        let descriptor = create_multi_link(self.entry()?, &points).map_err(failed)?;
+        let link = Links::new(vec![Link { descriptor, points: 1, kind: LinkKind::Multi }]);
+        let releaser = match link.hand_over() {
+            Ok(releaser) => releaser,
+            Err((link, _)) => {
+                link.detach(&Progress::default());
+                return Ok(());
+            }
+        };
+        let (tell, told) = mpsc::channel();
+        let wait = move || {
+            releaser.release(&Progress::default());
+            let _ = tell.send(());
+        };
+        let waits = thread::Builder::new().name("outlast".to_owned()).spawn(wait);
+        // Where no thread can be had, the channel is closed by now.
+        if waits.is_err() || told.recv_timeout(OUTLASTED_WITHIN).is_err() {
+            tracing::warn!(
+                "a task hangs inside a hit while breakpoints are exchanged: of what is hit just now, a \
+                 hit may be missing"
+            );
+        }
+        Ok(())
     }
 }
 

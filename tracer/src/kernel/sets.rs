@@ -80,7 +80,7 @@ impl LinkSets {
         }
         let new = if exchange {
             Self::attach(programs, plan, &stays, scope, &Progress::default())
-                .map(|(new, _)| new)
+                .and_then(|(new, _)| programs.outlast_hits().map(|()| new))
                 .inspect_err(|_| programs.end_exchange())?
         } else {
             Self::default()

@@ -37,6 +37,7 @@ done
 /bin/busybox mount -t sysfs sys /host/sys
 /bin/busybox mount -t tmpfs tmpfs /host/tmp
 /bin/busybox mount -t tmpfs tmpfs /host/run
+/bin/busybox mount -t tmpfs tmpfs /host/var/cache
 /bin/busybox mount -t ext4 /host/dev/vda "/host$scratch"
 /bin/busybox ifconfig lo 127.0.0.1 up
 /bin/busybox umount /proc

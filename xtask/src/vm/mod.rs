@@ -115,9 +115,16 @@ impl Args {
     }
 }
 
-/// Programs of tests that ask more of a system than a guest has: Prometheus, mounts, systemd's tools.
-/// `vm --systemd` tests the daemon in one that is whole.
-const NOT_OF_THE_KERNEL: &[&str] = &["daemon", "daemon_prometheus", "daemon_service", "deploy"];
+/// Programs of tests that ask more of a system than a guest has: Prometheus, mounts, systemd's tools;
+/// or a daemon that is as fast as one on a machine. `vm --systemd` tests the daemon in a whole system.
+const NOT_OF_THE_KERNEL: &[&str] = &[
+    "daemon",
+    "daemon_churn",
+    "daemon_hardening",
+    "daemon_prometheus",
+    "daemon_service",
+    "deploy",
+];
 
 /// Builds the integration tests, and with them the faultline that they run.
 fn build() -> Result<Vec<TestProgram>> {

@@ -30,7 +30,7 @@ const QEMU: Needed = Needed {
 const SILENCE: Duration = Duration::from_secs(200);
 
 /// How long a guest may take in all.
-const IN_ALL: Duration = Duration::from_secs(900);
+const IN_ALL: Duration = Duration::from_secs(1800);
 
 /// How many of the kernel's last messages are shown if the guest does not come to its end.
 const LAST_LINES: usize = 25;

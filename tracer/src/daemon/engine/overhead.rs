@@ -168,6 +168,10 @@ impl Engine {
                 for (group, probes) in by_group {
                     old.extend(self.take_out(group, &probes, &mut exchanged));
                 }
+                let exchanged = exchanged.first().and_then(|id| self.groups.get(id));
+                if let Some(Err(error)) = exchanged.map(|group| group.programs.outlast_hits()) {
+                    tracing::warn!("over budget, and hits may be missing: {error}");
+                }
             }
             Wish::Pause => {
                 for named in self.named.values_mut() {
