@@ -195,12 +195,12 @@ unsafe extern "C" fn attempt(index: u64, reading: *mut Reading) -> i64 {
 fn make_resident(hit: &mut Hit, progress: &Progress, may_fault: bool) {
     let slot = progress.slot & 0xf;
     let end = progress.address.saturating_add(progress.bytes);
-    let mut search = Search { address: progress.address, end, missing: 0 };
+    let mut search = Search { address: progress.address, end };
     // SAFETY: the callback has the signature that the helper documents, and `search` outlives it.
     unsafe { bpf_loop(MAX_PAGES, look_at_page as *mut _, (&raw mut search).cast(), 0) };
     let result = if !may_fault {
         Err(ReadStatus::Eagain)
-    } else if search.missing != 0 {
+    } else if search.end == FOUND {
         fault::fault_in(&hit.site, search.address)
     } else {
         // It has come by itself.
@@ -212,15 +212,18 @@ fn make_resident(hit: &mut Hit, progress: &Progress, may_fault: bool) {
     }
 }
 
-/// The search for a page that is missing.
+/// The search for a page that is missing. Small: on 6.1 the stacks of all functions that call each
+/// other just fit.
 #[repr(C)]
 struct Search {
     /// Where to look next, and in the end where it was found.
     address: u64,
+    /// Where to end, or [`FOUND`].
     end: u64,
-    /// 1 once it is found.
-    missing: u64,
 }
+
+/// A page is missing. Nothing ends here that begins elsewhere.
+const FOUND: u64 = 0;
 
 /// Looks whether a page is resident; 1 ends the loop.
 unsafe extern "C" fn look_at_page(index: u64, search: *mut Search) -> i64 {
@@ -234,7 +237,7 @@ unsafe extern "C" fn look_at_page(index: u64, search: *mut Search) -> i64 {
     let result =
         unsafe { bpf_probe_read_user((&raw mut byte).cast(), 1, search.address as *const _) };
     if result != 0 {
-        search.missing = 1;
+        search.end = FOUND;
         return 1;
     }
     search.address = (search.address & !(PAGE_BYTES - 1)).saturating_add(PAGE_BYTES);

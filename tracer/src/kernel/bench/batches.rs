@@ -84,7 +84,7 @@ impl Bench {
             (false, false) => (&[1, 10], 2),
         };
         let mut faulter =
-            if self.features.sleepable { Some(Faulter::new(self.features)?) } else { None };
+            if self.features.faults_in(false) { Some(Faulter::new(self.features)?) } else { None };
         let mut measured = Vec::new();
         for size in sizes {
             for beside_faults in [false, true].into_iter().take(1 + usize::from(faulter.is_some()))
