@@ -90,7 +90,8 @@ pub(super) fn prepare() -> Result<()> {
         quiet(cc.arg("-o").arg(target(output)).arg(&source)).map(drop)
     };
     compile(&[], "cet")?;
-    compile(&["-DLIBRARY_ONLY", "-shared", "-fPIC"], "libcet.so")?;
+    // Its own calls go straight to its functions: bpftrace takes the stubs for functions too.
+    compile(&["-DLIBRARY_ONLY", "-shared", "-fPIC", "-Wl,-Bsymbolic"], "libcet.so")?;
     let library = target("libcet.so");
     let mut cc = user_command("c++");
     cc.args(["-std=c++17", "-O2", "-Wall", "-fcf-protection=full", "-DMAIN_ONLY", "-o"]);
