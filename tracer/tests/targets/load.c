@@ -11,9 +11,6 @@
 // Prints `ready`. `go` starts the threads, `mark` prints the calls and the CPU nanoseconds of all
 // threads so far, `stop` ends them (`many` after a whole round) and prints the same. `call N` makes
 // N calls more and prints `called`. Calls add up over all that is told.
-//
-// `slices` prints how many calls were made since it was last told in slices of 10,000, their CPU
-// nanoseconds, and the median of a slice: a tracer that is there now and then does not change that.
 #define _GNU_SOURCE
 #define main functions_main
 #include "functions.c"
@@ -25,8 +22,6 @@
 #include <time.h>
 
 #define MAX_THREADS 64
-#define MAX_SLICES 65536
-#define SLICE 10000
 #define FUNCTIONS (sizeof functions / sizeof *functions)
 
 void hot(void);
@@ -45,9 +40,6 @@ struct thread {
     clockid_t clock;
     _Atomic uint64_t calls;
     _Atomic uint64_t cpu_ns;
-    // What the last slices took: written by the thread, read when it is asked.
-    _Atomic uint64_t slices;
-    _Atomic uint32_t slice_ns[MAX_SLICES];
 } __attribute__((aligned(128)));
 
 static struct thread threads[MAX_THREADS];
@@ -73,7 +65,6 @@ static void call(uint64_t number) {
 static void *work(void *of) {
     struct thread *self = of;
     uint64_t calls = atomic_load(&self->calls), first = calls, began = ns_of(CLOCK_MONOTONIC);
-    uint64_t slice = ns_of(CLOCK_THREAD_CPUTIME_ID);
     while (!atomic_load_explicit(&stopping, memory_order_relaxed) ||
            (mode[0] == 'm' && calls % FUNCTIONS != 0)) {
         if (calls_a_ms) {
@@ -86,46 +77,9 @@ static void *work(void *of) {
         }
         call(calls++);
         atomic_store_explicit(&self->calls, calls, memory_order_relaxed);
-        if (calls % SLICE == 0) {
-            uint64_t now = ns_of(CLOCK_THREAD_CPUTIME_ID), index = atomic_load(&self->slices);
-            atomic_store(&self->slice_ns[index % MAX_SLICES], (uint32_t)(now - slice));
-            atomic_store(&self->slices, index + 1);
-            slice = now;
-        }
     }
     atomic_store(&self->cpu_ns, ns_of(CLOCK_THREAD_CPUTIME_ID));
     return NULL;
-}
-
-static int compare(const void *a, const void *b) {
-    uint32_t one = *(const uint32_t *)a, other = *(const uint32_t *)b;
-    return one < other ? -1 : one > other;
-}
-
-// Each median is of a second or so: what the machine gives changes from second to second.
-static void slices(int count) {
-    static uint64_t told[MAX_THREADS];
-    static uint32_t some[MAX_SLICES];
-    double cpu_ns = 0, base_ns = 0;
-    uint64_t calls = 0;
-    for (int i = 0; i < count; i++) {
-        uint64_t end = atomic_load(&threads[i].slices), begin = told[i];
-        told[i] = end;
-        if (end - begin > MAX_SLICES / 2) begin = end - MAX_SLICES / 2;
-        while (begin < end) {
-            uint64_t n = 0, sum = 0;
-            for (; begin < end && sum < 1000000000; begin++, n++) {
-                some[n] = atomic_load(&threads[i].slice_ns[begin % MAX_SLICES]);
-                sum += some[n];
-            }
-            qsort(some, n, sizeof *some, compare);
-            cpu_ns += sum;
-            base_ns += (double)some[n / 2] * n;
-            calls += n * SLICE;
-        }
-    }
-    printf("%lu %.0f %.0f\n", calls, cpu_ns, base_ns);
-    fflush(stdout);
 }
 
 int main(int argc, char **argv) {
@@ -149,10 +103,6 @@ int main(int argc, char **argv) {
             for (uint64_t left = strtoull(line + 5, NULL, 10); left; left--) call(more++);
             puts("called");
             fflush(stdout);
-            continue;
-        }
-        if (!strncmp(line, "slices", 6)) {
-            slices(count);
             continue;
         }
         int stop = !strncmp(line, "stop", 4);
