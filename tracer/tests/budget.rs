@@ -219,7 +219,7 @@ fn returns_are_conserved() {
 /// Check that of ten thousand functions called in turn nearly all are detached, or all are attached
 /// a part of the time, and that none is told to be hit more often than it was called.
 #[test]
-fn ten_thousand_functions() {
+fn budget_of_ten_thousand() {
     let pattern = if kernel_batches() { "fn_*" } else { "fn_000?" };
     for policy in ["detach", "duty-cycle"] {
         let program = load_program();

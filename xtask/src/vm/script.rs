@@ -35,7 +35,7 @@ const NOT_IN_GUESTS: [&str; 5] = [
     "another_decoder_agrees",
     "the_same_calls_of_real_programs",
     "duty_cycle_estimates",
-    "ten_thousand_functions",
+    "budget_of_ten_thousand",
     "the_daemon_",
 ];
 
