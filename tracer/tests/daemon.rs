@@ -31,7 +31,7 @@ use support::{
     Target,
     daemon::{Daemon, own_folder, probe, run},
     faultline,
-    live::{Puppet, private_copy, wait_until},
+    live::{Puppet, copy_program, private_copy, wait_until},
     target,
 };
 
@@ -246,7 +246,7 @@ fn replaced_on_disk() {
     let mut old = Puppet::start_program(&program);
     old.step(5);
     let aside = program.with_file_name("replaced.new");
-    fs::copy(target("puppet.c", &["-O2", "-DANOTHER_BUILD"]), &aside).unwrap();
+    copy_program(&target("puppet.c", &["-O2", "-DANOTHER_BUILD"]), &aside);
     fs::rename(&aside, &program).unwrap();
     wait_until("the new file is probed", || daemon.listed("ticks")["links"] == 2);
     let mut new = Puppet::start_program(&program);
@@ -267,7 +267,7 @@ fn replaced_on_disk() {
 fn containers_that_start_later() {
     let folder = own_folder();
     let program = folder.join("app");
-    fs::copy(Puppet::program(), &program).unwrap();
+    copy_program(&Puppet::program(), &program);
     let daemon =
         Daemon::start(&probe("ticks", &program, "tick"), "[targets]\nrescan_every = \"1s\"\n");
     let outside = daemon.listed("ticks")["files"].as_array().unwrap().len();
@@ -307,7 +307,7 @@ fn overlays_of_one_layer() {
     for part in ["lower", "upper-a", "work-a", "merged-a", "upper-b", "work-b", "merged-b"] {
         fs::create_dir_all(disk.join(part)).unwrap();
     }
-    fs::copy(Puppet::program(), disk.join("lower/app")).unwrap();
+    copy_program(&Puppet::program(), &disk.join("lower/app"));
     for side in ["a", "b"] {
         let d = disk.display();
         let layers =

@@ -13,6 +13,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixDatagram, net::UnixStream},
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -21,7 +22,7 @@ use support::{
     Target,
     daemon::{Daemon, Setup, own_folder, probe, run, sum_of},
     faultline,
-    live::{Puppet, private_copy, wait_until},
+    live::{Puppet, copy_program, private_copy, wait_until},
     number, target,
 };
 
@@ -148,9 +149,9 @@ fn privileges() {
     let folder = own_folder();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let binary = folder.join("faultline");
-    fs::copy(env!("CARGO_BIN_EXE_faultline"), &binary).unwrap();
+    copy_program(Path::new(env!("CARGO_BIN_EXE_faultline")), &binary);
     let app = folder.join("app");
-    fs::copy(Puppet::program(), &app).unwrap();
+    copy_program(&Puppet::program(), &app);
     let setup = Setup::new(&probe("ticks", &app, "tick"), "");
     fs::set_permissions(&setup.folder, fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = faultline([""; 0]);

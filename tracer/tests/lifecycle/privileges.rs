@@ -9,7 +9,7 @@ use super::{
     TICK,
     support::{
         kernel_batches,
-        live::{Bare, Puppet, summary_of, wait_counting},
+        live::{Bare, Puppet, copy_program, summary_of, wait_counting},
         number,
     },
 };
@@ -28,7 +28,7 @@ impl Reachable {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let copy = |program: &Path, name: &str| {
             let to = folder.join(name);
-            fs::copy(program, &to).unwrap();
+            copy_program(program, &to);
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
             to
         };

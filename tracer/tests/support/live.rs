@@ -40,8 +40,16 @@ pub fn probes_of(program: &Path, functions: &[&str]) -> Vec<String> {
 /// every process sees the processes of no other test.
 pub fn private_copy(program: &Path, name: &str) -> PathBuf {
     let copy = program.with_file_name(format!("{name}.private"));
-    fs::copy(program, &copy).unwrap();
+    copy_program(program, &copy);
     copy
+}
+
+/// Copies a program that is to be started.
+///
+/// A child does it: a file that is open for writing cannot be executed, and whatever another test starts
+/// meanwhile has a copy of our descriptor until it executes.
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("--").arg(from).arg(to).status().unwrap().success());
 }
 
 impl Traced {
