@@ -8,6 +8,16 @@
 //!
 //! The attach cookie's lower half is the probe, its upper half the link's generation.
 
+//!
+//! A probe whose return is traced has two breakpoints, which come and go one after the other. In between
+//! its calls would be seen to begin and not to end, or to end and not to have begun. So it has a
+//! *gate*: the time since when its calls count. It is closed before the breakpoints go, and opened when
+//! they have come. A call that was open meanwhile is lost: a later call of the same function looks
+//! just like it.
+
+/// Set in a probe's gate while it is closed: no call that begins is counted.
+pub const GATE_CLOSED: u64 = 1 << 63;
+
 /// Probes of one hit that can be marked at once: as many as one breakpoint has.
 pub const MAX_MARKS: usize = 8;
 

@@ -40,7 +40,11 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use tracer_common::{
-    Action, counter::Counter, exchange::AT_RETURN, program::FLAG_TRACK_RETURN, task::Fate,
+    Action,
+    counter::Counter,
+    exchange::{AT_RETURN, GATE_CLOSED},
+    program::FLAG_TRACK_RETURN,
+    task::Fate,
 };
 
 use crate::{
@@ -210,6 +214,9 @@ fn on_entry(ctx: &ProbeContext) {
     // Every hit is counted once: as a call opened or returned, as a return without an entry, or as
     // a hit and nothing else.
     let is_plain = !maps::tracks_returns() || program.flags & FLAG_TRACK_RETURN == 0;
+    if !is_plain && now_ns < maps::gate(site.probe) {
+        return;
+    }
     let hits = if is_plain { Counter::PlainHits } else { Counter::CallsOpened };
     let timer = Timer::begin(&site, hits, now_ns);
     if is_plain {
@@ -246,6 +253,10 @@ fn on_return(ctx: &RetProbeContext) {
     let stack_pointer = regs::entry_stack_pointer(ctx.regs);
     let timer = Timer::begin(&site, Counter::CallsReturned, now_ns);
     let Some(entered) = returns::close(&site, stack_pointer) else {
+        if maps::gate(site.probe) & GATE_CLOSED != 0 {
+            // Its beginning was no hit.
+            return;
+        }
         stats::add(&site, Counter::NoEntry, 1);
         let task = site.pid_tgid as u32;
         debug!(ctx, "task {} returned from a call of probe {} not seen", task, site.probe);

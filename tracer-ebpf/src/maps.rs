@@ -108,6 +108,10 @@ static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static MARKS: HashMap<u64, Marks> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
+/// Since when each probe's calls count, by probe index: see [`tracer_common::exchange`].
+#[map]
+static GATES: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
 /// No marks: a program that counts has no room for them on its stack.
 #[map]
 pub(crate) static NO_MARKS: Array<Marks> = Array::with_max_entries(1, 0);
@@ -177,6 +181,19 @@ pub(crate) fn zero() -> Option<*const u64> {
 #[inline(always)]
 pub(crate) fn exchanges() -> bool {
     EXCHANGES.load() != 0
+}
+
+/// The probe's gate: a time, and [`GATE_CLOSED`](tracer_common::exchange::GATE_CLOSED).
+#[inline(always)]
+pub(crate) fn gate(probe: u32) -> u64 {
+    if !exchanges() {
+        return 0;
+    }
+    match GATES.get_ptr(probe) {
+        // SAFETY: the pointer is to a live, aligned array element; user space writes it.
+        Some(gate) => unsafe { gate.read_volatile() },
+        None => 0,
+    }
 }
 
 /// The generation of the new links of an exchange; 0 while there is none.

@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 use tracer_common::{
     counter::Counter,
+    exchange::GATE_CLOSED,
     task::{CallStack, MAX_OPEN_CALLS, OpenCall},
 };
 
@@ -133,8 +134,9 @@ fn try_open(site: &Site, call: &NewCall) -> Option<()> {
 #[inline(always)]
 pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<Entered> {
     let mut entered = Entered { at_ns: 0, fate: 0, saved: 0 };
+    let since_ns = maps::gate(site.probe) & !GATE_CLOSED;
     // SAFETY: both are initialised, and outlive the call.
-    let closed = unsafe { close_call(site, stack_pointer, &raw mut entered) } != 0;
+    let closed = unsafe { close_call(site, stack_pointer, since_ns, &raw mut entered) } != 0;
     if closed {
         stats::add(site, Counter::CallsReturned, 1);
     }
@@ -151,6 +153,7 @@ pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<Entered> {
 unsafe extern "C" fn close_call(
     site: *const Site,
     stack_pointer: u64,
+    since_ns: u64,
     entered: *mut Entered,
 ) -> u64 {
     if site.is_null() || entered.is_null() {
@@ -175,6 +178,11 @@ unsafe extern "C" fn close_call(
         }
         if call.probe == site.probe && call.returned == 0 {
             call.returned = 1;
+            if call.entered_ns < since_ns {
+                // That call may have returned while its probe was away, and this be another.
+                stats::add(site, Counter::CallsLost, 1);
+                break;
+            }
             *entered = Entered {
                 at_ns: call.entered_ns,
                 fate: u32::from(call.fate),

@@ -336,6 +336,7 @@ impl Keeper {
         match wish {
             Wish::Nothing => Ok(()),
             Wish::Pause => {
+                self.programs.close_gates(&self.probes);
                 release(std::mem::take(&mut self.links).into_links(), hand_over);
                 Ok(())
             }
@@ -344,8 +345,11 @@ impl Keeper {
             Wish::Detach(probes) => {
                 let out: HashSet<_> = probes.iter().map(|costly| costly.probe).collect();
                 let scope = living(&self.scope);
-                let Changed { old, exchange } =
-                    self.links.take_out(&self.programs, &self.plan, &out, &scope)?;
+                self.programs.close_gates(&out);
+                let Changed { old, exchange } = self
+                    .links
+                    .take_out(&self.programs, &self.plan, &out, &scope)
+                    .inspect_err(|_| self.programs.open_gates(&out))?;
                 release(old, hand_over);
                 if exchange {
                     self.programs.end_exchange();
@@ -360,6 +364,7 @@ impl Keeper {
         let (links, _) =
             LinkSets::attach(&self.programs, &self.plan, probes, &scope, &Progress::default())?;
         self.links.add(links);
+        self.programs.open_gates(probes);
         Ok(())
     }
 }

@@ -25,7 +25,10 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use tracer_common::{Control, exchange::Marks};
+use tracer_common::{
+    Control,
+    exchange::{GATE_CLOSED, Marks},
+};
 
 use super::{
     KernelError, Links, Programs, Progress, calibrate,
@@ -33,8 +36,9 @@ use super::{
     mapped::MappedArray,
     own_code,
     sys::{Points, create_multi_link},
+    tasks::monotonic_ns,
 };
-use crate::resolve::Pid;
+use crate::{plan::ProbeId, resolve::Pid};
 
 /// How long hits are waited for. One that takes longer hangs in a page fault.
 const OUTLASTED_WITHIN: Duration = Duration::from_secs(2);
@@ -65,6 +69,34 @@ impl ControlWords {
 
     fn unmarked(&self) -> u64 {
         self.0.load(offset_of!(Control, unmarked) / 8)
+    }
+}
+
+/// Since when the calls of each probe count, where returns are traced and breakpoints come and go.
+#[derive(Debug)]
+pub(super) struct Gates(MappedArray<u64>);
+
+impl Gates {
+    /// All are open.
+    pub(super) fn new(gates: MappedArray<u64>) -> Self {
+        Self(gates)
+    }
+
+    pub(super) fn close<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        for probe in probes {
+            let index = probe.0 as usize;
+            self.0.store(index, self.0.load(index) | GATE_CLOSED);
+        }
+    }
+
+    pub(super) fn open<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        let now_ns = monotonic_ns();
+        for probe in probes {
+            let index = probe.0 as usize;
+            if self.0.load(index) & GATE_CLOSED != 0 {
+                self.0.store(index, now_ns);
+            }
+        }
     }
 }
 

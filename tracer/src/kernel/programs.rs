@@ -24,7 +24,7 @@ use tracer_common::{
 use super::{
     Calls, Counters, Diagnostics, Faults, Features, KernelError, Latencies, Records,
     counters::CountersShape,
-    exchange::{ControlWords, Generations, MAX_MARKED_TASKS},
+    exchange::{ControlWords, Gates, Generations, MAX_MARKED_TASKS},
     features::UprobePrograms,
     mapped::MappedArray,
 };
@@ -95,6 +95,8 @@ pub struct Programs {
     ebpf: Ebpf,
     control: ControlWords,
     generations: Generations,
+    /// Where links may be exchanged and returns are traced.
+    gates: Option<Gates>,
     tracks_returns: bool,
     features: Features,
     /// Nothing is wanted but the number of hits.
@@ -160,6 +162,7 @@ impl Programs {
             .map_max_entries("PROGRAMS", if only_counts { 1 } else { probes })
             .map_max_entries("COUNTERS", counters)
             .map_max_entries("PIDS", (options.pids.len() as u32 + options.more_pids).max(1))
+            .map_max_entries("GATES", if exchanges && tracks_returns { probes } else { 1 })
             .map_max_entries("MARKS", if exchanges { MAX_MARKED_TASKS } else { 1 })
             .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
             .map_max_entries("HISTOGRAMS", histograms)
@@ -168,9 +171,12 @@ impl Programs {
         let control = ControlWords::new(mapped(&ebpf, "CONTROL", ControlWords::WORDS)?);
         let marks: HashMap<MapData, u64, Marks> = typed(ebpf.take_map("MARKS"), "MARKS")?;
         let generations = Generations::new(marks);
+        let gates = (exchanges && tracks_returns)
+            .then(|| mapped(&ebpf, "GATES", probes as usize).map(Gates::new))
+            .transpose()?;
         let features = options.features;
         let mut programs =
-            Self { control, generations, ebpf, tracks_returns, only_counts, features };
+            Self { control, generations, gates, ebpf, tracks_returns, only_counts, features };
         if !only_counts {
             programs.write_reads(plan)?;
         }
@@ -322,6 +328,21 @@ impl Programs {
         let unmarked = self.generations.end(&self.control);
         if unmarked != 0 {
             tracing::warn!("{unmarked} hits may have been counted twice: more tasks than expected");
+        }
+    }
+
+    /// Calls of these probes that begin from now on do not count. To be done before their breakpoints
+    /// go, where the programs stay enabled.
+    pub fn close_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        if let Some(gates) = &self.gates {
+            gates.close(probes);
+        }
+    }
+
+    /// They count again. To be done when their breakpoints have come.
+    pub fn open_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        if let Some(gates) = &self.gates {
+            gates.open(probes);
         }
     }
 

@@ -175,10 +175,15 @@ impl Engine {
             }
             Wish::Pause => {
                 for named in self.named.values_mut() {
-                    let places = named.parts.iter_mut().flat_map(|part| &mut part.attachments);
-                    old.extend(
-                        places.flat_map(|place| std::mem::take(&mut place.links).into_links()),
-                    );
+                    for part in &mut named.parts {
+                        if let Some(group) = self.groups.get(&part.group) {
+                            group.programs.close_gates(&part.ids);
+                        }
+                        let places = part.attachments.iter_mut();
+                        old.extend(
+                            places.flat_map(|place| std::mem::take(&mut place.links).into_links()),
+                        );
+                    }
                 }
             }
             Wish::Resume => attach_where(self, |_, _| true),
@@ -209,6 +214,7 @@ impl Engine {
         exchanged: &mut Vec<GroupId>,
     ) -> Vec<HeldLinks> {
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
+        group.programs.close_gates(probes);
         group.programs.begin_exchange();
         exchanged.push(id);
         let mut old = Vec::new();
@@ -229,10 +235,13 @@ impl Engine {
                     Err(error) if is_gone(&error) => {
                         old.extend(place.links.exchange(&touched, HeldSets::default()));
                     }
-                    Err(error) => tracing::error!(
-                        "over budget, and failed to detach from {}: {error}",
-                        place.file.shown_path().display()
-                    ),
+                    Err(error) => {
+                        group.programs.open_gates(probes);
+                        tracing::error!(
+                            "over budget, and failed to detach from {}: {error}",
+                            place.file.shown_path().display()
+                        );
+                    }
                 }
             }
         }
@@ -334,6 +343,7 @@ fn attach_where(engine: &mut Engine, wanted: impl Fn(GroupId, ProbeId) -> bool) 
             for place in attachments {
                 attach_missing(group, ids, place, holders, |probe| wanted(*id, probe));
             }
+            group.programs.open_gates(ids.iter().filter(|probe| wanted(*id, **probe)));
         }
     }
 }

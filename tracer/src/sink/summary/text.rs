@@ -130,7 +130,13 @@ impl Summary {
             format!("of {} had not returned", counted(returns.opened, "call", "calls"))
         });
         push(rows, Tone::Plain, "no return", returns.lost, || {
-            "calls were jumped out of, nested too deep, or ended with their thread".to_owned()
+            let detached = self.overhead.as_ref().is_some_and(|overhead| overhead.exceeded > 0);
+            let end = if detached {
+                "ended with their thread, or open when their probe was detached"
+            } else {
+                "or ended with their thread"
+            };
+            format!("calls were jumped out of, nested too deep, {end}")
         });
     }
 
