@@ -173,7 +173,7 @@ fn look_at_target(target: &str, pid: Option<Pid>) -> Feature {
         Err(error) => feature(Finding::Fails, error.to_string()),
         Ok(listing) => {
             let total = listing.functions.len();
-            let not = listing.functions.iter().filter(|f| f.unprobeable.is_some()).count();
+            let not = super::list::refused(&listing);
             let path = listing.file.shown_path().display().to_string();
             if let Some(obstacle) = plan::returns_in(&listing.file) {
                 let can = functions(total - not);

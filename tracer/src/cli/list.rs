@@ -157,6 +157,12 @@ fn prospects(listing: &Listing) -> Vec<Prospect> {
     listing.functions.iter().zip(outlooks).map(prospect).collect()
 }
 
+/// How many of the functions cannot be probed.
+pub(super) fn refused(listing: &Listing) -> usize {
+    let is_refused = |prospect: &&Prospect| matches!(prospect, Prospect::Refused(_));
+    prospects(listing).iter().filter(is_refused).count()
+}
+
 /// Counts the calls; by the offset of each function.
 fn preview(
     args: &Args,

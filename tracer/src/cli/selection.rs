@@ -12,7 +12,7 @@ use crate::{
     kernel::{self, Scope},
     plan::{self, AttachPlan, NotPlanned, PlannedFile, Wishes},
     resolve::{
-        self, CodeReader, Pid, ResolveError, Resolver, View,
+        self, CodeReader, Pid, Resolver, View,
         process::{self, MappingSource},
     },
     sink::summary::SkippedProbe,
@@ -203,7 +203,10 @@ impl SelectionArgs {
             for spec in &specs {
                 match resolver.resolve(spec) {
                     Ok(resolution) => resolutions.push(resolution),
-                    Err(error) => not_found.push((spec.to_string(), error)),
+                    Err(error) => {
+                        let whole = format!("{:#}", anyhow::Error::from(error));
+                        not_found.push((spec.to_string(), whole));
+                    }
                 }
             }
         }
@@ -222,9 +225,7 @@ impl SelectionArgs {
         }
         self.judge(&plan, &not_found)?;
         tell_unmapped(&plan, &pids);
-        let not_found = not_found
-            .into_iter()
-            .map(|(probe, error)| SkippedProbe { probe, reason: error.to_string() });
+        let not_found = not_found.into_iter().map(|(probe, reason)| SkippedProbe { probe, reason });
         let skipped = not_found.chain(plan.skipped.iter().map(report::skipped)).collect();
         Ok(Selected {
             plan,
@@ -271,11 +272,7 @@ impl SelectionArgs {
     }
 
     /// Tells what is not probed; fails if that is all there is, or with `--strict` anything.
-    fn judge(
-        &self,
-        plan: &AttachPlan,
-        not_found: &[(String, ResolveError)],
-    ) -> Result<(), Failure> {
+    fn judge(&self, plan: &AttachPlan, not_found: &[(String, String)]) -> Result<(), Failure> {
         let nothing_left = plan.probes.is_empty();
         let missing = not_found.len() + plan.skipped.len();
         if nothing_left || self.strict {

@@ -86,10 +86,15 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 
 /// A ring buffer's size is a power of two.
 fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
-    let bytes = wanted.max(LEAST_BUFFER_BYTES).next_power_of_two();
-    u32::try_from(bytes).ok().filter(|bytes| *bytes <= 1 << 30).ok_or_else(|| {
-        Failure::Usage(format!("--buffer of {wanted} bytes is too large (at most 1GiB)"))
-    })
+    let wrong = |why| Failure::Usage(format!("--buffer of {wanted} bytes is too {why}"));
+    if wanted < LEAST_BUFFER_BYTES {
+        return Err(wrong("small (at least 256KiB)"));
+    }
+    u32::try_from(wanted)
+        .ok()
+        .filter(|bytes| *bytes <= 1 << 30)
+        .map(u32::next_power_of_two)
+        .ok_or_else(|| wrong("large (at most 1GiB)"))
 }
 
 async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
