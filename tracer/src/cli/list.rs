@@ -159,8 +159,11 @@ fn prospects(listing: &Listing) -> Vec<Prospect> {
 
 /// How many of the functions cannot be probed.
 pub(super) fn refused(listing: &Listing) -> usize {
-    let is_refused = |prospect: &&Prospect| matches!(prospect, Prospect::Refused(_));
-    prospects(listing).iter().filter(is_refused).count()
+    count_refused(&prospects(listing))
+}
+
+fn count_refused(prospects: &[Prospect]) -> usize {
+    prospects.iter().filter(|prospect| matches!(prospect, Prospect::Refused(_))).count()
 }
 
 /// Counts the calls; by the offset of each function.
@@ -259,8 +262,7 @@ impl List {
             }
         }
         let (path, total) = (self.listing.file.shown_path().display(), self.prospects.len());
-        let refused = |prospect: &&Prospect| matches!(prospect, Prospect::Refused(_));
-        let not = self.prospects.iter().filter(refused).count();
+        let not = count_refused(&self.prospects);
         let can = total - not;
         let functions = if can == 1 { "function" } else { "functions" };
         tell!("{path}: {can} {functions} can be probed, {not} cannot");
