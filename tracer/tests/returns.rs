@@ -15,7 +15,13 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::{
+    panic::{catch_unwind, resume_unwind},
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use serde_json::Value;
 use support::{
@@ -242,11 +248,36 @@ fn longjmp() {
 /// Check that threads that end inside calls leave lost calls, and nothing open.
 #[test]
 fn thread_exit_inside_calls() {
+    assert_left(8);
+}
+
+/// Check the same while tasks of other processes exit without pause: 7.2 does not run our program for
+/// each exit then.
+#[test]
+fn thread_exit_among_others() {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    assert!(Command::new("true").status().unwrap().success());
+                }
+            });
+        }
+        let left = catch_unwind(|| (0..3).for_each(|_| assert_left(32)));
+        over.store(true, Ordering::Relaxed);
+        left.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+}
+
+/// Has threads end inside calls.
+#[track_caller]
+fn assert_left(threads: u64) {
     let functions = ["leave_through -> u64", "leave_thread(value: u64) -> u64", "plain -> u64"];
-    let finished = trace(&["leave", "8"], &functions);
-    let summary = assert_calls(&finished, (24, 8, 16, 0));
-    assert_eq!(calls(probe(&summary, "leave_through")), (8, 0, 8, 0));
-    assert_eq!(calls(probe(&summary, "leave_thread")), (8, 0, 8, 0));
+    let finished = trace(&["leave", &threads.to_string()], &functions);
+    let summary = assert_calls(&finished, (3 * threads, threads, 2 * threads, 0));
+    assert_eq!(calls(probe(&summary, "leave_through")), (threads, 0, threads, 0));
+    assert_eq!(calls(probe(&summary, "leave_thread")), (threads, 0, threads, 0));
 }
 
 /// Check that a call that replaces the program is lost, and the new program is traced on.

@@ -43,6 +43,9 @@ use crate::{
 
 /// How often stuck faults and the end of traced processes are looked for.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
+
+/// How often calls of tasks that have ended are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// Longer than any handler takes that does not wait for a page.
 const HANDLER_TIME: Duration = Duration::from_millis(2);
 /// Links that are released one after another and are worth waiting for.
@@ -249,7 +252,15 @@ impl Session {
         let started = Instant::now();
         let mut command = match self.held.take() {
             // Hits count from its first instruction on.
-            Some(held) => Some(held.release()?),
+            Some(held) => {
+                let command = held.release()?;
+                if !self.programs.enabled() {
+                    // See `Calls::forget_ended`: the kernel did not run the program of that tracepoint.
+                    tell!("warning: hits of the command's first moments are not counted");
+                    self.programs.enable(true);
+                }
+                Some(command)
+            }
             None => {
                 self.programs.enable(true);
                 None
@@ -263,6 +274,8 @@ impl Session {
         let mut command_status = None;
         let mut tick = interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut forget = interval(FORGET_EVERY);
+        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = async {
             match duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -292,6 +305,7 @@ impl Session {
                         governor.look(|| self.watch.anyone_inside());
                     }
                 }
+                _ = forget.tick() => self.calls.forget_ended(&self.counters),
                 _ = tick.tick() => {
                     self.look();
                     if command.is_none() && self.all_gone() {
@@ -302,6 +316,7 @@ impl Session {
         };
         self.programs.enable(false);
         let ran = started.elapsed();
+        self.calls.forget_ended(&self.counters);
         let mut overhead = None;
         if let Some(mut governor) = governor {
             governor.end();

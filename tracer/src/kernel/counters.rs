@@ -125,8 +125,16 @@ impl Counters {
         CounterSnapshot(tracer_common::counter::ALL.map(|counter| self.load(cpu, probe, counter)))
     }
 
+    /// Adds to a counter what no program could count. A program that counts there at the same time adds
+    /// atomically, too.
+    pub(super) fn add(&self, probe: ProbeId, counter: Counter, amount: u64) {
+        if (counter as usize) < self.shape.columns && (probe.0 as usize) < self.shape.probes {
+            self.slots.add(self.index(0, probe, counter), amount);
+        }
+    }
+
     fn load(&self, cpu: usize, probe: ProbeId, counter: Counter) -> u64 {
-        let CountersShape { columns, column_len, .. } = self.shape;
+        let columns = self.shape.columns;
         let counter = match counter {
             // Where the number of hits is all that is wanted, each has reached its end.
             Counter::Aggregated if columns == 1 => Counter::PlainHits,
@@ -135,7 +143,11 @@ impl Counters {
         if counter as usize >= columns {
             return 0;
         }
-        let column = cpu * columns + counter as usize;
-        self.slots.load(column * column_len + probe.0 as usize)
+        self.slots.load(self.index(cpu, probe, counter))
+    }
+
+    fn index(&self, cpu: usize, probe: ProbeId, counter: Counter) -> usize {
+        let column = cpu * self.shape.columns + counter as usize;
+        column * self.shape.column_len + probe.0 as usize
     }
 }

@@ -13,7 +13,7 @@
 //! Only links of many breakpoints need it: where each breakpoint has its own, that one is released.
 
 use std::{
-    fs, io,
+    io,
     mem::offset_of,
     sync::{
         Mutex, PoisonError,
@@ -36,7 +36,7 @@ use super::{
     mapped::MappedArray,
     own_code,
     sys::{Points, create_multi_link},
-    tasks::monotonic_ns,
+    tasks::{has_ended, monotonic_ns},
 };
 use crate::{plan::ProbeId, resolve::Pid};
 
@@ -61,6 +61,10 @@ impl ControlWords {
 
     pub(super) fn set_enabled(&self, enabled: i64) {
         self.0.store(offset_of!(Control, enabled) / 8, enabled.cast_unsigned());
+    }
+
+    pub(super) fn enabled(&self) -> i64 {
+        self.0.load(offset_of!(Control, enabled) / 8).cast_signed()
     }
 
     fn set_exchange(&self, generation: u32) {
@@ -191,10 +195,4 @@ impl Programs {
         }
         Ok(())
     }
-}
-
-/// Whether there is no such task: the upper half is the process, the lower half the task.
-fn has_ended(pid_tgid: u64) -> bool {
-    let (process, task) = (pid_tgid >> 32, pid_tgid & 0xffff_ffff);
-    fs::metadata(format!("/proc/{process}/task/{task}")).is_err()
 }

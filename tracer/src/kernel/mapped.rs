@@ -64,22 +64,25 @@ impl<T: Pod> MappedArray<T> {
 impl MappedArray<u64> {
     /// Reads an element that the eBPF programs add to.
     pub(super) fn load(&self, index: usize) -> u64 {
-        assert!(index < self.len, "element {index} of {}", self.len);
-        // SAFETY: in bounds (checked).
-        let element = unsafe { self.base.add(index) };
-        // SAFETY: the mapping is page-aligned and lives as long as `self`; all access is atomic.
-        let element = unsafe { AtomicU64::from_ptr(element.as_ptr()) };
-        element.load(Ordering::Relaxed)
+        self.atomic(index).load(Ordering::Relaxed)
+    }
+
+    /// Adds to an element that the eBPF programs add to.
+    pub(super) fn add(&self, index: usize, amount: u64) {
+        self.atomic(index).fetch_add(amount, Ordering::Relaxed);
     }
 
     /// Writes an element that the eBPF programs read.
     pub(super) fn store(&self, index: usize, value: u64) {
+        self.atomic(index).store(value, Ordering::Release);
+    }
+
+    fn atomic(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.len, "element {index} of {}", self.len);
         // SAFETY: in bounds (checked).
         let element = unsafe { self.base.add(index) };
         // SAFETY: the mapping is page-aligned and lives as long as `self`; all access is atomic.
-        let element = unsafe { AtomicU64::from_ptr(element.as_ptr()) };
-        element.store(value, Ordering::Release);
+        unsafe { AtomicU64::from_ptr(element.as_ptr()) }
     }
 }
 

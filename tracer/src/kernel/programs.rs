@@ -315,6 +315,11 @@ impl Programs {
         self.control.set_enabled(if enabled { 1 } else { Control::ENDED });
     }
 
+    /// Whether hits count.
+    pub fn enabled(&self) -> bool {
+        self.control.enabled() == 1
+    }
+
     /// From now on, links that are attached take the hits of those that are attached already: a hit
     /// that meets both counts once. To be ended when the old ones are released; one at a time.
     ///

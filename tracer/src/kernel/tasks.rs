@@ -1,14 +1,17 @@
 //! What the kernel side remembers of tasks: page faults in progress and open calls.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use aya::maps::{HashMap, MapData};
-use tracer_common::task::{CallStack, FaultInProgress, MAX_OPEN_CALLS};
+use tracer_common::{
+    counter::Counter,
+    task::{CallStack, FaultInProgress, MAX_OPEN_CALLS},
+};
 
-use super::{KernelError, programs::map_error};
+use super::{Counters, KernelError, programs::map_error};
 use crate::{
     plan::ProbeId,
-    resolve::{Pid, RuntimeAddr},
+    resolve::{Pid, RuntimeAddr, process},
 };
 
 /// A task that has been inside a page fault on our behalf for some time.
@@ -82,16 +85,41 @@ impl Calls {
 
     /// The probe of every open call.
     pub fn open(&self) -> Vec<ProbeId> {
-        self.0
-            .iter()
-            .flatten()
-            .flat_map(|(_, stack)| {
-                let depth = stack.depth.min(MAX_OPEN_CALLS as u64) as usize;
-                stack.calls.into_iter().take(depth).filter(|call| call.returned == 0)
-            })
-            .map(|call| ProbeId(call.probe))
-            .collect()
+        self.0.iter().flatten().flat_map(|(_, stack)| open_calls(stack)).collect()
     }
+
+    /// Counts the open calls of tasks that have ended as lost, and forgets those tasks.
+    ///
+    /// A program of ours does so whenever a task exits, if the kernel runs it: what a tracepoint runs, it
+    /// runs once at a time on a CPU, and counts the others as `recursion_misses`. On 7.2 (and not on 6.18)
+    /// a task can be preempted inside a tracepoint, and another that exits meanwhile is missed.
+    pub fn forget_ended(&mut self, counters: &Counters) {
+        let tasks: Vec<u64> = self.0.keys().flatten().filter(|task| has_ended(*task)).collect();
+        for task in tasks {
+            // What is gone meanwhile is counted already.
+            let Ok(stack) = self.0.get(&task, 0) else { continue };
+            if self.0.remove(&task).is_ok() {
+                for probe in open_calls(stack) {
+                    counters.add(probe, Counter::CallsLost, 1);
+                }
+            }
+        }
+    }
+}
+
+/// The probes of a task's open calls.
+fn open_calls(stack: CallStack) -> impl Iterator<Item = ProbeId> {
+    let depth = stack.depth.min(MAX_OPEN_CALLS as u64) as usize;
+    let open = stack.calls.into_iter().take(depth).filter(|call| call.returned == 0);
+    open.map(|call| ProbeId(call.probe))
+}
+
+/// Whether there is no such task, or it has passed everything that a task does as it exits: the upper
+/// half is the process, the lower half the task.
+pub(super) fn has_ended(pid_tgid: u64) -> bool {
+    let (process, task) = (pid_tgid >> 32, pid_tgid & 0xffff_ffff);
+    let Ok(stat) = fs::read(format!("/proc/{process}/task/{task}/stat")) else { return true };
+    process::has_exited(&stat)
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the eBPF programs.

@@ -106,12 +106,16 @@ pub fn start_time(pid: Pid) -> io::Result<StartTime> {
     parse_start_time(&stat).ok_or_else(|| invalid("no start time"))
 }
 
-/// Field 22 of `/proc/PID/stat`. The name in field 2 may hold spaces and parentheses, so the count
-/// begins after the last one.
-fn parse_start_time(stat: &[u8]) -> Option<StartTime> {
+/// A field of `/proc/PID/stat`, by its number in proc(5), from 3 on. The name in field 2 may hold
+/// spaces and parentheses, so the count begins after the last one.
+fn field(stat: &[u8], number: usize) -> Option<&str> {
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
     let rest = str::from_utf8(&stat[after_name..]).ok()?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok().map(StartTime)
+    rest.split_ascii_whitespace().nth(number - 3)
+}
+
+fn parse_start_time(stat: &[u8]) -> Option<StartTime> {
+    field(stat, 22)?.parse().ok().map(StartTime)
 }
 
 /// Whether the process that started then has ended. One that its parent has not waited for yet
@@ -122,14 +126,15 @@ pub fn has_ended(pid: Pid, started: StartTime) -> bool {
     parse_start_time(&stat) != Some(started) || is_dead(&stat)
 }
 
-/// Fields 3 (state) and 20 (threads) of `/proc/PID/stat`: a zombie with no thread but itself.
+/// A zombie with no thread but itself.
 fn is_dead(stat: &[u8]) -> bool {
-    let Some(name_end) = stat.iter().rposition(|&byte| byte == b')') else { return false };
-    let Ok(rest) = str::from_utf8(&stat[name_end + 1..]) else { return false };
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next();
-    let threads = fields.nth(16).and_then(|number| number.parse::<u32>().ok());
-    matches!(state, Some("Z" | "X")) && threads.is_none_or(|threads| threads <= 1)
+    let threads = field(stat, 20).and_then(|number| number.parse::<u32>().ok());
+    has_exited(stat) && threads.is_none_or(|threads| threads <= 1)
+}
+
+/// Whether the task that this is the `stat` of executes nothing any more, in the kernel either.
+pub(crate) fn has_exited(stat: &[u8]) -> bool {
+    matches!(field(stat, 3), Some("Z" | "X"))
 }
 
 /// `PF_KTHREAD`, from `include/linux/sched.h`.
@@ -162,11 +167,8 @@ pub fn has_seccomp_filter(pid: Pid) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Field 9 of `/proc/PID/stat`.
 fn parse_flags(stat: &[u8]) -> Option<u64> {
-    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
-    let rest = str::from_utf8(&stat[after_name..]).ok()?;
-    rest.split_ascii_whitespace().nth(6)?.parse().ok()
+    field(stat, 9)?.parse().ok()
 }
 
 fn invalid(what: &'static str) -> io::Error {

@@ -22,7 +22,9 @@ use crate::{
     },
     drain::Drain,
     guard::StuckWatch,
-    kernel::{self, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope},
+    kernel::{
+        self, Calls, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
+    },
     metrics::Source,
     plan::{self, AttachPlan, NotPlanned, PlannedFile, ProbeId},
     resolve::{self, ObjectFile, Pid},
@@ -67,6 +69,7 @@ pub(super) struct Group {
     pub(super) source: Arc<Source>,
     pub(super) drain: Option<Drain>,
     pub(super) watch: Option<StuckWatch>,
+    calls: Calls,
     /// How many parts of named probes are in it.
     pub(super) members: usize,
     /// Those that the kernel has refused: they are not offered to it again.
@@ -169,7 +172,8 @@ impl NewGroup {
         let source = Arc::new(Source { counters, costs: costs.collect(), tally, latencies });
         let members = parts.len();
         let refused = attached.refused_ids.iter().copied().collect();
-        let group = Group { plan, programs, source, drain, watch, members, refused };
+        let calls = programs.take_calls()?;
+        let group = Group { plan, programs, source, drain, watch, calls, members, refused };
         Ok(Self { group, parts, refused: attached.refused })
     }
 }
@@ -275,6 +279,11 @@ pub(super) fn is_gone(error: &KernelError) -> bool {
 }
 
 impl Group {
+    /// Counts the open calls of tasks that have ended as lost.
+    pub(super) fn forget_ended(&mut self) {
+        self.calls.forget_ended(&self.source.counters);
+    }
+
     /// Whether the kernel has refused a probe.
     pub(super) fn is_refused(&self, probe: ProbeId) -> bool {
         self.refused.contains(&probe)

@@ -203,6 +203,7 @@ impl Engine {
         let begun = self.watch.begun(self.config.targets.settle);
         if now >= self.next_scan {
             self.next_scan = now + self.config.targets.rescan_every;
+            self.groups.values_mut().for_each(Group::forget_ended);
             self.scan(None);
         } else if !begun.is_empty() {
             let begun = self.of_interest(&begun);
