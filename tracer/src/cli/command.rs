@@ -42,9 +42,9 @@ impl HeldCommand {
     /// Forks the command's process, which has its final process id but runs nothing of its own yet.
     pub(super) fn start(words: &[String]) -> anyhow::Result<Self> {
         let (name, arguments) = words.split_first().ok_or_else(|| anyhow!("no command"))?;
-        let context = || format!("failed to start `{}`", name.escape_debug());
         // The held process finds out only when it is let go, with everything attached.
-        find(name).with_context(context)?;
+        find(name)?;
+        let context = || failed_to_start(name);
         let (mut told_pid, tell_pid) = io::pipe()?;
         let (wait_gate, gate) = io::pipe()?;
         let stderr = io::stderr().as_fd().try_clone_to_owned().with_context(context)?;
@@ -88,7 +88,7 @@ impl HeldCommand {
 
     /// Lets the command run.
     pub(super) fn release(mut self) -> anyhow::Result<RunningCommand> {
-        let context = || format!("failed to start `{}`", self.name.escape_debug());
+        let context = || failed_to_start(&self.name);
         self.gate.write_all(&[1]).with_context(context)?;
         let spawned = self.spawned.join().map_err(|_| anyhow!("its thread panicked"));
         let mut child = spawned.and_then(|child| Ok(child?)).with_context(context)?;
@@ -102,8 +102,16 @@ impl HeldCommand {
     }
 }
 
+fn failed_to_start(name: &str) -> String {
+    format!("failed to start `{}`", name.escape_debug())
+}
+
 /// Finds the program that a name means, as `execvp(3)` does.
-fn find(name: &str) -> io::Result<PathBuf> {
+pub(super) fn find(name: &str) -> anyhow::Result<PathBuf> {
+    search(name).with_context(|| failed_to_start(name))
+}
+
+fn search(name: &str) -> io::Result<PathBuf> {
     let may_be_run = |path: &Path| -> io::Result<()> {
         if fs::metadata(path)?.is_dir() {
             return Err(io::Error::from_raw_os_error(libc::EACCES));

@@ -163,7 +163,13 @@ fn look_at_process(pid: Pid) -> Feature {
             ),
         );
     }
-    feature(Finding::Works, format!("{pid} ({comm}) can be traced"))
+    match process::maps(pid) {
+        Ok(_) => feature(Finding::Works, format!("{pid} ({comm}) can be traced")),
+        Err(error) => feature(
+            Finding::Fails,
+            format!("cannot look at the files of process {pid} ({comm}): {error} (run it with sudo)"),
+        ),
+    }
 }
 
 fn look_at_target(target: &str, pid: Option<Pid>) -> Feature {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tracer_common::Action;
 
 use super::{
-    Failure,
+    Failure, command,
     preview::{Load, Preview},
     report::counted,
     selection::{Selected, SelectionArgs},
@@ -80,6 +80,9 @@ struct PlanLine {
 
 /// Shows what would be attached for `action`; after a short count of calls, if that is wanted.
 pub(super) fn run(args: &SelectionArgs, selected: Selected, action: Action) -> Result<(), Failure> {
+    if let Some(name) = selected.command.as_ref().and_then(|command| command.first()) {
+        command::find(name)?;
+    }
     let preview = args.preview.map(|time| Preview::of(&selected, action, time)).transpose()?;
     let dry_run = DryRun { selected, action, costs: kernel::costs(), preview };
     let mut out = io::BufWriter::new(io::stdout().lock());

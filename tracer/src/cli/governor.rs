@@ -204,14 +204,7 @@ impl Governor {
     }
 
     fn tell(&mut self, wish: &Wish<ProbeId>) {
-        let limit = self.budget.limit();
-        let over = || {
-            format!(
-                "over budget: {} of all CPUs, at most {}",
-                percent(self.budget.last_share()),
-                percent(limit.share())
-            )
-        };
+        let over = || self.budget.over();
         match wish {
             Wish::Detach(probes) => tell!("{}: {}", over(), self.detached(probes)),
             Wish::Attach(probes) => {

@@ -263,9 +263,11 @@ impl<K: Copy + Ord> Budget<K> {
         self.figures
     }
 
-    /// The share of all CPUs that was taken before the last look.
-    pub fn last_share(&self) -> f64 {
-        self.share
+    /// What was over the limit at the last look: `over budget: 1.01 % of all CPUs, at most 1 %`. Rounded
+    /// up, so that it is never what is allowed.
+    pub fn over(&self) -> String {
+        let percent = (self.share * 10_000.0).ceil() / 100.0;
+        format!("over budget: {percent:.2} % of all CPUs, at most {} %", self.limit.percent())
     }
 
     /// The limit.

@@ -196,6 +196,7 @@ impl Targets {
         let stem = |name: &str| name.find(".so").unwrap_or(name.len());
         let candidates = names.iter().map(|name| if whole { name } else { &name[..stem(name)] });
         let hint = match suggest::nearest(target, candidates) {
+            _ if target.is_empty() => Some("a target is a path, a library or a command".to_owned()),
             Some(near) => Some(format!("; did you mean `{near}`?")),
             None if matches!(root, Root::Host) && Path::new(target).is_file() => {
                 Some(format!("for the file in this directory write `./{target}`"))

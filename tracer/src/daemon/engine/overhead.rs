@@ -289,11 +289,7 @@ impl Engine {
 
     fn tell_overhead(&mut self, wish: &Wish<Key>) {
         let Some(overseer) = &mut self.overseer else { return };
-        let over = format!(
-            "over budget: {:.2} % of all CPUs, at most {} %",
-            overseer.budget.last_share() * 100.0,
-            overseer.budget.limit().percent()
-        );
+        let over = overseer.budget.over();
         match wish {
             Wish::Detach(costly) => {
                 let label = |(group, probe): Key| {
