@@ -167,7 +167,9 @@ fn look_at_process(pid: Pid) -> Feature {
         Ok(_) => feature(Finding::Works, format!("{pid} ({comm}) can be traced")),
         Err(error) => feature(
             Finding::Fails,
-            format!("cannot look at the files of process {pid} ({comm}): {error} (run it with sudo)"),
+            format!(
+                "cannot look at the files of process {pid} ({comm}): {error} (run it with sudo)"
+            ),
         ),
     }
 }
