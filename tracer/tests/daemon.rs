@@ -25,6 +25,7 @@ use std::{
     path::Path,
     process::Command,
     thread,
+    time::Duration,
 };
 
 use support::{
@@ -153,6 +154,7 @@ fn attach_and_detach() {
         (["attach", "ticks", &probe("tock")], "there is a probe `ticks` already"),
         (["attach", "typo", &probe("tikc")], "did you mean `tick`?"),
         (["detach", "nosuch", "ticks"], "there is no probe `nosuch`"),
+        (["tail", "ticks", "--json"], "`ticks` has no events: its action is `count`"),
     ] {
         let refused = daemon.ctl(&args);
         assert_eq!(refused.status.code(), Some(1));
@@ -166,8 +168,14 @@ fn attach_and_detach() {
     daemon.ask(&["reload"]);
     puppet.step(3);
     daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 10.0);
-    let gone = daemon.ctl(&["detach", "ticks", "later"]).succeeded();
-    assert!(gone.stdout.contains("ticks is detached"), "{gone:?}");
+    // A path is the caller's, not the daemon's.
+    let depth = std::env::current_dir().unwrap().components().count() - 1;
+    let relative = format!("{}{}", "../".repeat(depth), &probe("tock")[1..]);
+    let attached = daemon.ctl(&["attach", "relative", &relative]).succeeded();
+    assert!(attached.stdout.contains("relative is attached to 1 function"), "{attached:?}");
+    assert!(daemon.listed("relative")["probe"].as_str().unwrap().starts_with('/'));
+    let gone = daemon.ctl(&["detach", "ticks", "later", "relative", "ticks"]).succeeded();
+    assert_eq!(gone.stdout.matches("ticks is detached").count(), 1, "{gone:?}");
     daemon.wait_released();
     assert_eq!(daemon.metric("faultline_links", &[]), 0.0);
     puppet.ends_well();
@@ -261,6 +269,53 @@ fn replaced_on_disk() {
     daemon.stop();
 }
 
+/// Check that a program can be replaced over and over within the limit of functions: what is gone does
+/// not count; and that a build that would be too much waits until the one before has ended.
+#[test]
+fn replaced_again_and_again() {
+    let program = private_copy(&Puppet::program(), "again");
+    let extra = "[targets]\nrescan_every = \"1s\"\n[limits]\nmax_functions = 1\n";
+    let daemon = Daemon::start(&probe("ticks", &program, "tick"), extra);
+    let replace = |build: u8| {
+        let aside = program.with_file_name("again.new");
+        let id = format!("-Wl,--build-id=0x{build:040}");
+        copy_program(&target("puppet.c", &[&id]), &aside);
+        fs::rename(&aside, &program).unwrap();
+    };
+    let hits = || daemon.metric("faultline_probe_hits_total", &["name=\"ticks\""]);
+    for build in 1..=4 {
+        replace(build);
+        wait_until("the new build is probed", || {
+            let mut puppet = Puppet::start_program(&program);
+            let before = hits();
+            puppet.step(1);
+            puppet.ends_well();
+            hits() > before
+        });
+        let status = daemon.ask(&["status"]);
+        assert_eq!((&status["functions"], &status["probes_attached"]), (&1.into(), &1.into()));
+        assert_eq!(daemon.listed("ticks")["functions"], 1);
+        assert_eq!(daemon.metric("faultline_functions", &[]), 1.0);
+    }
+    let mut running = Puppet::start_program(&program);
+    replace(5);
+    thread::sleep(Duration::from_secs(3));
+    let before = hits();
+    running.step(10);
+    daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], before + 10.0);
+    running.ends_well();
+    wait_until("the last build is probed", || {
+        let mut puppet = Puppet::start_program(&program);
+        let before = hits();
+        puppet.step(1);
+        puppet.ends_well();
+        hits() > before
+    });
+    let said = daemon.stop().stderr;
+    let refused = "2 functions would be probed; at most 1 may be (limits.max_functions)";
+    assert_eq!(said.matches(refused).count(), 1, "{said}");
+}
+
 /// Check that a container's own copy of a file is probed when a program starts there, and released
 /// when it ends; one series for all.
 #[test]
@@ -329,7 +384,7 @@ fn overlays_of_one_layer() {
     );
     let mut outside = Puppet::start_program(&in_a);
     // Two scans, and nothing new is found.
-    thread::sleep(std::time::Duration::from_secs(3));
+    thread::sleep(Duration::from_secs(3));
     assert_eq!(daemon.listed("ticks")["links"], 1, "one file below is one file");
     inside.send("step 30");
     assert_eq!(inside.line(), "stepped");
@@ -378,6 +433,11 @@ fn crowds_and_garbage() {
             "400",
         ),
         ("POST /v1/probes HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n", "413"),
+        (
+            "POST /v1/probes HTTP/1.1\r\nhost: x\r\ncontent-length: 41\r\n\r\n\
+             {\"probes\":[{\"name\":\"a\",\"probe\":\"./b:c\"}]}",
+            "400",
+        ),
         ("GET /v1/events/nosuch HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
     ] {
         let answer = daemon.raw_control(request);

@@ -12,7 +12,6 @@ use tracer_common::Action;
 use super::{
     Failure, command,
     preview::{Load, Preview},
-    report::counted,
     selection::{Selected, SelectionArgs},
 };
 use crate::{
@@ -20,7 +19,7 @@ use crate::{
     plan::{AttachPlan, Costs, Place, PlannedProbe, ProbeId},
     resolve::Pid,
     sink::summary::SkippedProbe,
-    spec::units::duration_text,
+    spec::units::{counted, duration_text},
 };
 
 /// One line of `--json`.

@@ -22,15 +22,11 @@ use crate::{
             Millis, ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
         },
     },
-    spec::units::duration_text,
+    spec::units::{counted, duration_text},
 };
 
 /// How long the output may take to accept the summary.
 const SUMMARY_PATIENCE: Duration = Duration::from_secs(1);
-
-pub(super) fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
 
 /// Tells that the probes are attached.
 pub(super) fn attached(report: &AttachReport, notes: &[String]) {

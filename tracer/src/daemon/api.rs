@@ -18,9 +18,13 @@ use axum::{
 };
 use hyper::body::{Body as _, Frame};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::sync::mpsc;
 
-use super::{config::ProbeText, control::Control, engine::Changed};
+use super::{
+    config::{Action, ProbeText},
+    control::Control,
+    engine::Changed,
+    tail::Heard,
+};
 use crate::metrics::{Catalog, CpuFigures, Durations, Kind, OverheadStatus, OwnUse, Reading};
 
 /// Largest body: some tens of thousands of probes.
@@ -180,7 +184,7 @@ async fn status(State(control): Controls) -> Result<Json<Status>, Refusal> {
         config: shared.config_path.display().to_string(),
         probes_attached: catalog.probes_attached,
         probes_waiting: catalog.probes_waiting,
-        functions: catalog.series.len(),
+        functions: catalog.functions,
         links: catalog.links,
         skipped: catalog.skipped,
         releasing: shared.releasing.load(Ordering::Relaxed),
@@ -212,10 +216,16 @@ async fn attach(State(control): Controls, request: Body) -> Result<Json<Changed>
     let Attach { probes, wait } = body(request).await?;
     let checked = probes.into_iter().map(|probe| {
         let name = probe.name.clone();
-        probe.check().map_err(|wrong| {
-            let message = format!("probe `{}`: {wrong}", name.escape_debug());
+        let refused = |why: String| {
+            let message = format!("probe `{}`: {why}", name.escape_debug());
             Refusal::new(StatusCode::BAD_REQUEST, shortened(&message))
-        })
+        };
+        let checked = probe.check().map_err(|wrong| refused(wrong.to_string()))?;
+        // Nobody knows what folder a client means.
+        if checked.spec.target.contains('/') && !checked.spec.target.starts_with('/') {
+            return Err(refused("`probe`: the target's path must be absolute".to_owned()));
+        }
+        Ok(checked)
     });
     let checked = checked.collect::<Result<Vec<_>, _>>()?;
     control.attach(checked, wait).await.map(Json).map_err(|error| Refusal::not_done(&error))
@@ -244,6 +254,9 @@ struct Figures {
     probes: Vec<Probe>,
     cpu_seconds: f64,
     resident_bytes: u64,
+    /// Functions that the overhead budget has detached now: they are hit, and do not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    away: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -323,6 +336,7 @@ async fn figures(State(control): Controls) -> Result<Json<Figures>, Refusal> {
         probes: probes.collect(),
         cpu_seconds: own.cpu_seconds,
         resident_bytes: own.resident_bytes,
+        away: shared.metrics.overhead().map(|overhead| overhead.away),
     }))
 }
 
@@ -332,10 +346,16 @@ async fn all_events(State(control): Controls) -> Result<Response, Refusal> {
 
 async fn events(State(control): Controls, Path(name): Path<String>) -> Result<Response, Refusal> {
     let probes = Arc::clone(&control.shared.probes.read().unwrap_or_else(PoisonError::into_inner));
-    if !probes.iter().any(|probe| probe.text.name == name) {
+    let Some(probe) = probes.iter().find(|probe| probe.text.name == name) else {
         return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no probe `{name}`")));
+    };
+    match probe.text.action {
+        Action::Events => tail(&control, Some(name)),
+        action => {
+            let message = format!("`{name}` has no events: its action is `{action}`");
+            Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, message))
+        }
     }
-    tail(&control, Some(name))
 }
 
 /// Events as they come, one JSON object a line, until the client has enough.
@@ -347,8 +367,8 @@ fn tail(control: &Control, name: Option<String>) -> Result<Response, Refusal> {
     Ok((headers, Body::new(Lines(lines))).into_response())
 }
 
-/// A body of what comes out of a channel.
-struct Lines(mpsc::Receiver<Vec<u8>>);
+/// A body of what a listener gets.
+struct Lines(Heard);
 
 impl hyper::body::Body for Lines {
     type Data = Bytes;
@@ -358,6 +378,6 @@ impl hyper::body::Body for Lines {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|lines| Some(Ok(Frame::data(lines?.into()))))
+        self.0.poll(context).map(|lines| Some(Ok(Frame::data(lines?.into()))))
     }
 }

@@ -18,7 +18,7 @@ use super::{
     event_log::EventLog,
     notify::Notify,
 };
-use crate::metrics;
+use crate::{metrics, spec::units::counted};
 
 /// The daemon's controls.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Control {
     pub(super) async fn start(&self) -> anyhow::Result<Changed> {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let changed = self.ask(|reply| Command::Reload(Box::new(config), reply)).await??;
-        self.told_reload(true);
+        self.now_in_force();
         Ok(changed)
     }
 
@@ -85,12 +85,20 @@ impl Control {
         self.reload_waits.store(false, Ordering::Relaxed);
         self.notify.reloading();
         let result = self.try_reload().await;
-        self.told_reload(result.is_ok());
+        let own = &self.shared.metrics.own;
+        let label = if result.is_ok() { "success" } else { "failure" };
+        own.reloads.get_or_create(&metrics::Result { result: label }).inc();
+        match &result {
+            Ok(_) => self.now_in_force(),
+            Err(_) => {
+                own.reload_successful.set(0);
+            }
+        }
         match &result {
             Ok(changed) => tracing::info!(
-                "reloaded {}: {} probes added, {} removed, {} kept",
+                "reloaded {}: {} added, {} removed, {} kept",
                 self.shared.config_path.display(),
-                changed.added.len(),
+                counted(changed.added.len(), "probe"),
                 changed.removed.len(),
                 changed.kept
             ),
@@ -118,26 +126,31 @@ impl Control {
             .context("a thread ended early")??;
         EventLog::check(&config.events).with_context(|| config.events.failed_to_open())?;
         let before = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let changed = self.ask(|reply| Command::Reload(Box::new(config.clone()), reply)).await??;
+        let mut changed =
+            self.ask(|reply| Command::Reload(Box::new(config.clone()), reply)).await??;
+        let mut note = |note: String| {
+            tracing::warn!("{note}");
+            changed.notes.push(note);
+        };
         if config.control != before.control || config.metrics.listen != before.metrics.listen {
-            tracing::warn!(
+            note(
                 "a change of `control` or `metrics.listen` is in force from the next start on"
+                    .into(),
             );
         }
         self.shared.metrics.limit_series(config.metrics.max_series);
         if let Err(error) = self.shared.log.reopen(&config.events) {
-            tracing::error!("events go where they went before: {error}");
+            note(format!("events go where they went before: {error}"));
         }
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(changed)
     }
 
-    fn told_reload(&self, success: bool) {
+    /// Tells since when the configuration is in force.
+    fn now_in_force(&self) {
         let own = &self.shared.metrics.own;
-        let result = if success { "success" } else { "failure" };
-        own.reloads.get_or_create(&metrics::Result { result }).inc();
-        own.reload_successful.set(i64::from(success));
-        if success && let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+        own.reload_successful.set(1);
+        if let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
             own.reload_time.set(now.as_secs_f64());
         }
     }
@@ -179,10 +192,10 @@ impl Control {
         };
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         format!(
-            "{} probes attached ({} functions, {} links){waiting}{releasing}{}",
-            catalog.probes_attached,
-            catalog.series.len(),
-            catalog.links,
+            "{} attached ({}, {}){waiting}{releasing}{}",
+            counted(catalog.probes_attached, "probe"),
+            counted(catalog.functions, "function"),
+            counted(catalog.links, "link"),
             failure.as_deref().unwrap_or_default(),
         )
     }

@@ -154,12 +154,19 @@ fn open_to_append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     // A pipe that nobody reads is an error and not a wait.
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path)?;
+    let file = options.open(path).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => not_regular(),
+        _ => error,
+    })?;
     let kind = file.metadata()?.file_type();
     if !kind.is_file() && !kind.is_char_device() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(not_regular());
     }
     Ok(file)
+}
+
+fn not_regular() -> io::Error {
+    io::Error::other("it is not a regular file")
 }
 
 /// Lines whose end is not after `bytes`.

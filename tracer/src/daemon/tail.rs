@@ -1,8 +1,11 @@
 //! Who listens to events as they come.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
 };
 
 use prometheus_client::metrics::counter::Counter;
@@ -27,8 +30,45 @@ struct Listener {
     /// Only events of this probe.
     name: Option<String>,
     send: mpsc::Sender<Vec<u8>>,
-    /// Events that it was not sent since the last that it was.
-    missed: u64,
+    missed: Arc<Missed>,
+}
+
+/// Events that a listener was not sent, and has not been told of.
+#[derive(Debug, Default)]
+struct Missed(AtomicU64);
+
+impl Missed {
+    fn add(&self, events: u64) {
+        self.0.fetch_add(events, Ordering::SeqCst);
+    }
+
+    /// The line that tells of them, if there are any.
+    fn tell(&self) -> Option<Vec<u8>> {
+        match self.0.swap(0, Ordering::SeqCst) {
+            0 => None,
+            missed => Some(format!("{{\"type\":\"missed\",\"events\":{missed}}}\n").into_bytes()),
+        }
+    }
+}
+
+/// What a listener gets.
+#[derive(Debug)]
+pub(super) struct Heard {
+    batches: mpsc::Receiver<Vec<u8>>,
+    missed: Arc<Missed>,
+}
+
+impl Heard {
+    /// The next lines; `None` when there will be no more.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
+        match self.batches.poll_recv(context) {
+            // All that was sent before them is read.
+            Poll::Pending => {
+                self.missed.tell().map_or(Poll::Pending, |line| Poll::Ready(Some(line)))
+            }
+            ready => ready,
+        }
+    }
 }
 
 impl Tails {
@@ -37,16 +77,17 @@ impl Tails {
     }
 
     /// Begins to listen; `None` if too many do.
-    pub(super) fn listen(&self, name: Option<String>) -> Option<mpsc::Receiver<Vec<u8>>> {
+    pub(super) fn listen(&self, name: Option<String>) -> Option<Heard> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain(|listener| !listener.send.is_closed());
         if listeners.len() >= MAX_LISTENERS {
             return None;
         }
-        let (send, receive) = mpsc::channel(WAITING);
-        listeners.push(Listener { name, send, missed: 0 });
+        let (send, batches) = mpsc::channel(WAITING);
+        let missed = Arc::<Missed>::default();
+        listeners.push(Listener { name, send, missed: Arc::clone(&missed) });
         self.count.store(listeners.len(), Ordering::Relaxed);
-        Some(receive)
+        Some(Heard { batches, missed })
     }
 
     /// Sends lines on; `lines` are their probes' names and themselves. A listener that reads too
@@ -61,12 +102,6 @@ impl Tails {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.retain_mut(|listener| {
             let mut batch = Vec::new();
-            if listener.missed != 0 {
-                let missed = listener.missed;
-                batch.extend_from_slice(
-                    format!("{{\"type\":\"missed\",\"events\":{missed}}}\n").as_bytes(),
-                );
-            }
             let mut count = 0;
             for (name, line) in lines.clone() {
                 if listener.name.as_deref().is_none_or(|wanted| wanted == &**name) {
@@ -77,13 +112,23 @@ impl Tails {
             if count == 0 {
                 return !listener.send.is_closed();
             }
-            match listener.send.try_send(batch) {
-                Ok(()) => listener.missed = 0,
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    listener.missed += count;
-                    self.dropped.inc_by(count);
+            match listener.send.try_reserve() {
+                Ok(room) => {
+                    let mut lines = listener.missed.tell().unwrap_or_default();
+                    lines.append(&mut batch);
+                    room.send(lines);
                 }
-                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                Err(mpsc::error::TrySendError::Full(())) => {
+                    listener.missed.add(count);
+                    self.dropped.inc_by(count);
+                    // It may have read all meanwhile, and found nothing missed.
+                    if let Ok(room) = listener.send.try_reserve()
+                        && let Some(line) = listener.missed.tell()
+                    {
+                        room.send(line);
+                    }
+                }
+                Err(mpsc::error::TrySendError::Closed(())) => return false,
             }
             true
         });
@@ -93,7 +138,16 @@ impl Tails {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
+
+    fn next(heard: &mut Heard) -> Option<Vec<u8>> {
+        match heard.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(lines) => lines,
+            Poll::Pending => None,
+        }
+    }
 
     /// Check that a listener gets the events of its probe, and is told how many it missed.
     #[test]
@@ -105,18 +159,18 @@ mod tests {
         let names: [Arc<str>; 2] = ["a".into(), "b".into()];
         let lines = || names.iter().zip([&b"1\n"[..], &b"2\n"[..]]);
         tails.send(&lines());
-        assert_eq!(of_a.try_recv().unwrap(), b"1\n");
+        assert_eq!(next(&mut of_a).unwrap(), b"1\n");
         for _ in 0..WAITING + 2 {
             tails.send(&lines());
         }
         // The first and the next fill the channel; three sends of two events find no room.
         assert_eq!(dropped.get(), 3 * 2 + 2);
-        assert_eq!(all.try_recv().unwrap(), b"1\n2\n");
+        assert_eq!(next(&mut all).unwrap(), b"1\n2\n");
         tails.send(&lines());
-        let mut last = Vec::new();
-        while let Ok(batch) = all.try_recv() {
-            last = batch;
-        }
-        assert_eq!(last, b"{\"type\":\"missed\",\"events\":6}\n1\n2\n");
+        let last = |heard: &mut Heard| std::iter::from_fn(|| next(heard)).last().unwrap();
+        assert_eq!(last(&mut all), b"{\"type\":\"missed\",\"events\":6}\n1\n2\n");
+        // Also where no event comes any more.
+        assert_eq!(last(&mut of_a), b"{\"type\":\"missed\",\"events\":3}\n");
+        assert_eq!(next(&mut of_a), None);
     }
 }

@@ -73,6 +73,8 @@ pub struct Catalog {
     pub probes_attached: usize,
     /// Named probes whose target is not there, or cannot be probed.
     pub probes_waiting: usize,
+    /// Functions that are probed now.
+    pub functions: usize,
     /// Links.
     pub links: usize,
     /// Functions that cannot be probed.

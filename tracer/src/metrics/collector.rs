@@ -152,7 +152,7 @@ impl Collector for ProbeCollector {
             "Functions without series of their own, summed up under name=\"other\"",
             shown.folded as f64,
         )?;
-        out.gauge("faultline_functions", "Functions that are probed", catalog.series.len() as f64)?;
+        out.gauge("faultline_functions", "Functions that are probed", catalog.functions as f64)?;
         out.gauge(
             "faultline_functions_skipped",
             "Functions that were asked for and cannot be probed",

@@ -69,6 +69,16 @@ struct File {
     probes: Vec<ProbeText>,
 }
 
+/// The probe with the path of its target as we see it: the daemon's own folder is another.
+fn absolute(probe: String) -> Result<String, Failure> {
+    let target = probe.split(':').next().unwrap_or_default();
+    if target.starts_with('/') || !target.contains('/') {
+        return Ok(probe);
+    }
+    let folder = std::env::current_dir().context("failed to find out the current folder")?;
+    Ok(format!("{}/{probe}", folder.display()))
+}
+
 impl Args {
     /// The request for the daemon.
     pub(super) fn request(self) -> Result<Value, Failure> {
@@ -78,11 +88,15 @@ impl Args {
                     .with_context(|| format!("failed to read {}", path.display()))?;
                 let file: File = toml::from_str(&text)
                     .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-                file.probes
+                let whole = |mut probe: ProbeText| {
+                    probe.probe = absolute(probe.probe)?;
+                    Ok(probe)
+                };
+                file.probes.into_iter().map(whole).collect::<Result<_, Failure>>()?
             }
             None => vec![ProbeText {
                 name: self.name.unwrap_or_default(),
-                probe: self.probe.unwrap_or_default(),
+                probe: absolute(self.probe.unwrap_or_default())?,
                 action: match self.action.as_str() {
                     "latency" => Action::Latency,
                     "events" => Action::Events,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::spec::units::{duration_text, size_text};
+use crate::spec::units::{counted, duration_text, size_text};
 
 /// Files that are shown of a probe, if not all.
 const SHOWN_FILES: usize = 2;
@@ -15,10 +15,6 @@ fn number(value: &Value, name: &str) -> u64 {
 
 fn text(value: &Value, name: &str) -> String {
     value[name].as_str().unwrap_or_default().escape_debug().to_string()
-}
-
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 pub(super) fn status(status: &Value) -> String {
@@ -151,6 +147,9 @@ pub(super) fn changed(changed: &Value) -> String {
     for removed in list("removed") {
         let name = removed.as_str().unwrap_or_default().escape_debug();
         out.push_str(&format!("{name} is detached\n"));
+    }
+    for note in list("notes") {
+        out.push_str(&format!("note: {}\n", note.as_str().unwrap_or_default().escape_debug()));
     }
     let took = changed["attach_ms"].as_f64().unwrap_or(0.0);
     out.push_str(&format!(

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::client::Client;
 use crate::{
     cli::{Failure, screen::Screen},
-    spec::units::{duration_text, size_text},
+    spec::units::{counted, duration_text, size_text},
 };
 
 /// What is shown, and how often.
@@ -84,9 +84,16 @@ fn table(last: &Value, now: &Value, top: Option<usize>, lines: usize) -> String 
         - last["cpu_seconds"].as_f64().unwrap_or(0.0))
         / seconds;
     let mut out = format!(
-        "the daemon: {:.1} % of a CPU, {} resident\n",
+        "the daemon: {:.1} % of a CPU, {} resident{}\n",
         cpu_use * 100.0,
-        size_text(number(now, "resident_bytes"))
+        size_text(number(now, "resident_bytes")),
+        match number(now, "away") {
+            0 => String::new(),
+            away => format!(
+                "; {} detached by the overhead budget (ctl list)",
+                counted(away, "function")
+            ),
+        }
     );
     out.push_str("CPU     hits/s   events/s     lost/s   faults/s  fault wait  in probes\n");
     let last_cpus = list("cpus", last);

@@ -1,7 +1,7 @@
 //! Changes: what is new is attached before what is old is released, and what stays is not touched.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
@@ -38,6 +38,9 @@ pub(in crate::daemon) struct Changed {
     pub(in crate::daemon) kept: usize,
     /// How long attaching took.
     pub(in crate::daemon) attach_ms: f64,
+    /// What is not in force, or otherwise than one would think.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::daemon) notes: Vec<String>,
 }
 
 /// A probe that is new.
@@ -135,7 +138,12 @@ impl Engine {
         if !may_wait {
             refuse_waiting(&names, &look)?;
         }
-        let groups = self.apply(look, &mut fresh)?;
+        let replaced = names.iter().filter(|name| self.named.contains_key(*name));
+        let leaving: HashSet<_> = replaced.chain(old).cloned().collect();
+        let staying = self.named.iter().filter(|(name, _)| !leaving.contains(*name));
+        let staying =
+            staying.flat_map(|(_, named)| named.live_parts()).map(|part| part.ids.len()).sum();
+        let groups = self.apply(look, &mut fresh, staying)?;
         if !groups.is_empty() {
             self.shared.metrics.attached(started.elapsed());
         }
@@ -152,8 +160,8 @@ impl Engine {
         // Only now: nothing can fail any more.
         self.begin(groups);
         let mut links = Vec::new();
-        let replaced = fresh.keys().filter(|name| self.named.contains_key(*name)).cloned();
-        let leaving: Vec<_> = replaced.chain(old.iter().cloned()).collect();
+        let mut leaving: Vec<_> = leaving.into_iter().collect();
+        leaving.sort_unstable();
         for name in &leaving {
             if let Some(named) = self.named.remove(name) {
                 links.extend(self.leave(named.parts));
@@ -168,6 +176,7 @@ impl Engine {
             removed: leaving.iter().map(ToString::to_string).collect(),
             kept,
             attach_ms: started.elapsed().as_secs_f64() * 1e3,
+            notes: Vec::new(),
         })
     }
 
@@ -183,17 +192,27 @@ impl Engine {
             let containers = self.config.targets.containers.then_some(&mut self.containers);
             look::look(&mut self.finder, &all, scope, containers)
         };
-        let any = !look.fresh.is_empty() || !look.copies.is_empty() || !look.gone.is_empty();
-        let (came, went) = (look.fresh.len() + look.copies.len(), look.gone.len());
+        let (mut came, went) = (look.fresh.len() + look.copies.len(), look.gone.len());
         let started = Instant::now();
         let whole = only.is_none();
         let gone = look.gone.clone();
         let applied = self.apply_scanned(look, &mut named, whole);
         self.named = named;
         match applied {
-            Ok(groups) => self.begin(groups),
+            Ok(groups) => {
+                if whole {
+                    self.told_failure.clear();
+                }
+                self.begin(groups);
+            }
             Err(error) => {
-                tracing::error!("failed to attach to targets that came: {error:#}");
+                came = 0;
+                let text = format!("{error:#}");
+                // It is tried at each look.
+                if self.told_failure != text {
+                    tracing::error!("failed to attach to targets that came: {text}");
+                    self.told_failure = text;
+                }
                 let placeless = |named: &&mut Named| named.attachments().next().is_none();
                 for named in self.named.values_mut().filter(placeless) {
                     let why = || format!("failed to attach: {error:#}").into();
@@ -201,6 +220,7 @@ impl Engine {
                 }
             }
         }
+        let any = came != 0 || went != 0;
         let mut links = self.drop_attachments(gone);
         self.note_placeless();
         links.extend(self.forget_empty());
@@ -227,18 +247,19 @@ impl Engine {
             // What was in the way is looked for anew.
             named.values_mut().for_each(|named| named.problem = None);
         }
-        self.apply(look, named)
+        self.apply(look, named, 0)
     }
 
-    /// Attaches what a look has found. The groups that are new do not count yet. If it fails,
-    /// nothing has changed.
+    /// Attaches what a look at `named` has found. The groups that are new do not count yet. If it fails,
+    /// nothing has changed. Of other probes there are `staying` functions.
     fn apply(
         &mut self,
         look: Look,
         named: &mut BTreeMap<Arc<str>, Named>,
+        staying: usize,
     ) -> anyhow::Result<Vec<(GroupId, Group)>> {
+        self.check_limit(&look, named, staying)?;
         let Look { fresh, copies, problems, found, .. } = look;
-        self.check_limit(named, fresh.iter().map(|fresh| fresh.plan.probes.len()).sum())?;
         let mut batches: Vec<(Alike, Vec<look::Fresh>)> = Vec::new();
         let mut skipped = Vec::new();
         for fresh in fresh {
@@ -352,17 +373,30 @@ impl Engine {
         }
     }
 
-    /// Whether there may be so many more functions. `named` are the probes that are worked on, which
-    /// may not be among our own at the moment.
-    fn check_limit(&self, named: &BTreeMap<Arc<str>, Named>, more: usize) -> anyhow::Result<()> {
-        let all = self.named.values().chain(named.values());
-        let now: usize = all.flat_map(|named| &named.parts).map(|part| part.ids.len()).sum();
-        let most = self.config.limits.max_functions;
-        if now + more > most {
-            bail!(
-                "{} functions would be probed; at most {most} may be (limits.max_functions)",
-                now + more
-            );
+    /// Whether there may be as many functions as there will be when what came is attached and what is
+    /// gone is not.
+    fn check_limit(
+        &self,
+        look: &Look,
+        named: &BTreeMap<Arc<str>, Named>,
+        staying: usize,
+    ) -> anyhow::Result<()> {
+        let comes: HashSet<_> = look.copies.iter().map(|copy| (&copy.name, copy.part)).collect();
+        let mut gone: HashMap<_, usize> = HashMap::new();
+        for (name, part, _) in &look.gone {
+            *gone.entry((name, *part)).or_default() += 1;
+        }
+        let parts = named.iter().flat_map(|(name, named)| {
+            named.parts.iter().enumerate().map(move |(index, part)| ((name, index), part))
+        });
+        let stay = parts.filter(|(key, part)| {
+            comes.contains(key) || part.attachments.len() > gone.get(key).copied().unwrap_or(0)
+        });
+        let known: usize = stay.map(|(_, part)| part.ids.len()).sum();
+        let fresh: usize = look.fresh.iter().map(|fresh| fresh.plan.probes.len()).sum();
+        let (all, most) = (staying + known + fresh, self.config.limits.max_functions);
+        if all > most {
+            bail!("{all} functions would be probed; at most {most} may be (limits.max_functions)");
         }
         Ok(())
     }

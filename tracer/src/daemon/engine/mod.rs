@@ -114,6 +114,8 @@ pub(super) struct Engine {
     next_scan: Instant,
     next_guard: Instant,
     next_tick: Instant,
+    /// Why the last look at everything could not attach what it found; empty if it could.
+    told_failure: String,
     /// How often each drain had looked at the last beat.
     looks: BTreeMap<GroupId, u64>,
 }
@@ -150,6 +152,7 @@ impl Engine {
             tell: tell.clone(),
             next_guard: Instant::now(),
             next_tick: Instant::now(),
+            told_failure: String::new(),
             looks: BTreeMap::new(),
         };
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run())?;

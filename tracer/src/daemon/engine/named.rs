@@ -117,6 +117,11 @@ impl Named {
         }
     }
 
+    /// What is attached somewhere.
+    pub(super) fn live_parts(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(|part| !part.attachments.is_empty())
+    }
+
     /// Every place that it is attached in.
     pub(super) fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.parts.iter().flat_map(|part| &part.attachments)

@@ -1,7 +1,7 @@
 //! What is attached, told to those who ask.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, PoisonError},
 };
 
@@ -34,7 +34,7 @@ pub(in crate::daemon) struct ProbeStatus {
     pub(in crate::daemon) problem: Option<String>,
     /// `config` or `control`.
     pub(in crate::daemon) origin: &'static str,
-    /// Functions that are probed.
+    /// Functions that are probed now.
     pub(in crate::daemon) functions: usize,
     /// Of these, functions that the overhead budget has detached now.
     pub(in crate::daemon) detached: usize,
@@ -106,6 +106,7 @@ impl Engine {
             } else {
                 catalog.probes_waiting += 1;
             }
+            catalog.functions += self.functions(named);
             catalog.links += named.attachments().map(|place| place.links.len()).sum::<usize>();
             catalog.skipped += named.skipped.len();
         }
@@ -139,6 +140,19 @@ pub(super) fn figures_of(group: &Group, part: &Part) -> Vec<(Arc<str>, Figures)>
 }
 
 impl Engine {
+    /// Functions of a named probe that are probed now: one that is in files of several contents is one.
+    fn functions(&self, named: &Named) -> usize {
+        let mut live = named.live_parts();
+        let (Some(first), Some(second)) = (live.next(), live.next()) else {
+            return named.live_parts().map(|part| part.ids.len()).sum();
+        };
+        let labels = [first, second].into_iter().chain(live).filter_map(|part| {
+            let probes = &self.groups.get(&part.group)?.plan.probes;
+            Some(part.ids.iter().filter_map(|id| Some(&probes.get(id.0 as usize)?.label)))
+        });
+        labels.flatten().collect::<HashSet<_>>().len()
+    }
+
     fn status(&self, named: &Named) -> ProbeStatus {
         let is_away = |part: &Part, id: &ProbeId| {
             self.overseer.as_ref().is_some_and(|overseer| overseer.is_away(part.group, *id))
@@ -167,8 +181,8 @@ impl Engine {
                 Origin::Config => "config",
                 Origin::Control => "control",
             },
-            functions: named.parts.iter().map(|part| part.ids.len()).sum(),
-            detached: named.parts.iter().map(away).sum(),
+            functions: self.functions(named),
+            detached: named.live_parts().map(away).sum(),
             links: named.attachments().map(|place| place.links.len()).sum(),
             files,
             processes,

@@ -18,6 +18,7 @@ use crate::{
     guard::StuckWatch,
     kernel::{DetachReport, HeldLinks, Releasing},
     metrics::{Catalog, Source},
+    spec::units::counted,
 };
 
 /// How long a drain may take for what is left.
@@ -109,8 +110,8 @@ impl Engine {
         self.shared.releasing.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.detached(released.took, released.grace);
         tracing::info!(
-            "{} links released in {:.0} ms",
-            released.links,
+            "{} released in {:.0} ms",
+            counted(released.links, "link"),
             released.took.as_secs_f64() * 1e3
         );
         if !done.is_empty() {

@@ -22,6 +22,12 @@ pub fn size_text(bytes: u64) -> impl Display {
     fmt::from_fn(move |f| f.pad(&text))
 }
 
+/// So many of something, as in `1 probe`, `2 probes`.
+pub fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, what: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// A share in percent, as in `0.02 %`, `1.4 %`, `38 %`; `<0.01 %` if there is next to nothing.
 pub fn percent_text(percent: f64) -> String {
     match percent {

@@ -8,7 +8,7 @@ mod format;
 
 use std::time::Duration;
 
-pub use format::{duration_text, grouped, percent_text, push_duration, size_text};
+pub use format::{counted, duration_text, grouped, percent_text, push_duration, size_text};
 
 use super::text::shown;
 
