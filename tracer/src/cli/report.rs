@@ -5,7 +5,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::ExitStatus,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracer_common::counter::Counter;
@@ -25,8 +25,10 @@ use crate::{
     spec::units::{counted, duration_text},
 };
 
-/// How long the output may take to accept the summary.
+/// How long the output may take to accept any of the summary: ten thousand probes make megabytes.
 const SUMMARY_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take for all of it.
+const SUMMARY_TIME: Duration = Duration::from_secs(30);
 
 /// Tells that the probes are attached.
 pub(super) fn attached(report: &AttachReport, notes: &[String]) {
@@ -183,8 +185,7 @@ pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Resul
             Some(path) => Output::append(path),
             None => Output::stdout(),
         };
-        let written =
-            output.and_then(|mut output| output.write(&line, &Patience::of(SUMMARY_PATIENCE)).1);
+        let written = output.and_then(|output| write_while_read(output, &line));
         // An output that is closed, full or not read takes no summary either.
         if written.is_err() {
             let _ = io::stderr().lock().write_all(&line);
@@ -194,4 +195,20 @@ pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Resul
         let _ = io::stderr().lock().write_all(text.as_bytes());
     }
     Ok(())
+}
+
+/// Writes all of it, as long as somebody reads; within limits.
+fn write_while_read(mut output: Output, mut bytes: &[u8]) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        let (written, result) = output.write(bytes, &Patience::of(SUMMARY_PATIENCE));
+        bytes = &bytes[written..];
+        match result {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    && written != 0
+                    && started.elapsed() < SUMMARY_TIME => {}
+            other => return other,
+        }
+    }
 }

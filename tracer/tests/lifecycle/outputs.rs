@@ -2,16 +2,16 @@
 
 use std::{
     fs, fs::File, fs::OpenOptions, io, io::BufRead as _, io::BufReader, io::Read as _,
-    os::fd::FromRawFd as _, os::fd::OwnedFd, process::Command, process::Stdio, time::Duration,
-    time::Instant,
+    os::fd::FromRawFd as _, os::fd::OwnedFd, process::Command, process::Stdio, thread,
+    time::Duration, time::Instant,
 };
 
 use super::{
     Ticking, scratch, summary_on_stderr,
     support::{
-        faultline,
+        faultline, kernel_batches,
         live::{Bare, Puppet, summary_of, wait_counting},
-        number,
+        number, target,
     },
     tick, trace_command,
 };
@@ -103,6 +103,37 @@ fn stalled_reader() {
     let events = whole - usize::from(is_on_stdout);
     assert_eq!(number(&summary, "delivered"), events as u64, "{summary}");
     puppet.ends_well();
+}
+
+/// Check that a reader that is slow, and slower than a summary of megabytes is waited for at once, gets
+/// all of it.
+#[test]
+fn slow_reader() {
+    let program = target("functions.c", &["-O0"]);
+    let functions = if kernel_batches() { "fn_*" } else { "fn_000?" };
+    let probe = format!("{}:{functions}", program.display());
+    let (mut reader, stdout) = io::pipe().unwrap();
+    let run_it = format!("{} 1", program.display());
+    let mut command = trace_command(["--json", &probe, "-c", &run_it]);
+    let run = Bare::start(&mut command, stdout);
+    drop(command);
+    let (mut taken, mut chunk) = (Vec::new(), vec![0; 16 * 1024]);
+    loop {
+        let count = reader.read(&mut chunk).unwrap();
+        if count == 0 {
+            break;
+        }
+        taken.extend_from_slice(&chunk[..count]);
+        // The events are two megabytes.
+        if taken.len() > 2_500_000 {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let (status, stderr) = run.finish();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    let summary = summary_of(str::from_utf8(&taken).unwrap());
+    assert_eq!(number(&summary, "delivered"), number(&summary, "hits"));
+    assert_eq!(number(&summary, "hits"), summary["probes"].as_array().unwrap().len() as u64);
 }
 
 /// Check that `-o` writes a file, events and summary, and standard output stays empty; and that
