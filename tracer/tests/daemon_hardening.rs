@@ -173,7 +173,7 @@ fn signals_are_taken_together() {
     // The last one counts: what it finds in the file is in force in the end.
     daemon.configure(&probe("last", &program, "fn_9999"), "");
     daemon.running.signal(libc::SIGHUP);
-    daemon.running.stderr.wait_for(1, |line| line.contains("1 probes added, 2000 removed"));
+    daemon.running.stderr.wait_for(1, |line| line.contains("1 probe added, 2000 removed"));
     let reloads = daemon.metric("faultline_config_reloads_total", &["success"]);
     assert!(reloads < 150.0, "{reloads} reloads");
     daemon.stop();

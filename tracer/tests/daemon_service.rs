@@ -200,7 +200,7 @@ fn systemd_protocol() {
         );
     };
     let ready = next("READY=1");
-    assert_eq!(ready, "READY=1\nSTATUS=1 probes attached (1 functions, 1 links)");
+    assert_eq!(ready, "READY=1\nSTATUS=1 probe attached (1 function, 1 link)");
     next("WATCHDOG=1");
     next("WATCHDOG=1");
     daemon.running.signal(libc::SIGHUP);
