@@ -250,15 +250,12 @@ impl Session {
         writer_ended: &mut mpsc::UnboundedReceiver<WriterEnd>,
     ) -> Result<Ended, Failure> {
         let started = Instant::now();
+        let mut enabled_by_us = false;
         let mut command = match self.held.take() {
             // Hits count from its first instruction on.
             Some(held) => {
                 let command = held.release()?;
-                if !self.programs.enabled() {
-                    // See `Calls::forget_ended`: the kernel did not run the program of that tracepoint.
-                    tell!("warning: hits of the command's first moments are not counted");
-                    self.programs.enable(true);
-                }
+                enabled_by_us = self.programs.enable_if_not_yet();
                 Some(command)
             }
             None => {
@@ -314,6 +311,9 @@ impl Session {
                 }
             }
         };
+        if enabled_by_us && !self.programs.saw_command() {
+            tell!("warning: hits of the command's first moments may be missing");
+        }
         self.programs.enable(false);
         let ran = started.elapsed();
         self.calls.forget_ended(&self.counters);

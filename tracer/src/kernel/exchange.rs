@@ -67,6 +67,11 @@ impl ControlWords {
         self.0.load(offset_of!(Control, enabled) / 8).cast_signed()
     }
 
+    /// As a program does.
+    pub(super) fn add_enabled(&self) {
+        self.0.add(offset_of!(Control, enabled) / 8, 1);
+    }
+
     fn set_exchange(&self, generation: u32) {
         self.0.store(offset_of!(Control, exchange) / 8, u64::from(generation));
     }

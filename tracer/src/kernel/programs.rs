@@ -315,9 +315,20 @@ impl Programs {
         self.control.set_enabled(if enabled { 1 } else { Control::ENDED });
     }
 
-    /// Whether hits count.
-    pub fn enabled(&self) -> bool {
-        self.control.enabled() == 1
+    /// Lets hits count where the command that is to begin it has been executed, and has not; whether
+    /// that was so. Its program is about to run: on a tracepoint, and it may be left out as in
+    /// [`Calls::forget_ended`].
+    pub fn enable_if_not_yet(&self) -> bool {
+        let not_yet = self.control.enabled() == 0;
+        if not_yet {
+            self.control.add_enabled();
+        }
+        not_yet
+    }
+
+    /// Whether the command's program ran, where hits were let count before it.
+    pub fn saw_command(&self) -> bool {
+        self.control.enabled() > 1
     }
 
     /// From now on, links that are attached take the hits of those that are attached already: a hit
