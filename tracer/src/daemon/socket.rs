@@ -12,9 +12,14 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
+
+/// How long another daemon may take to bind its socket.
+const LOCKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A bound control socket; its file goes when this is dropped.
 #[derive(Debug)]
@@ -32,11 +37,14 @@ impl ControlSocket {
     /// Another daemon listens there, something else is there, or it cannot be made.
     pub(super) fn bind(path: &Path, group: &str) -> anyhow::Result<(Self, UnixListener)> {
         let context = || format!("failed to make the control socket {}", path.display());
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(context)?;
-        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).with_context(context)?;
+        // Another that starts just now must not take our socket for a stale one, nor we its.
+        let alone = alone_in(folder).with_context(context)?;
         remove_stale(path).with_context(context)?;
         let listener = UnixListener::bind(path).with_context(context)?;
+        drop(alone);
         listener.set_nonblocking(true).with_context(context)?;
         let gid = group_id(group);
         if let Some(gid) = gid {
@@ -64,6 +72,17 @@ impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Keeps other daemons that start from doing so in this folder, until the file is closed. Who holds the
+/// lock for long is no daemon, and is not waited for.
+fn alone_in(folder: &Path) -> io::Result<fs::File> {
+    let folder = fs::File::open(folder)?;
+    let deadline = Instant::now() + LOCKED_WITHIN;
+    while folder.try_lock().is_err() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(folder)
 }
 
 /// A daemon that was killed leaves its socket behind; one that lives answers on it.

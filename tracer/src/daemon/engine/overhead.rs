@@ -215,8 +215,6 @@ impl Engine {
     ) -> Vec<HeldLinks> {
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
         group.programs.close_gates(probes);
-        group.programs.begin_exchange();
-        exchanged.push(id);
         let mut old = Vec::new();
         let parts = self.named.values_mut().flat_map(|named| &mut named.parts);
         for part in parts.filter(|part| part.group == id) {
@@ -228,6 +226,10 @@ impl Engine {
                 let new = if stays.is_empty() {
                     Ok(HeldSets::default())
                 } else {
+                    if exchanged.last() != Some(&id) {
+                        group.programs.begin_exchange();
+                        exchanged.push(id);
+                    }
                     group.attach_at(&stays, &place.file, place.traced, &mut self.holders)
                 };
                 match new {
