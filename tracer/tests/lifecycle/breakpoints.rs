@@ -9,10 +9,9 @@ use super::{
     privileges::Reachable,
     support::{
         faultline, kernel_batches,
-        live::{Puppet, Traced, probes_of, summary_of, wait_counting, wait_until},
+        live::{Puppet, Traced, private_copy, probes_of, summary_of, wait_counting, wait_until},
         number, target,
     },
-    tick,
 };
 
 /// The code of `tick` as it is in a process's memory.
@@ -32,7 +31,10 @@ fn address_of_tick(puppet: &mut Puppet) -> u64 {
 /// killed; that other processes have none; and that the target goes on right through all of it.
 #[test]
 fn breakpoints_go() {
-    let (mut puppet, mut other) = (Puppet::start(), Puppet::start());
+    let program = private_copy(&Puppet::program(), "breakpoints_go");
+    let tick = probes_of(&program, &[TICK]).remove(0);
+    let mut puppet = Puppet::start_program(&program);
+    let mut other = Puppet::start_program(&program);
     let (address, of_other) = (address_of_tick(&mut puppet), address_of_tick(&mut other));
     let before = code_of(&puppet, address);
     // Multi links before 6.10 cannot be limited to a process, only to a thread.
@@ -40,8 +42,7 @@ fn breakpoints_go() {
     let limits_to_processes = features.pid_filter || !features.batches();
     puppet.go(2);
     for signal in [libc::SIGINT, libc::SIGKILL] {
-        let (pid, tick) = (puppet.pid(), tick());
-        let running = faultline(["trace", "--json", "-p", &pid, &tick]).start();
+        let running = faultline(["trace", "--json", "-p", &puppet.pid(), &tick]).start();
         wait_counting(running.pid());
         assert_ne!(code_of(&puppet, address), before, "a breakpoint is set");
         if limits_to_processes {
