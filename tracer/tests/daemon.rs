@@ -283,15 +283,16 @@ fn replaced_again_and_again() {
         fs::rename(&aside, &program).unwrap();
     };
     let hits = || daemon.metric("faultline_probe_hits_total", &["name=\"ticks\""]);
+    let is_probed = || {
+        let mut puppet = Puppet::start_program(&program);
+        let before = hits();
+        puppet.step(1);
+        puppet.ends_well();
+        hits() > before
+    };
     for build in 1..=4 {
         replace(build);
-        wait_until("the new build is probed", || {
-            let mut puppet = Puppet::start_program(&program);
-            let before = hits();
-            puppet.step(1);
-            puppet.ends_well();
-            hits() > before
-        });
+        wait_until("the new build is probed", is_probed);
         let status = daemon.ask(&["status"]);
         assert_eq!((&status["functions"], &status["probes_attached"]), (&1.into(), &1.into()));
         assert_eq!(daemon.listed("ticks")["functions"], 1);
@@ -304,13 +305,7 @@ fn replaced_again_and_again() {
     running.step(10);
     daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], before + 10.0);
     running.ends_well();
-    wait_until("the last build is probed", || {
-        let mut puppet = Puppet::start_program(&program);
-        let before = hits();
-        puppet.step(1);
-        puppet.ends_well();
-        hits() > before
-    });
+    wait_until("the last build is probed", is_probed);
     let said = daemon.stop().stderr;
     let refused = "2 functions would be probed; at most 1 may be (limits.max_functions)";
     assert_eq!(said.matches(refused).count(), 1, "{said}");

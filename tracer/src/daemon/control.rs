@@ -89,20 +89,20 @@ impl Control {
         let label = if result.is_ok() { "success" } else { "failure" };
         own.reloads.get_or_create(&metrics::Result { result: label }).inc();
         match &result {
-            Ok(_) => self.now_in_force(),
-            Err(_) => {
-                own.reload_successful.set(0);
+            Ok(changed) => {
+                self.now_in_force();
+                tracing::info!(
+                    "reloaded {}: {} added, {} removed, {} kept",
+                    self.shared.config_path.display(),
+                    counted(changed.added.len(), "probe"),
+                    changed.removed.len(),
+                    changed.kept
+                );
             }
-        }
-        match &result {
-            Ok(changed) => tracing::info!(
-                "reloaded {}: {} added, {} removed, {} kept",
-                self.shared.config_path.display(),
-                counted(changed.added.len(), "probe"),
-                changed.removed.len(),
-                changed.kept
-            ),
-            Err(error) => tracing::error!("nothing was reloaded: {error:#}"),
+            Err(error) => {
+                own.reload_successful.set(0);
+                tracing::error!("nothing was reloaded: {error:#}");
+            }
         }
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
             result.as_ref().err().map(|error| format!("; last reload failed: {error:#}"));

@@ -1,6 +1,6 @@
 //! What the kernel side remembers of tasks: page faults in progress and open calls.
 
-use std::{fs, time::Duration};
+use std::{fs, io, time::Duration};
 
 use aya::maps::{HashMap, MapData};
 use tracer_common::{
@@ -118,8 +118,13 @@ fn open_calls(stack: CallStack) -> impl Iterator<Item = ProbeId> {
 /// half is the process, the lower half the task.
 pub(super) fn has_ended(pid_tgid: u64) -> bool {
     let (process, task) = (pid_tgid >> 32, pid_tgid & 0xffff_ffff);
-    let Ok(stat) = fs::read(format!("/proc/{process}/task/{task}/stat")) else { return true };
-    process::has_exited(&stat)
+    match fs::read(format!("/proc/{process}/task/{task}/stat")) {
+        Ok(stat) => process::has_exited(&stat),
+        // Anything else, such as no descriptor that is left, says nothing of the task.
+        Err(error) => {
+            error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+        }
+    }
 }
 
 /// `CLOCK_MONOTONIC`, the clock of the eBPF programs.
