@@ -26,7 +26,7 @@ fn main() -> Result<()> {
 fn manual_pages(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
     // A page on `faultline help` would tell nobody anything.
-    let command = tracer::cli::command().disable_help_subcommand(true);
+    let command = faultline::cli::command().disable_help_subcommand(true);
     let context = || format!("failed to write manual pages to {}", folder.display());
     clap_mangen::generate_to(command, folder).with_context(context)?;
     for page in fs::read_dir(folder).with_context(context)? {
@@ -40,7 +40,7 @@ fn manual_pages(folder: &Path) -> Result<()> {
 fn completions(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut tracer::cli::command(), NAME, folder)
+        clap_complete::generate_to(shell, &mut faultline::cli::command(), NAME, folder)
             .with_context(|| format!("failed to write completions for {shell}"))?;
     }
     Ok(())

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tracer::cli::main()
+    faultline::cli::main()
 }

@@ -12,17 +12,15 @@ mod support;
 
 use std::{os::unix::process::CommandExt as _, path::PathBuf, time::Duration};
 
+use faultline_engine::kernel::{Links, Progress, Scope};
+use faultline_plan::ProbeId;
+use faultline_resolve::Pid;
 use support::{
     Target,
     attaching::{ASSUMPTIONS, features, ids, load, plan_of},
     faultline,
     live::{Puppet, private_copy, probes_of, summary_of, wait_counting},
     number, target,
-};
-use tracer::{
-    kernel::{Links, Progress, Scope},
-    plan::ProbeId,
-    resolve::Pid,
 };
 
 /// Check that `-p` traces the process with its threads, not its children and no other process, on

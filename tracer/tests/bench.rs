@@ -18,12 +18,12 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
-use support::{Finished, faultline, is_emulated, kernel_batches, number};
-use tracer::kernel::{
+use faultline_engine::kernel::{
     Features,
     bench::{INSTRUCTIONS, Work},
 };
+use serde_json::Value;
+use support::{Finished, faultline, is_emulated, kernel_batches, number};
 
 fn lines<'a>(all: &'a [Value], of: &str) -> Vec<&'a Value> {
     all.iter().filter(|line| line["type"] == of).collect()

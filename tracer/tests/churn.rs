@@ -12,16 +12,14 @@ mod support;
 
 use std::{fs, thread, time::Duration};
 
+use faultline_engine::kernel::{Links, Progress, Scope};
+use faultline_plan::{AttachPlan, ProbeId};
 use support::{
     Target,
     attaching::{features, load, plan_of},
     is_emulated,
     live::{private_copy, wait_until},
     target,
-};
-use tracer::{
-    kernel::{Links, Progress, Scope},
-    plan::{AttachPlan, ProbeId},
 };
 use tracer_common::counter::Counter;
 
@@ -60,7 +58,7 @@ fn two_hundred_rounds() {
 }
 
 /// One round; its hits.
-fn attach_and_detach(plan: &AttachPlan, features: tracer::kernel::Features) -> u64 {
+fn attach_and_detach(plan: &AttachPlan, features: faultline_engine::kernel::Features) -> u64 {
     let mut programs = load(plan, None, features);
     let counters = programs.counters(plan.probes.len()).unwrap();
     let mut records = programs.take_records().unwrap();

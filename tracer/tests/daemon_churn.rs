@@ -21,13 +21,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use faultline_spec::units::parse_duration;
 use support::{
     Target,
     daemon::{Daemon, probe},
     live::{Puppet, private_copy, wait_until},
     number, target,
 };
-use tracer::spec::units::parse_duration;
 
 /// What a daemon has.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -9,15 +9,15 @@ mod support;
 
 use std::collections::HashSet;
 
+use faultline_engine::kernel::{
+    Changed, Features, LinkSets, LoadOptions, Programs, Progress, Scope,
+};
+use faultline_plan::ProbeId;
+use faultline_resolve::Pid;
 use support::{
     Target,
     attaching::{ids, plan_of},
     is_emulated, kernel_batches, target,
-};
-use tracer::{
-    kernel::{Changed, Features, LinkSets, LoadOptions, Programs, Progress, Scope},
-    plan::ProbeId,
-    resolve::Pid,
 };
 use tracer_common::{Action, counter::Counter};
 

@@ -17,6 +17,14 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
 /// `cargo build` of the binary. `--locked`: what is built is what was committed.
 pub(crate) fn release_build() -> Command {
     let mut command = cargo(versions::STABLE);
-    command.args(["build", "--release", "--locked", "--package", "tracer", "--bin", "faultline"]);
+    command.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "faultline",
+        "--bin",
+        "faultline",
+    ]);
     command
 }

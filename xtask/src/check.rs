@@ -79,9 +79,9 @@ fn dependencies() -> Result<()> {
     )
 }
 
-/// tracer's build script names the eBPF toolchain, and cannot see `versions.rs`.
+/// the engine's build script names the eBPF toolchain, and cannot see `versions.rs`.
 fn pinned_versions() -> Result<()> {
-    let file = workspace::root().join("tracer/build.rs");
+    let file = workspace::root().join("tracer/engine/build.rs");
     let text = std::fs::read_to_string(&file)
         .with_context(|| format!("failed to read {}", file.display()))?;
     if !text.contains(versions::NIGHTLY) {

@@ -70,7 +70,7 @@ fn manual(folder: &Path) -> Result<()> {
     note("dist", "writing manual pages and completions");
     shown(
         cargo(versions::STABLE)
-            .args(["run", "--quiet", "--release", "--locked", "--package", "tracer"])
+            .args(["run", "--quiet", "--release", "--locked", "--package", "faultline"])
             .args(["--example", "manual", "--"])
             .arg(folder),
     )
@@ -85,7 +85,7 @@ fn package(cargo_deb: &Path) -> Result<PathBuf> {
         user_command("rustup")
             .args(["run", versions::STABLE])
             .arg(cargo_deb)
-            .args(["--no-build", "--locked", "--package", "tracer", "--output"])
+            .args(["--no-build", "--locked", "--package", "faultline", "--output"])
             .arg(folder())
             // Some of the paths in its configuration are relative to where it runs.
             .current_dir(workspace::root().join("tracer"))

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use tokio::sync::oneshot;
 
-use crate::resolve::Pid;
+use faultline_resolve::Pid;
 
 /// A command that waits to be let go.
 #[derive(Debug)]

@@ -10,12 +10,12 @@ use super::{
     session::Session,
     summed::{self, Figures, SummedArgs, split},
 };
-use crate::{
+use faultline_engine::{
     aggregate::{Calls, calls},
     kernel::{Counters, costs},
-    plan::{AttachPlan, Costs, ProbeId},
-    sink::{count_table, json_counts},
 };
+use faultline_output::sink::{count_table, json_counts};
+use faultline_plan::{AttachPlan, Costs, ProbeId};
 
 /// Count the calls of functions, in the kernel
 #[derive(Debug, clap::Args)]

@@ -5,12 +5,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use serde::Serialize;
 
 use super::{Failure, colour};
-use crate::{
-    kernel::{self, Feature, Finding, probe_features},
-    plan::{self, Class, Costs, Form, Hazards},
-    resolve::{Pid, Resolver, View, process},
-    spec::units::duration_text,
-};
+use faultline_engine::kernel::{self, Feature, Finding, probe_features};
+use faultline_plan::{self as plan, Class, Costs, Form, Hazards};
+use faultline_resolve::{Pid, Resolver, View, process};
+use faultline_spec::units::duration_text;
 
 /// Show what this kernel, these privileges and this target allow
 ///

@@ -14,13 +14,11 @@ use super::{
     preview::{Load, Preview},
     selection::{Selected, SelectionArgs},
 };
-use crate::{
-    kernel::{self, Features, Scope, links_needed},
-    plan::{AttachPlan, Costs, Place, PlannedProbe, ProbeId},
-    resolve::Pid,
-    sink::summary::SkippedProbe,
-    spec::units::{counted, duration_text},
-};
+use faultline_engine::kernel::{self, Features, Scope, links_needed};
+use faultline_output::sink::summary::SkippedProbe;
+use faultline_plan::{AttachPlan, Costs, Place, PlannedProbe, ProbeId};
+use faultline_resolve::Pid;
+use faultline_spec::units::{counted, duration_text};
 
 /// One line of `--json`.
 #[derive(Serialize)]

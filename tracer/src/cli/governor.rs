@@ -11,17 +11,17 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::tell::tell;
-use crate::{
+use faultline_engine::{
     aggregate::Seen,
     guard::{Budget, Costly, Meter, OverheadLimit, OverheadPolicy, Presence, Wish},
     kernel::{
         Changed, Counters, KernelError, LinkSets, Links, Programs, Progress, Scope, own_cpu_time,
     },
-    plan::{AttachPlan, Costs, PlannedProbe, ProbeId},
-    resolve::process,
-    sink::summary::{Millis, Overhead, Ppm},
-    spec::units::duration_text,
 };
+use faultline_output::sink::summary::{Millis, Overhead, Ppm};
+use faultline_plan::{AttachPlan, Costs, PlannedProbe, ProbeId};
+use faultline_resolve::process;
+use faultline_spec::units::duration_text;
 
 /// Looking takes so small a part of the time: it may be over a million counters.
 const LOOK_PART: u32 = 50;
@@ -299,7 +299,7 @@ fn percent(share: f64) -> String {
 
 /// CPUs that there are now.
 fn online_cpus() -> usize {
-    crate::metrics::online_cpus().max(1)
+    faultline_output::metrics::online_cpus().max(1)
 }
 
 /// Owns the links of a run.

@@ -10,12 +10,12 @@ use super::{
     session::Session,
     summed::{self, Figures, SummedArgs, split},
 };
-use crate::{
+use faultline_engine::{
     aggregate::{Durations, durations},
     kernel::Latencies,
-    plan::AttachPlan,
-    sink::{json_latencies, latency_picture, latency_table},
 };
+use faultline_output::sink::{json_latencies, latency_picture, latency_table};
+use faultline_plan::AttachPlan;
 
 /// Functions whose histogram is drawn at the end, those with most time; all have their line.
 const PICTURES: usize = 4;

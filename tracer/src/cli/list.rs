@@ -16,13 +16,13 @@ use super::{
     selection::{Selected, command_words, duration},
     tell::tell,
 };
-use crate::{
-    kernel,
-    plan::{self, Costs, Outlook, Place, Wishes},
-    resolve::{self, CodeReader, FileOffset, ListedFunction, Listing, Pid, Resolver, View},
-    sink::Palette,
-    spec::{FunctionPattern, ProbeSpec},
+use faultline_engine::kernel;
+use faultline_output::sink::Palette;
+use faultline_plan::{self as plan, Costs, Outlook, Place, Wishes};
+use faultline_resolve::{
+    self as resolve, CodeReader, FileOffset, ListedFunction, Listing, Pid, Resolver, View,
 };
+use faultline_spec::{FunctionPattern, ProbeSpec};
 
 /// Show which functions can be probed, and what each hit will cost
 #[derive(Debug, clap::Args)]

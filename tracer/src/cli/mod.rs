@@ -30,7 +30,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::failure::Failure;
-use crate::sink::Output;
+use faultline_output::sink::Output;
 
 /// A production uprobe tracer: see what functions of running programs do, without losing an
 /// argument and without hurting the host.
@@ -81,7 +81,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    if crate::kernel::be_releaser_if_asked() {
+    if faultline_engine::kernel::be_releaser_if_asked() {
         return ExitCode::SUCCESS;
     }
     let cli = match Cli::try_parse() {
@@ -115,7 +115,7 @@ pub fn main() -> ExitCode {
 fn init_logging(daemon: bool) {
     let filter = match std::env::var("FAULTLINE_LOG") {
         Ok(filter) => filter,
-        Err(_) if daemon => "tracer=info".to_owned(),
+        Err(_) if daemon => "faultline=info".to_owned(),
         Err(_) => return,
     };
     let subscriber = tracing_subscriber::fmt()

@@ -7,12 +7,10 @@ use tokio::sync::mpsc;
 use tracer_common::Action;
 
 use super::{Failure, runtime, selection::Selected, session::Session};
-use crate::{
-    kernel,
-    metrics::online_cpus,
-    plan::ProbeId,
-    spec::units::{duration_text, percent_text},
-};
+use faultline_engine::kernel;
+use faultline_output::metrics::online_cpus;
+use faultline_plan::ProbeId;
+use faultline_spec::units::{duration_text, percent_text};
 
 /// What was counted.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::tell::tell;
-use crate::kernel::Progress;
+use faultline_engine::kernel::Progress;
 
 /// What takes less is not worth a line.
 const SHOWN_AFTER: Duration = Duration::from_millis(500);

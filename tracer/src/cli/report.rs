@@ -11,19 +11,19 @@ use std::{
 use tracer_common::counter::Counter;
 
 use super::{Failure, colour, session::Ended, tell::tell};
-use crate::{
+use faultline_engine::{
     drain::Patience,
     kernel::{self, AttachReport, CounterSnapshot},
-    plan::{NotPlanned, ProbeId},
-    sink::{
-        Outcome, Output, Summary, Tally, json_line,
-        summary::{
-            Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults,
-            Millis, ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
-        },
-    },
-    spec::units::{counted, duration_text},
 };
+use faultline_output::sink::{
+    Outcome, Output, Summary, Tally, json_line,
+    summary::{
+        Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults,
+        Millis, ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
+    },
+};
+use faultline_plan::{NotPlanned, ProbeId};
+use faultline_spec::units::{counted, duration_text};
 
 /// How long the output may take to accept any of the summary: ten thousand probes make megabytes.
 const SUMMARY_PATIENCE: Duration = Duration::from_secs(1);

@@ -7,17 +7,17 @@ use clap::Args;
 use tracer_common::Action;
 
 use super::{Failure, report, tell::tell};
-use crate::{
+use faultline_engine::{
     guard::{OverheadLimit, OverheadPolicy},
     kernel::{self, Scope},
-    plan::{self, AttachPlan, NotPlanned, PlannedFile, Wishes},
-    resolve::{
-        self, CodeReader, Pid, Resolver, View,
-        process::{self, MappingSource},
-    },
-    sink::summary::SkippedProbe,
-    spec::{Condition, ProbeSpec, Rate, Sample, SpecError, Untyped, units},
 };
+use faultline_output::sink::summary::SkippedProbe;
+use faultline_plan::{self as plan, AttachPlan, NotPlanned, PlannedFile, Wishes};
+use faultline_resolve::{
+    self as resolve, CodeReader, Pid, Resolver, View,
+    process::{self, MappingSource},
+};
+use faultline_spec::{Condition, ProbeSpec, Rate, Sample, SpecError, Untyped, units};
 
 /// Which probes, in which processes, for how long.
 #[derive(Debug, Args)]

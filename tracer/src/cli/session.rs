@@ -24,21 +24,21 @@ use super::{
     selection::{Selected, tell_skipped},
     tell::tell,
 };
-use crate::{
+use faultline_engine::{
     guard::StuckWatch,
     kernel::{
         AttachReport, Calls, Counters, DetachReport, Diagnostics, Features, Latencies, LinkSets,
         Links, LoadOptions, Programs, Records, Scope, costs, missing_privilege,
     },
-    plan::{AttachPlan, ProbeId},
-    resolve::{
-        Pid,
-        process::{self, StartTime},
-    },
-    sink::{
-        WriterEnd,
-        summary::{Overhead, SkippedProbe},
-    },
+};
+use faultline_output::sink::{
+    WriterEnd,
+    summary::{Overhead, SkippedProbe},
+};
+use faultline_plan::{AttachPlan, ProbeId};
+use faultline_resolve::{
+    Pid,
+    process::{self, StartTime},
 };
 
 /// How often stuck faults and the end of traced processes are looked for.

@@ -21,10 +21,8 @@ use super::{
     session::{Interrupts, Session, blocking},
     tell::tell,
 };
-use crate::{
-    drain::Patience,
-    sink::{Output, Tally, WriterEnd},
-};
+use faultline_engine::drain::Patience;
+use faultline_output::sink::{Output, Tally, WriterEnd};
 
 /// How often figures are shown anew on a terminal, if the user does not say.
 const REFRESH: Duration = Duration::from_secs(1);

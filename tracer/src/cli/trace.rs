@@ -10,11 +10,9 @@ use super::{
     selection::{Selected, SelectionArgs},
     session::{Reason, Session, blocking},
 };
-use crate::{
-    drain::Drain,
-    sink::{EventWriter, JsonSink, Sink, Tally, TextSink, WriterEnd},
-    spec::units,
-};
+use faultline_engine::drain::Drain;
+use faultline_output::sink::{EventWriter, JsonSink, Sink, Tally, TextSink, WriterEnd};
+use faultline_spec::units;
 
 /// How long an output that takes nothing is waited for at the end.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);

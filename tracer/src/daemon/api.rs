@@ -25,7 +25,9 @@ use super::{
     engine::Changed,
     tail::Heard,
 };
-use crate::metrics::{Catalog, CpuFigures, Durations, Kind, OverheadStatus, OwnUse, Reading};
+use faultline_output::metrics::{
+    Catalog, CpuFigures, Durations, Kind, OverheadStatus, OwnUse, Reading,
+};
 
 /// Largest body: some tens of thousands of probes.
 const MAX_BODY: usize = 16 << 20;
@@ -291,7 +293,7 @@ struct Probe {
 async fn figures(State(control): Controls) -> Result<Json<Figures>, Refusal> {
     let shared = &control.shared;
     let (catalog, reading) = reading(&control).await?;
-    let online = crate::metrics::online_cpus();
+    let online = faultline_output::metrics::online_cpus();
     let cpus = reading
         .cpus
         .iter()

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{config::Config, find::Finder};
-use crate::resolve::View;
+use faultline_resolve::View;
 
 /// Writes what each probe leads to on this machine; whether each leads to something.
 ///

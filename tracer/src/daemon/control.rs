@@ -18,7 +18,8 @@ use super::{
     event_log::EventLog,
     notify::Notify,
 };
-use crate::{metrics, spec::units::counted};
+use faultline_output::metrics;
+use faultline_spec::units::counted;
 
 /// The daemon's controls.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use std::{
 };
 
 use super::{config, tail::Tails};
-use crate::{drain::Patience, metrics::OwnMetrics, sink::Output};
+use faultline_engine::drain::Patience;
+use faultline_output::{metrics::OwnMetrics, sink::Output};
 
 /// How long a standard output that takes nothing is waited for, before events are lost.
 const STDOUT_PATIENCE: Duration = Duration::from_millis(500);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::event_log::EventLog;
-use crate::{
+use faultline_engine::{
     decode::{self, Clock},
     drain::{Patience, RecordReader},
-    plan::{AttachPlan, ProbeId},
-    sink::{JsonSink, Outcome, Sink as _, Tally},
 };
+use faultline_output::sink::{JsonSink, Outcome, Sink as _, Tally};
+use faultline_plan::{AttachPlan, ProbeId};
 
 /// Formatted bytes that are kept before they are written.
 const BUFFER_BYTES: usize = 256 * 1024;

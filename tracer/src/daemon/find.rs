@@ -5,12 +5,10 @@ use std::{collections::HashMap, fs, io::Read as _, sync::Arc};
 use tracer_common::Action;
 
 use super::config::{self, ProbeConfig};
-use crate::{
-    kernel,
-    plan::{self, AttachPlan, Wishes},
-    resolve::{CodeReader, ObjectFile, Resolver, View, process},
-    spec::Condition,
-};
+use faultline_engine::kernel;
+use faultline_plan::{self as plan, AttachPlan, Wishes};
+use faultline_resolve::{CodeReader, ObjectFile, Resolver, View, process};
+use faultline_spec::Condition;
 
 /// What a probe's action is for the kernel side.
 pub(super) fn action(action: config::Action) -> Action {

@@ -53,10 +53,8 @@ use self::{
     socket::ControlSocket,
     watch::ProcessWatch,
 };
-use crate::{
-    kernel::{Features, missing_privilege},
-    metrics::Metrics,
-};
+use faultline_engine::kernel::{Features, missing_privilege};
+use faultline_output::metrics::Metrics;
 
 /// How often the line of `systemctl status` is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(10);

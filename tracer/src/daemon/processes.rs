@@ -3,7 +3,7 @@
 use std::{collections::HashSet, fs, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 use super::config::Selection;
-use crate::resolve::{Pid, process};
+use faultline_resolve::{Pid, process};
 
 /// The kernel keeps so many bytes of a task's name.
 const COMM_BYTES: usize = 15;

@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{kernel::ProcessNotices, resolve::Pid};
+use faultline_engine::kernel::ProcessNotices;
+use faultline_resolve::Pid;
 
 /// Most processes that are remembered until they are looked at; a scan finds the others.
 const MOST: usize = 10_000;

@@ -38,7 +38,7 @@ fn breakpoints_go() {
     let (address, of_other) = (address_of_tick(&mut puppet), address_of_tick(&mut other));
     let before = code_of(&puppet, address);
     // Multi links before 6.10 cannot be limited to a process, only to a thread.
-    let features = tracer::kernel::Features::probe().unwrap();
+    let features = faultline_engine::kernel::Features::probe().unwrap();
     let limits_to_processes = features.pid_filter || !features.batches();
     puppet.go(2);
     for signal in [libc::SIGINT, libc::SIGKILL] {
@@ -92,11 +92,9 @@ fn dry_run() {
 /// (a daemon makes many).
 #[test]
 fn no_descriptors_are_leaked() {
-    use tracer::{
-        kernel::{Features, Links, LoadOptions, Programs, Progress, Scope},
-        plan,
-        resolve::{Resolver, View},
-    };
+    use faultline_engine::kernel::{Features, Links, LoadOptions, Programs, Progress, Scope};
+    use faultline_plan as plan;
+    use faultline_resolve::{Resolver, View};
     let probe = probes_of(&Puppet::program(), &[&format!("{TICK} -> u64")]).remove(0);
     let run = || {
         let resolution = Resolver::new(View::Host).resolve(&probe.parse().unwrap()).unwrap();

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use tracer::{
-    kernel::{Features, LoadOptions, Programs},
-    plan::{self, AttachPlan, ProbeId},
-    resolve::{Pid, Resolver, View},
-};
+use faultline_engine::kernel::{Features, LoadOptions, Programs};
+use faultline_plan::{self as plan, AttachPlan, ProbeId};
+use faultline_resolve::{Pid, Resolver, View};
 use tracer_common::Action;
 
 /// Words of `FAULTLINE_ASSUME`: the kernels that faultline runs on, as far as this one can be them.
@@ -24,7 +22,7 @@ pub fn plan_of(program: &Path, functions: &[&str]) -> AttachPlan {
     let resolutions = super::live::probes_of(program, functions);
     let resolutions = resolutions.iter().map(|probe| resolver.resolve(&probe.parse().unwrap()));
     let read_code =
-        |probe: &tracer::resolve::ResolvedProbe| probe.file.read_code(probe.offset, 16).ok();
+        |probe: &faultline_resolve::ResolvedProbe| probe.file.read_code(probe.offset, 16).ok();
     plan::plan(resolutions.collect::<Result<_, _>>().unwrap(), &read_code, plan::Wishes::default())
 }
 

@@ -81,7 +81,7 @@ pub fn target(source: &str, flags: &[&str]) -> PathBuf {
 /// Whether one link takes many probes here: Linux 6.6. Without it, each takes a link and a grace
 /// period, and ten thousand a quarter of an hour, so that tests of so many make do with ten.
 pub fn kernel_batches() -> bool {
-    tracer::kernel::Features::probe().unwrap().batches()
+    faultline_engine::kernel::Features::probe().unwrap().batches()
 }
 
 /// A run of faultline that is being prepared.

@@ -130,7 +130,7 @@ const NOT_OF_THE_KERNEL: &[&str] = &[
 fn build() -> Result<Vec<TestProgram>> {
     note("vm", "building the tests");
     let mut command = cargo(versions::STABLE);
-    command.args(["test", "--locked", "--no-run", "--package", "tracer", "--test", "*"]);
+    command.args(["test", "--locked", "--no-run", "--package", "faultline", "--test", "*"]);
     // What the compiler says to people goes to them.
     command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = command.output().context("failed to start cargo")?;
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn programs_among_messages() {
         let messages = r#"
-{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"tracer"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"faultline"},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"x"},"executable":"/t/x"}
 {"reason":"compiler-artifact","target":{"kind":["test"],"name":"b"},"executable":"/t/b-12ab"}
 {"reason":"compiler-artifact","target":{"kind":["test"],"name":"a"},"executable":"/t/a_c-34"}

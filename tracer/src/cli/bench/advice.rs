@@ -3,13 +3,10 @@
 use serde::Serialize;
 
 use super::{Results, text::figure};
-use crate::{
-    kernel::bench::{
-        Batch, Entry, Functions, INSTRUCTIONS, Instruction, Load, Role, ThreadWork, Throughput,
-        Work,
-    },
-    spec::units::grouped,
+use faultline_engine::kernel::bench::{
+    Batch, Entry, Functions, INSTRUCTIONS, Instruction, Load, Role, ThreadWork, Throughput, Work,
 };
+use faultline_spec::units::grouped;
 
 /// Above this, a thing costs noticeably more than another.
 const NOTICEABLE: f64 = 1.3;
@@ -91,7 +88,7 @@ impl Figures {
 impl Results {
     fn ns_of(&self, instruction: &Instruction, work: Work) -> Option<f64> {
         let hits = self.hits.as_deref()?;
-        let same = |hit: &&crate::kernel::bench::HitCost| {
+        let same = |hit: &&faultline_engine::kernel::bench::HitCost| {
             hit.work == work && hit.instruction.id == instruction.id
         };
         Some(hits.iter().find(same)?.ns.median)

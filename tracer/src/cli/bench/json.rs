@@ -6,10 +6,10 @@ use super::{
     Results,
     advice::{Advice, Figures},
 };
-use crate::{
-    kernel::bench::{Batches, Check, Faulting, HitCost, Host, Spread, Throughput},
-    sink::json_line,
+use faultline_engine::kernel::bench::{
+    Batches, Check, Faulting, HitCost, Host, Spread, Throughput,
 };
+use faultline_output::sink::json_line;
 
 #[derive(Serialize)]
 struct Hit {

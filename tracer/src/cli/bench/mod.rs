@@ -26,7 +26,7 @@ use super::{
     session::{Interrupts, blocking},
     tell::tell,
 };
-use crate::kernel::{
+use faultline_engine::kernel::{
     bench::{Batches, Bench, Check, Effort, HitCost, Host, Stopped, Throughput, Watch},
     missing_privilege,
 };

@@ -17,10 +17,10 @@ use super::{
     Results,
     text::{figure, rate},
 };
-use crate::kernel::bench::{
+use faultline_engine::kernel::bench::{
     Batch, Entry, Functions, HitCost, INSTRUCTIONS, Load, Spread, ThreadWork, Work,
 };
-use crate::spec::units::grouped;
+use faultline_spec::units::grouped;
 
 const WIDTH: u32 = 1120;
 const HEAD: u32 = 64;

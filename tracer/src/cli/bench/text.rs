@@ -1,11 +1,11 @@
 //! The figures as tables, for people.
 
 use super::{advice::Advice, table::Table};
-use crate::kernel::bench::{
+use faultline_engine::kernel::bench::{
     Batches, Check, Functions, HitCost, Host, INSTRUCTIONS, Load, Spread, ThreadWork, Throughput,
     Work,
 };
-use crate::spec::units::{duration_text, grouped};
+use faultline_spec::units::{duration_text, grouped};
 
 /// Marks a case whose figure is not to be trusted.
 const UNTRUE: &str = "!";

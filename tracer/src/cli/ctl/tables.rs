@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::spec::units::{counted, duration_text, size_text};
+use faultline_spec::units::{counted, duration_text, size_text};
 
 /// Files that are shown of a probe, if not all.
 const SHOWN_FILES: usize = 2;

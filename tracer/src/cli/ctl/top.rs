@@ -10,10 +10,8 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::Client;
-use crate::{
-    cli::{Failure, screen::Screen},
-    spec::units::{counted, duration_text, size_text},
-};
+use crate::cli::{Failure, screen::Screen};
+use faultline_spec::units::{counted, duration_text, size_text};
 
 /// What is shown, and how often.
 #[derive(Debug, Clone, Copy)]

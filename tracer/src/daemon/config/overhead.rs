@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::guard::{OverheadLimit, OverheadPolicy};
+use faultline_engine::guard::{OverheadLimit, OverheadPolicy};
 
 /// The word for no limit.
 const OFF: &str = "off";

@@ -4,10 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    resolve::Pid,
-    spec::{Condition, ProbeSpec, Rate, Sample, Untyped},
-};
+use faultline_resolve::Pid;
+use faultline_spec::{Condition, ProbeSpec, Rate, Sample, Untyped};
 
 /// Longest name of a probe.
 const MAX_NAME: usize = 64;

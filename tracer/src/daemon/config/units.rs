@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::spec::units::{parse_duration, parse_size};
+use faultline_spec::units::{parse_duration, parse_size};
 
 /// `64MiB`.
 pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {

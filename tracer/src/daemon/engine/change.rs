@@ -15,14 +15,12 @@ use super::{
     look::{self, At, Look, Traced},
     named::{Named, Origin},
 };
-use crate::{
-    daemon::{
-        config::{Config, ProbeConfig},
-        processes::Containers,
-    },
-    plan::ProbeId,
-    resolve::Pid,
+use crate::daemon::{
+    config::{Config, ProbeConfig},
+    processes::Containers,
 };
+use faultline_plan::ProbeId;
+use faultline_resolve::Pid;
 
 /// The smallest ring buffer of events: the largest record, and a second one while it is read.
 const LEAST_BUFFER_BYTES: u64 = 256 * 1024;

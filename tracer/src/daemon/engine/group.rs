@@ -13,24 +13,23 @@ use super::{
     look::{At, Fresh, Traced},
     named::{Attachment, HeldSets, Part},
 };
-use crate::{
-    daemon::{
-        config::{Action, ProbeConfig, Selection},
-        event_log::EventLog,
-        events::EventReader,
-        find,
-    },
+use crate::daemon::{
+    config::{Action, ProbeConfig, Selection},
+    event_log::EventLog,
+    events::EventReader,
+    find,
+};
+use faultline_engine::{
     drain::Drain,
     guard::StuckWatch,
     kernel::{
         self, Calls, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
     },
-    metrics::Source,
-    plan::{self, AttachPlan, NotPlanned, PlannedFile, ProbeId},
-    resolve::{self, ObjectFile, Pid},
-    sink::Tally,
-    spec::{Rate, Sample},
 };
+use faultline_output::{metrics::Source, sink::Tally};
+use faultline_plan::{self as plan, AttachPlan, NotPlanned, PlannedFile, ProbeId};
+use faultline_resolve::{self as resolve, ObjectFile, Pid};
+use faultline_spec::{Rate, Sample};
 
 /// Processes that a group which is not for all may be for at once.
 const MAX_PROCESSES: u32 = 16 * 1024;

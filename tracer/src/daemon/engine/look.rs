@@ -7,17 +7,15 @@ use std::{
 };
 
 use super::named::Named;
-use crate::{
-    daemon::{
-        config::Selection,
-        find::{Finder, has_same_content, is_same_file},
-        processes::{self, Containers},
-    },
-    plan::AttachPlan,
-    resolve::{
-        ObjectFile, Pid, View,
-        process::{self, StartTime},
-    },
+use crate::daemon::{
+    config::Selection,
+    find::{Finder, has_same_content, is_same_file},
+    processes::{self, Containers},
+};
+use faultline_plan::AttachPlan;
+use faultline_resolve::{
+    ObjectFile, Pid, View,
+    process::{self, StartTime},
 };
 
 /// A process, for good: its number may be used again.

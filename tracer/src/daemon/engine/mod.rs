@@ -40,11 +40,9 @@ use super::{
     processes::{self, Containers},
     watch::ProcessWatch,
 };
-use crate::{
-    kernel::{Features, Holders},
-    metrics::{CpuFigures, Metrics},
-    resolve::Pid,
-};
+use faultline_engine::kernel::{Features, Holders};
+use faultline_output::metrics::{CpuFigures, Metrics};
+use faultline_resolve::Pid;
 
 /// How often the engine looks after its groups when nobody wants anything.
 const TICK: Duration = Duration::from_millis(100);

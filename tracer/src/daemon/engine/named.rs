@@ -6,10 +6,11 @@ use std::{
 };
 
 use super::{group::GroupId, look::Traced};
-use crate::{
-    daemon::config::ProbeConfig, kernel::HeldLinks, metrics::Figures, plan::ProbeId,
-    resolve::ObjectFile,
-};
+use crate::daemon::config::ProbeConfig;
+use faultline_engine::kernel::HeldLinks;
+use faultline_output::metrics::Figures;
+use faultline_plan::ProbeId;
+use faultline_resolve::ObjectFile;
 
 /// Where a probe comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub(super) struct Attachment {
     pub(super) links: HeldSets,
 }
 
-/// Links of a place, by what can go alone: see [`LinkSets`](crate::kernel::LinkSets).
+/// Links of a place, by what can go alone: see [`LinkSets`](faultline_engine::kernel::LinkSets).
 #[derive(Debug, Default)]
 pub(super) struct HeldSets(Vec<(Vec<ProbeId>, HeldLinks)>);
 

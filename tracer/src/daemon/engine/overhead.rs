@@ -11,13 +11,13 @@ use super::{
     group::{Group, GroupId, is_gone},
     named::{Attachment, HeldSets, Part},
 };
-use crate::{
-    daemon::config,
+use crate::daemon::config;
+use faultline_engine::{
     guard::{Budget, Costly, Meter, OverheadLimit, StuckWatch, Wish},
     kernel::{HeldLinks, Holders, own_cpu_time},
-    metrics::{OverheadStatus, online_cpus},
-    plan::ProbeId,
 };
+use faultline_output::metrics::{OverheadStatus, online_cpus};
+use faultline_plan::ProbeId;
 
 /// Looking takes so small a part of the time: it may be over a million counters.
 const LOOK_PART: u32 = 50;

@@ -8,7 +8,7 @@ use super::{
     group::{Group, GroupId},
     named::Part,
 };
-use crate::kernel::HeldLinks;
+use faultline_engine::kernel::HeldLinks;
 
 /// Contents of its files that a probe may be without a place for, before the oldest is forgotten.
 const KEPT_EMPTY: usize = 2;

@@ -12,11 +12,9 @@ use super::{
     group::Group,
     named::{Named, Origin, Part},
 };
-use crate::{
-    daemon::config::{Action, ProbeText},
-    metrics::{Catalog, Durations, Figures, Kind, Retired, Series},
-    plan::ProbeId,
-};
+use crate::daemon::config::{Action, ProbeText};
+use faultline_output::metrics::{Catalog, Durations, Figures, Kind, Retired, Series};
+use faultline_plan::ProbeId;
 
 /// Reasons that are listed; the rest is only counted.
 const SHOWN_SKIPPED: usize = 20;

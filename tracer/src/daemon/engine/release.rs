@@ -13,13 +13,13 @@ use super::{
     Command, Engine,
     group::{Group, GroupId},
 };
-use crate::{
-    daemon::memory,
+use crate::daemon::memory;
+use faultline_engine::{
     guard::StuckWatch,
     kernel::{DetachReport, HeldLinks, Releasing},
-    metrics::{Catalog, Source},
-    spec::units::counted,
 };
+use faultline_output::metrics::{Catalog, Source};
+use faultline_spec::units::counted;
 
 /// How long a drain may take for what is left.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
@@ -118,7 +118,9 @@ impl Engine {
             // Their counters stand still: they go into the sums for good.
             let last = Catalog {
                 sources: done,
-                retired: crate::metrics::Retired { cpus: std::mem::take(&mut self.retired) },
+                retired: faultline_output::metrics::Retired {
+                    cpus: std::mem::take(&mut self.retired),
+                },
                 ..Catalog::default()
             };
             self.retired = last.read().cpus;

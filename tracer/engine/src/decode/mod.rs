@@ -1,0 +1,211 @@
+//! Raw records to [`Event`]s.
+//!
+//! Takes the bytes of one record and the plan's probes; gives an event that borrows from both.
+//! It allocates nothing and trusts nothing: bytes that no eBPF program of this build writes are a
+//! [`DecodeError`], which the caller counts, and never a panic or a wrong value.
+
+mod clock;
+#[cfg(any(test, feature = "testbed"))]
+#[doc(hidden)]
+pub mod testbed;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::mem::offset_of;
+
+use tracer_common::record::{HEADER_BYTES, KIND_ENTRY, KIND_RETURN, RecordHeader};
+
+use self::value::Body;
+pub use self::{
+    clock::{Clock, WallTime},
+    value::{Errno, Value},
+};
+use faultline_plan::{PlannedProbe, ProbeId};
+
+/// One hit of a probe.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// When the breakpoint was hit.
+    pub time: WallTime,
+    /// The probe's index in the plan.
+    pub id: ProbeId,
+    /// The probe.
+    pub probe: &'a PlannedProbe,
+    /// Entry or return.
+    pub kind: EventKind,
+    /// The process, as the root namespace numbers it.
+    pub pid: u32,
+    /// The thread, likewise.
+    pub tid: u32,
+    /// The thread's name, without padding: at most 16 bytes, in no particular encoding.
+    pub comm: &'a [u8],
+    /// The CPU of the hit.
+    pub cpu: u16,
+    body: Body<'a>,
+}
+
+/// Which end of a call an event is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// The function was called, or the probed instruction inside it reached.
+    Entry,
+    /// The function returned.
+    Return {
+        /// Nanoseconds since the entry of the same call.
+        duration_ns: u64,
+    },
+}
+
+/// Why bytes are not a record of this plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// There is no whole header.
+    #[error("a record of {bytes} bytes has no header, which is {HEADER_BYTES} bytes")]
+    Short {
+        /// Bytes of the record.
+        bytes: usize,
+    },
+    /// The plan has no such probe.
+    #[error("a record names probe {probe} of {probes}")]
+    UnknownProbe {
+        /// Index of the probe.
+        probe: u32,
+        /// Probes in the plan.
+        probes: usize,
+    },
+    /// Neither entry nor return.
+    #[error("a record of probe {probe} is of unknown kind {kind}")]
+    UnknownKind {
+        /// Index of the probe.
+        probe: u32,
+        /// The kind.
+        kind: u8,
+    },
+    /// The record has not the slots that the probe has values.
+    #[error("a record of probe {probe} has {slots} values instead of {expected}")]
+    WrongSlots {
+        /// Index of the probe.
+        probe: u32,
+        /// Slots of the record.
+        slots: u8,
+        /// Values of the probe.
+        expected: usize,
+    },
+    /// A slot lies past the end of the record.
+    #[error("value {slot} lies outside its record")]
+    SlotOutside {
+        /// Index of the slot.
+        slot: usize,
+    },
+    /// A slot's status means nothing, or nothing for a value of its type.
+    #[error("value {slot} has an unknown status")]
+    UnknownStatus {
+        /// Index of the slot.
+        slot: usize,
+    },
+    /// A string or range does not lie where strings and ranges do.
+    #[error("value {slot}, {length} bytes at {offset}, lies outside its record")]
+    BlobOutside {
+        /// Index of the slot.
+        slot: usize,
+        /// Where it begins, from the end of the header.
+        offset: u32,
+        /// Its bytes.
+        length: u32,
+    },
+}
+
+/// Reads one record. What follows its values is ignored: records come in size classes.
+///
+/// # Errors
+///
+/// Any [`DecodeError`]; the record is then of no use, and is to be counted as undecodable.
+pub fn decode<'a>(
+    bytes: &'a [u8],
+    probes: &'a [PlannedProbe],
+    clock: &Clock,
+) -> Result<Event<'a>, DecodeError> {
+    let (header, data) = split(bytes)?;
+    let probe = probes
+        .get(header.probe as usize)
+        .ok_or(DecodeError::UnknownProbe { probe: header.probe, probes: probes.len() })?;
+    let (kind, expected) = match header.kind {
+        KIND_ENTRY => (EventKind::Entry, probe.args.len()),
+        KIND_RETURN => {
+            let duration_ns = header.duration_ns;
+            (EventKind::Return { duration_ns }, usize::from(probe.ret.is_some()))
+        }
+        kind => return Err(DecodeError::UnknownKind { probe: header.probe, kind }),
+    };
+    let slots = usize::from(header.slots);
+    if slots != expected {
+        let (probe, slots) = (header.probe, header.slots);
+        return Err(DecodeError::WrongSlots { probe, slots, expected });
+    }
+    let event = Event {
+        time: clock.wall(header.time_ns),
+        id: ProbeId(header.probe),
+        probe,
+        kind,
+        pid: (header.pid_tgid >> 32) as u32,
+        tid: header.pid_tgid as u32,
+        comm: comm(bytes),
+        cpu: header.cpu,
+        body: Body { statuses: header.statuses, slots, data },
+    };
+    event.check()?;
+    Ok(event)
+}
+
+impl<'a> Event<'a> {
+    /// The named arguments with their values, in the order of the probe. A return has none.
+    pub fn values(&self) -> impl Iterator<Item = (&'a str, Value<'a>)> + use<'a> {
+        let (probe, body): (&'a PlannedProbe, Body<'a>) = (self.probe, self.body);
+        let args: &'a [_] = if self.kind == EventKind::Entry { &probe.args } else { &[] };
+        args.iter()
+            .enumerate()
+            // `check` has seen each of them succeed.
+            .filter_map(move |(slot, arg)| Some((&*arg.name, body.value(slot, &arg.ty).ok()?)))
+    }
+
+    /// The value that the function returned. An entry has none.
+    #[must_use]
+    pub fn ret(&self) -> Option<Value<'a>> {
+        match (self.kind, &self.probe.ret) {
+            (EventKind::Return { .. }, Some(ty)) => self.body.value(0, ty).ok(),
+            _ => None,
+        }
+    }
+
+    /// Reads every value once, so that no later reader has to expect an error.
+    fn check(&self) -> Result<(), DecodeError> {
+        match (self.kind, &self.probe.ret) {
+            (EventKind::Entry, _) => self
+                .probe
+                .args
+                .iter()
+                .enumerate()
+                .try_for_each(|(slot, arg)| self.body.value(slot, &arg.ty).map(drop)),
+            (EventKind::Return { .. }, Some(ty)) => self.body.value(0, ty).map(drop),
+            (EventKind::Return { .. }, None) => Ok(()),
+        }
+    }
+}
+
+fn split(bytes: &[u8]) -> Result<(RecordHeader, &[u8]), DecodeError> {
+    let short = DecodeError::Short { bytes: bytes.len() };
+    let (header, data) = bytes.split_at_checked(HEADER_BYTES).ok_or(short)?;
+    // SAFETY: `header` is as long as a header, of which every bit pattern is one; the read needs
+    // no alignment.
+    let header = unsafe { header.as_ptr().cast::<RecordHeader>().read_unaligned() };
+    Ok((header, data))
+}
+
+/// The task's name in the record itself, so that the event can borrow it.
+fn comm(bytes: &[u8]) -> &[u8] {
+    const PLACE: usize = offset_of!(RecordHeader, comm);
+    let padded = bytes.get(PLACE..PLACE + 16).unwrap_or_default();
+    let end = padded.iter().position(|byte| *byte == 0).unwrap_or(padded.len());
+    &padded[..end]
+}

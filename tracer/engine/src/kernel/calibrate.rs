@@ -1,0 +1,183 @@
+//! Measures what a hit costs on this machine, by the form of the instruction under the breakpoint:
+//! attaches to functions of our own, one a form, and calls them.
+//!
+//! Nothing else tells: it depends on the kernel, on the CPU, and most of all on whether this is a
+//! virtual machine.
+
+use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN};
+
+use super::{Features, Links, LoadOptions, Programs, Progress, Scope, own_code};
+use faultline_plan::{Costs, Form, PlannedProbe, ProbeId};
+use faultline_resolve::Pid;
+use faultline_spec::{IntFormat, ValueType};
+
+/// Calls of one batch. It takes half a millisecond where a hit is dear: few batches are disturbed.
+const BATCH: u32 = 50;
+/// Batches of each function.
+const BATCHES: usize = 24;
+/// Which of the batches counts, in the order of their times: others are disturbed, and only upwards.
+const COUNTED: usize = BATCHES / 4;
+
+/// One function a form, in the order of [`Form::ALL`], and one whose return is traced. What names them
+/// may be compiled elsewhere in this program: their symbols are global within it, and hidden from
+/// everything else.
+macro_rules! functions {
+    ($($name:literal: $($instruction:literal),+;)+) => {
+        core::arch::global_asm!($(concat!(
+            ".balign 16\n", ".globl ", $name, "\n", ".hidden ", $name, "\n",
+            $name, ": ", $($instruction, "\n",)+
+        ),)+);
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+functions! {
+    "faultline_costs_nop5": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
+    "faultline_costs_nop": "nop", "ret";
+    "faultline_costs_push": "push rbx", "pop rbx", "ret";
+    "faultline_costs_jump": "jmp 1f", "1: ret";
+    "faultline_costs_landing_pad": "endbr64", "ret";
+    "faultline_costs_other": "mov eax, edi", "ret";
+    "faultline_costs_returning": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
+    "faultline_red_zone": "mov [rsp - 8], rdi",
+        ".globl faultline_red_zone_nop5", ".hidden faultline_red_zone_nop5", "faultline_red_zone_nop5:",
+        ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "mov rax, [rsp - 8]", "ret";
+}
+// There is no nop of five bytes, and no `push`.
+#[cfg(target_arch = "aarch64")]
+functions! {
+    "faultline_costs_nop5": "nop", "ret";
+    "faultline_costs_nop": "nop", "ret";
+    "faultline_costs_push": "mov w0, w1", "ret";
+    "faultline_costs_jump": "b 1f", "1: ret";
+    "faultline_costs_landing_pad": "hint 34", "ret";
+    "faultline_costs_other": "mov w0, w1", "ret";
+    "faultline_costs_returning": "nop", "ret";
+}
+
+unsafe extern "C" {
+    fn faultline_costs_nop5();
+    fn faultline_costs_nop();
+    fn faultline_costs_push();
+    fn faultline_costs_jump();
+    fn faultline_costs_landing_pad();
+    fn faultline_costs_other();
+    fn faultline_costs_returning();
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" {
+    fn faultline_red_zone(number: u64) -> u64;
+    fn faultline_red_zone_nop5();
+}
+
+/// A function that keeps its argument below its stack pointer and gives it back, and where a nop of
+/// five bytes lies between.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn red_zone() -> Option<(unsafe extern "C" fn(u64) -> u64, usize)> {
+    Some((faultline_red_zone, faultline_red_zone_nop5 as *const () as usize))
+}
+
+/// There is no such nop.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn red_zone() -> Option<(unsafe extern "C" fn(u64) -> u64, usize)> {
+    None
+}
+
+/// A function that only returns.
+pub(super) fn measured_return() -> unsafe extern "C" fn() {
+    faultline_costs_returning
+}
+
+type Function = unsafe extern "C" fn();
+
+/// By form.
+const ENTRIES: [Function; Form::ALL.len()] = [
+    faultline_costs_nop5,
+    faultline_costs_nop,
+    faultline_costs_push,
+    faultline_costs_jump,
+    faultline_costs_landing_pad,
+    faultline_costs_other,
+];
+
+/// Measures. Takes about a fifth of a second.
+///
+/// # Errors
+///
+/// Those of loading and attaching.
+pub(super) fn measure_costs() -> anyhow::Result<Costs> {
+    let features = Features::probe()?;
+    let entry = |(form, function): (&Form, &Function)| {
+        own_code::probe(&format!("{form:?}"), *function as *const () as usize)
+    };
+    let probes = Form::ALL.iter().zip(&ENTRIES).map(entry).collect::<anyhow::Result<_>>()?;
+    let (entry_ns, _) = measure(probes, Action::Count, features, ENTRIES)?;
+
+    let mut returning =
+        own_code::probe("returning", faultline_costs_returning as *const () as usize)?;
+    returning.ret = Some(ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned });
+    returning.program.flags = FLAG_TRACK_RETURN;
+    let ([pair_ns], timing_ns) =
+        measure(vec![returning], Action::Latency, features, [faultline_costs_returning])?;
+    let plain = own_code::probe("event", faultline_costs_nop5 as *const () as usize)?;
+    let ([event_ns], _) = measure(vec![plain], Action::Events, features, [faultline_costs_nop5])?;
+    let more_ns = |ns: u64| ns.saturating_sub(entry_ns[Form::Nop5 as usize]);
+    let return_ns = more_ns(pair_ns).saturating_sub(timing_ns);
+    Ok(Costs { entry_ns, return_ns, timing_ns, event_ns: more_ns(event_ns) })
+}
+
+/// What a call of each function takes with these probes, in nanoseconds; and what of that the programs
+/// take, on average over them.
+fn measure<const N: usize>(
+    probes: Vec<PlannedProbe>,
+    action: Action,
+    features: Features,
+    functions: [Function; N],
+) -> anyhow::Result<([u64; N], u64)> {
+    let plan = own_code::plan(probes)?;
+    let options = LoadOptions { pids: vec![Pid::own()], ..LoadOptions::new(action, features) };
+    let programs = Programs::load(&plan, &options)?;
+    let scope = Scope::Processes(vec![Pid::own()]);
+    let (links, report) = Links::attach(&programs, &plan, &scope, &Progress::default())?;
+    if let Some(refused) = report.refused.first() {
+        anyhow::bail!("cannot measure: {}", refused.obstacle);
+    }
+    programs.enable(true);
+    let mut batches = [[0; BATCHES]; N];
+    // What disturbs for a moment then disturbs all of them alike.
+    for batch in 0..BATCHES {
+        for (times, function) in batches.iter_mut().zip(functions) {
+            times[batch] = batch_ns(function);
+        }
+    }
+    programs.enable(false);
+    links.detach(&Progress::default());
+    let counters = programs.counters(plan.probes.len())?;
+    let programs_ns: u64 =
+        (0..N as u32).map(|id| counters.sum(ProbeId(id), Counter::HandlerNs)).sum();
+    let calls = u64::from(BATCH) * (BATCHES * N) as u64;
+    let times = batches.map(|mut times| {
+        times.sort_unstable();
+        times[COUNTED]
+    });
+    Ok((times, programs_ns / calls))
+}
+
+/// What a call takes, in nanoseconds of this thread's own: others may have the CPU meanwhile.
+fn batch_ns(function: Function) -> u64 {
+    let begin = thread_ns();
+    for _ in 0..BATCH {
+        // SAFETY: the function keeps the calling convention and does nothing.
+        unsafe { function() };
+    }
+    thread_ns().saturating_sub(begin) / u64::from(BATCH)
+}
+
+/// The thread's CPU time.
+fn thread_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writes; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,76 @@
+//! What can go wrong between us and the kernel.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use faultline_spec::units::grouped;
+
+/// A failed step of loading or attaching.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// The object that this program carries is not what it was built with.
+    #[error("the eBPF object has no {kind} `{name}`")]
+    Missing {
+        /// "map" or "program".
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// The maps could not be created, or the object not be parsed.
+    #[error("failed to create the eBPF maps: {0}")]
+    Maps(#[source] Box<aya::EbpfError>),
+    /// The kernel's verifier or JIT refused a program.
+    #[error(
+        "failed to load the eBPF program `{program}`: {reason} (FAULTLINE_LOG=debug shows the \
+         verifier's log)"
+    )]
+    Load {
+        /// Its name.
+        program: &'static str,
+        /// The last line that the verifier said, and the errno.
+        reason: String,
+    },
+    /// A map operation failed.
+    #[error("failed to {action} the map `{map}`: {source}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// The map.
+        map: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file's breakpoints were refused, all of them and for the same reason.
+    #[error("failed to attach to {}", file.display())]
+    Attach {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What the kernel offers could not be found out.
+    #[error("failed to find out what this kernel offers")]
+    Features {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Each breakpoint takes a link on this kernel, and each link an open file.
+    #[error(
+        "{} probes need {} open files on this kernel, and the limit is {} (ulimit -n)",
+        grouped(*probes as u64),
+        grouped(*needed as u64),
+        grouped(*limit)
+    )]
+    TooManyLinks {
+        /// Probes that were to be attached.
+        probes: usize,
+        /// Links that they take.
+        needed: usize,
+        /// The hard limit.
+        limit: u64,
+    },
+}

@@ -1,0 +1,204 @@
+//! Exchanges links: new ones with some of the probes are attached before the old one, which has all
+//! of them, is released, so that no hit of those that stay is lost, and none counts twice. See
+//! [`tracer_common::exchange`] for how the programs tell.
+//!
+//! Between the two, all hits have to end that began before ([`Programs::outlast_hits`]). A hit runs the
+//! programs of its breakpoint one after another, newest first, and new ones come before it: one that
+//! has been preempted behind the new link's place, within the program of another probe or of another
+//! tracer, has still to meet the old one.
+//!
+//! An exchange may end only when the old link is really gone: closing it waits for that, if nobody else
+//! has a copy of its descriptor, such as a child of ours that has not executed yet.
+//!
+//! Only links of many breakpoints need it: where each breakpoint has its own, that one is released.
+
+use std::{
+    io,
+    mem::offset_of,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use aya::maps::{HashMap, MapData};
+use tracer_common::{
+    Control,
+    exchange::{GATE_CLOSED, Marks},
+};
+
+use super::{
+    KernelError, Links, Programs, Progress, calibrate,
+    links::{Link, LinkKind},
+    mapped::MappedArray,
+    own_code,
+    sys::{Points, create_multi_link},
+    tasks::{has_ended, monotonic_ns},
+};
+use faultline_plan::ProbeId;
+use faultline_resolve::Pid;
+
+/// How long hits are waited for. One that takes longer hangs in a page fault.
+const OUTLASTED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Tasks that may ever be hit while links are exchanged, those that have ended since then aside; an
+/// exchange takes some tens of milliseconds.
+pub(super) const MAX_MARKED_TASKS: u32 = 16_384;
+
+/// What user space tells the running programs.
+#[derive(Debug)]
+pub(super) struct ControlWords(MappedArray<u64>);
+
+impl ControlWords {
+    /// The map's only element, word by word.
+    pub(super) const WORDS: usize = size_of::<Control>() / 8;
+
+    pub(super) fn new(words: MappedArray<u64>) -> Self {
+        Self(words)
+    }
+
+    pub(super) fn set_enabled(&self, enabled: i64) {
+        self.0.store(offset_of!(Control, enabled) / 8, enabled.cast_unsigned());
+    }
+
+    pub(super) fn enabled(&self) -> i64 {
+        self.0.load(offset_of!(Control, enabled) / 8).cast_signed()
+    }
+
+    /// As a program does.
+    pub(super) fn add_enabled(&self) {
+        self.0.add(offset_of!(Control, enabled) / 8, 1);
+    }
+
+    fn set_exchange(&self, generation: u32) {
+        self.0.store(offset_of!(Control, exchange) / 8, u64::from(generation));
+    }
+
+    fn unmarked(&self) -> u64 {
+        self.0.load(offset_of!(Control, unmarked) / 8)
+    }
+}
+
+/// Since when the calls of each probe count, where returns are traced and breakpoints come and go.
+#[derive(Debug)]
+pub(super) struct Gates(MappedArray<u64>);
+
+impl Gates {
+    /// All are open.
+    pub(super) fn new(gates: MappedArray<u64>) -> Self {
+        Self(gates)
+    }
+
+    pub(super) fn close<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        for probe in probes {
+            let index = probe.0 as usize;
+            self.0.store(index, self.0.load(index) | GATE_CLOSED);
+        }
+    }
+
+    pub(super) fn open<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        let now_ns = monotonic_ns();
+        for probe in probes {
+            let index = probe.0 as usize;
+            if self.0.load(index) & GATE_CLOSED != 0 {
+                self.0.store(index, now_ns);
+            }
+        }
+    }
+}
+
+/// The generations of links.
+#[derive(Debug)]
+pub(super) struct Generations {
+    /// That of the links that are attached now.
+    current: AtomicU32,
+    marks: Mutex<HashMap<MapData, u64, Marks>>,
+}
+
+impl Generations {
+    pub(super) fn new(marks: HashMap<MapData, u64, Marks>) -> Self {
+        Self { current: AtomicU32::new(0), marks: Mutex::new(marks) }
+    }
+
+    pub(super) fn current(&self) -> u32 {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// From now on, links that are attached take the hits of those that are attached already.
+    pub(super) fn begin(&self, control: &ControlWords) {
+        let generation = self.current.fetch_add(1, Ordering::Relaxed) + 1;
+        control.set_exchange(generation);
+    }
+
+    /// The old links are released, or the new ones are; hits that may have been counted twice, since
+    /// the programs were loaded.
+    pub(super) fn end(&self, control: &ControlWords) -> u64 {
+        control.set_exchange(0);
+        // What is left is of hits that met only the new link; the next exchange has another generation.
+        // Only a task that has ended can lose its marks: one that was preempted while it writes them
+        // goes on writing, and the kernel may have given that memory to another task's marks.
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks: Vec<u64> = marks.keys().filter_map(Result::ok).collect();
+        if tasks.len() > MAX_MARKED_TASKS as usize / 2 {
+            for task in tasks.into_iter().filter(|task| has_ended(*task)) {
+                let _ = marks.remove(&task);
+            }
+        }
+        control.unmarked()
+    }
+}
+
+impl Programs {
+    /// Waits until all hits have ended that have begun.
+    ///
+    /// What a kernel does so is to release a link: here one of a function of ours that nobody calls. A
+    /// child does it, since it cannot be interrupted as long as a task hangs inside a handler; after
+    /// two seconds nobody waits for it any more, and that is told.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`] if the link cannot be created.
+    pub fn outlast_hits(&self) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Attach { file: "/proc/self/exe".into(), source };
+        if !self.features().batches() {
+            // No link is exchanged.
+            return Ok(());
+        }
+        let address = calibrate::measured_return() as *const () as usize;
+        let probe = own_code::probe("outlasting", address)
+            .map_err(|error| failed(io::Error::other(error)))?;
+        let points = Points {
+            path: c"/proc/self/exe",
+            offsets: &[probe.offset.0],
+            cookies: &[0],
+            pid: Some(Pid::own().get()),
+            at_return: false,
+        };
+        let descriptor = create_multi_link(self.entry()?, &points).map_err(failed)?;
+        let link = Links::new(vec![Link { descriptor, points: 1, kind: LinkKind::Multi }]);
+        let releaser = match link.hand_over() {
+            Ok(releaser) => releaser,
+            Err((link, _)) => {
+                link.detach(&Progress::default());
+                return Ok(());
+            }
+        };
+        let (tell, told) = mpsc::channel();
+        let wait = move || {
+            releaser.release(&Progress::default());
+            let _ = tell.send(());
+        };
+        let waits = thread::Builder::new().name("outlast".to_owned()).spawn(wait);
+        // Where no thread can be had, the channel is closed by now.
+        if waits.is_err() || told.recv_timeout(OUTLASTED_WITHIN).is_err() {
+            tracing::warn!(
+                "a task hangs inside a hit while breakpoints are exchanged: of what is hit just now, a \
+                 hit may be missing"
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! The breakpoints that are set, and how they go.
+
+use std::{
+    mem,
+    os::fd::OwnedFd,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{AttachReport, KernelError, Programs, Progress, attach::Transaction};
+use faultline_plan::{AttachPlan, ProbeId};
+use faultline_resolve::Pid;
+
+/// Multi links that are created or released at once. Each release waits for a grace period of the
+/// kernel, and those that wait at the same time share one; their threads do nothing but wait.
+const MULTI_AT_ONCE: usize = 64;
+/// The same of links that take one point. The kernel releases one after another: it waits for the
+/// grace period with a lock held that all trace events share (`event_mutex`). Whoever else wants it
+/// stands behind everyone of ours that does.
+const SINGLE_AT_ONCE: usize = 4;
+/// A thread that makes one system call after another needs little of it.
+const STACK_BYTES: usize = 128 * 1024;
+
+/// In which processes the breakpoints are set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// In every process that maps the file.
+    AllProcesses,
+    /// In these.
+    Processes(Vec<Pid>),
+}
+
+/// Breakpoints that are set; they go when this is dropped.
+#[derive(Debug, Default)]
+pub struct Links {
+    links: Vec<Link>,
+}
+
+/// A link, and how many breakpoints it holds.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) descriptor: OwnedFd,
+    pub(super) points: usize,
+    pub(super) kind: LinkKind,
+}
+
+/// How a link is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkKind {
+    /// It takes many points.
+    Multi,
+    /// It takes one.
+    Single,
+}
+
+impl LinkKind {
+    /// How many are created or released at once.
+    pub(super) fn at_once(self) -> usize {
+        match self {
+            Self::Multi => MULTI_AT_ONCE,
+            Self::Single => SINGLE_AT_ONCE,
+        }
+    }
+}
+
+/// How breakpoints went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DetachReport {
+    /// How long it took.
+    pub took: Duration,
+    /// The grace period, as far as it can be seen: how long the link took that was released
+    /// fastest. That is the kernel's wait until no task is inside a handler any more, and the
+    /// removal of that link's breakpoints. `None` if there was no link.
+    pub grace: Option<Duration>,
+}
+
+impl Links {
+    /// Sets every breakpoint of the plan, or none: see [`Links::attach_groups`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Links::attach_groups`].
+    pub fn attach(
+        programs: &Programs,
+        plan: &AttachPlan,
+        scope: &Scope,
+        progress: &Progress,
+    ) -> Result<(Self, AttachReport), KernelError> {
+        let all: Vec<_> = (0..plan.probes.len() as u32).map(ProbeId).collect();
+        let (mut links, report) = Self::attach_groups(programs, plan, &[&all], scope, progress)?;
+        Ok((links.pop().unwrap_or_default(), report))
+    }
+
+    /// Sets the breakpoints of groups of probes, each with links of its own, so that one group can
+    /// be released and the others stay. All of them at once, in parallel.
+    ///
+    /// A breakpoint that the kernel refuses is found and reported, and the rest stays. Nothing is
+    /// counted before the programs are enabled, so the order in which they are set does not matter.
+    ///
+    /// Blocks for some milliseconds a link: not for the async threads.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`] if a file's breakpoints fail for a reason that is not one point's,
+    /// [`KernelError::TooManyLinks`] where each takes a link and they are too many for the limit of
+    /// open files. Nothing is attached then.
+    pub fn attach_groups(
+        programs: &Programs,
+        plan: &AttachPlan,
+        groups: &[&[ProbeId]],
+        scope: &Scope,
+        progress: &Progress,
+    ) -> Result<(Vec<Self>, AttachReport), KernelError> {
+        Transaction::new(programs, plan, groups, scope)?.run(progress)
+    }
+
+    pub(super) fn new(links: Vec<Link>) -> Self {
+        Self { links }
+    }
+
+    /// All of them as one.
+    pub(super) fn join(all: impl IntoIterator<Item = Self>) -> Self {
+        Self::new(all.into_iter().flat_map(|mut links| mem::take(&mut links.links)).collect())
+    }
+
+    /// Number of links.
+    pub fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// Number of breakpoints.
+    pub fn points(&self) -> usize {
+        self.links.iter().map(|link| link.points).sum()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter()
+    }
+
+    /// Removes the breakpoints and waits until no task is inside a handler.
+    ///
+    /// Blocks, and cannot be interrupted, as long as one is: not for the async threads.
+    pub fn detach(self, progress: &Progress) -> DetachReport {
+        Self::detach_all([self], progress)
+    }
+
+    /// The same for many at once.
+    pub fn detach_all(all: impl IntoIterator<Item = Self>, progress: &Progress) -> DetachReport {
+        release(
+            all.into_iter().flat_map(|mut links| mem::take(&mut links.links)).collect(),
+            progress,
+        )
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        release(mem::take(&mut self.links), &Progress::default());
+    }
+}
+
+fn release(links: Vec<Link>, progress: &Progress) -> DetachReport {
+    let started = Instant::now();
+    progress.begin(links.iter().map(|link| link.points).sum());
+    let fastest = Mutex::new(None);
+    let at_once = links.iter().map(|link| link.kind.at_once()).min().unwrap_or(0);
+    release_each(links, at_once, |points, took| {
+        progress.add(points);
+        let mut fastest = fastest.lock().unwrap_or_else(PoisonError::into_inner);
+        *fastest = Some(fastest.map_or(took, |fastest: Duration| fastest.min(took)));
+    });
+    let grace = fastest.into_inner().unwrap_or_else(PoisonError::into_inner);
+    DetachReport { took: started.elapsed(), grace }
+}
+
+/// Closes links, many at once, and tells of each its breakpoints and how long it took.
+pub(super) fn release_each(
+    links: Vec<Link>,
+    at_once: usize,
+    tell: impl Fn(usize, Duration) + Sync,
+) {
+    let workers = links.len().min(at_once);
+    let links = Mutex::new(links.into_iter());
+    let next = || links.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(Link { descriptor, points, .. }) = next() {
+            let started = Instant::now();
+            drop(descriptor);
+            tell(points, started.elapsed());
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..workers {
+            // Where no thread can be had, those that there are do the work.
+            if small_thread(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+}
+
+/// Starts a thread that makes system calls.
+pub(super) fn small_thread<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> std::io::Result<thread::ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new().stack_size(STACK_BYTES).name("link".to_owned()).spawn_scoped(scope, work)
+}

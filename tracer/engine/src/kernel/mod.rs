@@ -1,0 +1,54 @@
+//! The kernel: loads the eBPF programs, attaches and detaches, reads counters. The only stage that
+//! names aya or makes a bpf(2) call.
+//!
+//! Takes an [`AttachPlan`](faultline_plan::AttachPlan); gives [`Programs`] that hold the plan's
+//! programs in the kernel, [`Links`] that keep its breakpoints, and handles on what the programs
+//! share with us: records, counters, tasks inside a fault.
+
+mod attach;
+pub mod bench;
+mod calibrate;
+mod counters;
+mod descriptors;
+mod diagnostics;
+mod error;
+mod exchange;
+mod features;
+mod handover;
+mod hazards;
+mod holders;
+mod host;
+mod latencies;
+mod links;
+mod mapped;
+mod notices;
+mod own_code;
+mod privileges;
+mod programs;
+mod progress;
+mod records;
+mod sets;
+mod sys;
+mod tasks;
+mod trial;
+
+pub use self::{
+    attach::{AttachReport, SlowestFile, links_needed},
+    counters::{CounterSnapshot, Counters},
+    diagnostics::Diagnostics,
+    error::KernelError,
+    features::Features,
+    handover::{Releaser, be_releaser_if_asked},
+    holders::{HeldLinks, Holders, Releasing},
+    host::{classes, costs, hazards},
+    latencies::Latencies,
+    links::{DetachReport, Links, Scope},
+    notices::ProcessNotices,
+    privileges::{MissingPrivilege, missing_privilege},
+    programs::{LoadOptions, Programs},
+    progress::Progress,
+    records::Records,
+    sets::{Changed, LinkSets, own_cpu_time},
+    tasks::{Calls, Faults, StuckTask},
+    trial::{Feature, Finding, probe_features},
+};

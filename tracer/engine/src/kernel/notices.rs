@@ -1,0 +1,72 @@
+//! Which processes execute a program or fork.
+
+use std::fmt;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, RingBuf},
+    programs::RawTracePoint,
+};
+
+use super::{
+    KernelError,
+    programs::{load_error, map_error, object},
+};
+use faultline_resolve::Pid;
+
+/// Some thousands of notices; who is slower finds processes by looking at them all.
+const BUFFER_BYTES: u32 = 64 * 1024;
+
+/// Notices of processes that begin.
+pub struct ProcessNotices {
+    notices: RingBuf<MapData>,
+    /// Holds the programs attached.
+    _ebpf: Ebpf,
+}
+
+impl ProcessNotices {
+    /// Attaches to the kernel's own tracepoints. Needs what uprobes need, and nothing more.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Programs::load`](super::Programs::load).
+    pub fn start() -> Result<Self, KernelError> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("RECORDS", BUFFER_BYTES)
+            .load(object())
+            .map_err(|source| KernelError::Maps(Box::new(source)))?;
+        for (name, tracepoint) in
+            [("process_executed", "sched_process_exec"), ("process_forked", "sched_process_fork")]
+        {
+            let program: &mut RawTracePoint = ebpf
+                .program_mut(name)
+                .ok_or(KernelError::Missing { kind: "program", name })?
+                .try_into()
+                .map_err(|_| KernelError::Missing { kind: "raw tracepoint", name })?;
+            program.load().map_err(load_error(name))?;
+            program.attach(tracepoint).map_err(load_error(name))?;
+        }
+        let map = ebpf
+            .take_map("RECORDS")
+            .ok_or(KernelError::Missing { kind: "map", name: "RECORDS" })?;
+        let notices = RingBuf::try_from(map).map_err(map_error("map", "RECORDS"))?;
+        Ok(Self { notices, _ebpf: ebpf })
+    }
+
+    /// Hands on the processes of the notices that have come: those that executed a program, and
+    /// those that forked or started a thread.
+    pub fn drain(&mut self, mut take: impl FnMut(Pid)) {
+        while let Some(notice) = self.notices.next() {
+            let pid = notice.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+            if let Some(pid) = pid.and_then(Pid::new) {
+                take(pid);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ProcessNotices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessNotices").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,41 @@
+//! Functions of our own as probes, for trying and measuring.
+
+use std::sync::Arc;
+
+use tracer_common::program::ProbeProgram;
+
+use faultline_plan::{
+    AttachPlan, Classes, Conditions, Form, Place, PlannedFile, PlannedProbe, ProbeId,
+};
+use faultline_resolve::{FileOffset, Pid, Resolver, View, process};
+
+/// A probe on the function of ours at an address, without arguments or return.
+pub(super) fn probe(label: &str, address: usize) -> anyhow::Result<PlannedProbe> {
+    let address = address as u64;
+    let mapping = process::maps(Pid::own())?
+        .into_iter()
+        .find(|mapping| (mapping.start.0..mapping.end.0).contains(&address))
+        .ok_or_else(|| anyhow::anyhow!("our own code is not mapped"))?;
+    Ok(PlannedProbe {
+        label: label.into(),
+        doubtful: false,
+        function_bytes: None,
+        place: Place::unmoved(Form::Other, &Classes::assumed()),
+        offset: FileOffset(address - mapping.start.0 + mapping.offset.0),
+        args: Vec::new(),
+        ret: None,
+        program: ProbeProgram::default(),
+    })
+}
+
+/// A plan of such probes.
+pub(super) fn plan(probes: Vec<PlannedProbe>) -> anyhow::Result<AttachPlan> {
+    let file = Resolver::new(View::Host).target("/proc/self/exe")?;
+    let ids = (0..probes.len() as u32).map(ProbeId).collect();
+    Ok(AttachPlan {
+        probes,
+        files: vec![PlannedFile { file: Arc::clone(&file), probes: ids }],
+        skipped: Vec::new(),
+        conditions: Conditions::default(),
+    })
+}

@@ -1,0 +1,557 @@
+//! Loads the eBPF object with maps of the plan's size.
+
+use std::{
+    fs, io,
+    num::NonZeroUsize,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, RingBuf},
+    programs::{Program, ProgramError, RawTracePoint, UProbe},
+};
+use tracer_common::{
+    Action, Control,
+    condition::{Condition, SAMPLE_ALL, Text},
+    counter::COLUMNS,
+    exchange::{Marks, cookie},
+    histogram::{Histogram, SHARDS},
+    program::ProbeProgram,
+    task::CallStack,
+};
+
+use super::{
+    Calls, Counters, Diagnostics, Faults, Features, KernelError, Latencies, Records,
+    counters::CountersShape,
+    exchange::{ControlWords, Gates, Generations, MAX_MARKED_TASKS},
+    features::UprobePrograms,
+    mapped::MappedArray,
+};
+use faultline_plan::{AttachPlan, Conditions, ProbeId};
+use faultline_resolve::Pid;
+use faultline_spec::{Rate, Sample};
+
+/// Tasks that may be inside traced calls at once; one entry takes 2 KiB, when it is used.
+const MAX_TASKS_IN_CALLS: u32 = 65_536;
+
+/// The smallest ring buffer that there is, for programs that write no records.
+const NO_BUFFER_BYTES: u32 = 64 * 1024;
+
+/// How the programs are loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// What becomes of hits.
+    pub action: Action,
+    /// Bytes of the ring buffer: a power of two, at least 128 KiB, so that the largest record fits.
+    /// Only events need one.
+    pub buffer_bytes: u32,
+    /// Only these processes are traced; all if empty and there is no room for more.
+    pub pids: Vec<Pid>,
+    /// Room for so many processes that are traced later ([`Programs::trace_process`]).
+    pub more_pids: u32,
+    /// Hits count by themselves from the moment that a traced process executes a new program.
+    pub begin_at_exec: bool,
+    /// Links may be exchanged ([`Programs::begin_exchange`]); costs a hit a comparison.
+    pub exchanges: bool,
+    /// Whether the programs' own diagnostics are wanted.
+    pub diagnostics: bool,
+    /// What the kernel offers.
+    pub features: Features,
+    /// Pages are faulted in also where that may hurt others: see [`Features::faults_in`].
+    pub force: bool,
+    /// What share of the calls is wanted; all if not given.
+    pub sample: Option<Sample>,
+    /// How many calls of each probe are wanted; all if not given.
+    pub rate: Option<Rate>,
+}
+
+impl LoadOptions {
+    /// For every process and every call, with the smallest buffer that every record fits into, and
+    /// without diagnostics.
+    #[must_use]
+    pub fn new(action: Action, features: Features) -> Self {
+        Self {
+            action,
+            buffer_bytes: 256 * 1024,
+            pids: Vec::new(),
+            more_pids: 0,
+            begin_at_exec: false,
+            exchanges: false,
+            diagnostics: false,
+            features,
+            force: false,
+            sample: None,
+            rate: None,
+        }
+    }
+}
+
+/// The plan's programs, loaded.
+#[derive(Debug)]
+pub struct Programs {
+    ebpf: Ebpf,
+    control: ControlWords,
+    generations: Generations,
+    /// Where links may be exchanged and returns are traced.
+    gates: Option<Gates>,
+    tracks_returns: bool,
+    features: Features,
+    /// Nothing is wanted but the number of hits.
+    only_counts: bool,
+}
+
+impl Programs {
+    /// Creates the maps, writes what each probe reads, and has the programs verified.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Maps`] and [`KernelError::Load`] without privileges or on a kernel that
+    /// lacks what is needed; [`KernelError::Map`] for want of memory.
+    pub fn load(plan: &AttachPlan, options: &LoadOptions) -> Result<Self, KernelError> {
+        let probes = plan.probes.len().max(1) as u32;
+        let tracks_returns = plan.probes.iter().any(|probe| probe.ret.is_some());
+        let reads_memory = options.action == Action::Events
+            && plan.probes.iter().any(|probe| probe.program.reads_memory());
+        let conditional = plan.probes.iter().any(|probe| probe.program.judges());
+        let chooses = conditional || options.sample.is_some() || options.rate.is_some();
+        let only_counts = options.action == Action::Count && !tracks_returns && !chooses;
+        let columns = if only_counts { 1 } else { COLUMNS };
+        let column = column_len(probes);
+        let counters = counters_len(cpus()?, columns, column)?;
+        let histograms = if options.action == Action::Latency { probes * SHARDS } else { 1 };
+        let buffer_bytes = match options.action {
+            Action::Events => options.buffer_bytes,
+            Action::Count | Action::Latency => NO_BUFFER_BYTES,
+        };
+        let exchanges = options.exchanges && options.features.batches();
+        let filter_pids = u8::from(!options.pids.is_empty() || options.more_pids != 0);
+        let only_pid = match options.pids.as_slice() {
+            [pid] if options.more_pids == 0 => pid.get(),
+            _ => 0,
+        };
+        let may_fault = options.features.faults_in(options.force);
+        // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
+        let log_level: u8 = if options.diagnostics { 5 } else { 0 };
+        let mut loader = EbpfLoader::new();
+        let mut ebpf = loader
+            .override_global("COLUMN_LEN", &column, true)
+            .override_global("FILTER_PIDS", &filter_pids, true)
+            .override_global("ONLY_PID", &only_pid, true)
+            .override_global("ACTION", &(options.action as u8), true)
+            .override_global("COUNTER_COLUMNS", &columns, true)
+            .override_global("READS_MEMORY", &u8::from(reads_memory), true)
+            .override_global("TRACKS_RETURNS", &u8::from(tracks_returns), true)
+            .override_global("EXCHANGES", &u8::from(exchanges), true)
+            .override_global("MAY_FAULT", &u8::from(may_fault), true)
+            .override_global("CONDITIONAL", &u8::from(conditional), true)
+            .override_global(
+                "SAMPLE_BELOW",
+                &options.sample.map_or(SAMPLE_ALL, Sample::threshold),
+                true,
+            )
+            .override_global("RATE_INTERVAL_NS", &options.rate.map_or(0, Rate::interval_ns), true)
+            .override_global("RATE_AHEAD_NS", &options.rate.map_or(0, Rate::ahead_ns), true)
+            .map_max_entries("CONDITIONS", plan.conditions.conditions.len().max(1) as u32)
+            .map_max_entries("TEXTS", plan.conditions.texts.len().max(1) as u32)
+            .map_max_entries("RATES", if options.rate.is_some() { probes } else { 1 })
+            .override_global("AYA_LOG_LEVEL", &log_level, false)
+            .map_max_entries("RECORDS", buffer_bytes)
+            .map_max_entries("PROGRAMS", if only_counts { 1 } else { probes })
+            .map_max_entries("COUNTERS", counters)
+            .map_max_entries("PIDS", (options.pids.len() as u32 + options.more_pids).max(1))
+            .map_max_entries("GATES", if exchanges && tracks_returns { probes } else { 1 })
+            .map_max_entries("MARKS", if exchanges { MAX_MARKED_TASKS } else { 1 })
+            .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
+            .map_max_entries("HISTOGRAMS", histograms)
+            .load(object())
+            .map_err(|source| KernelError::Maps(Box::new(source)))?;
+        let control = ControlWords::new(mapped(&ebpf, "CONTROL", ControlWords::WORDS)?);
+        let marks: HashMap<MapData, u64, Marks> = typed(ebpf.take_map("MARKS"), "MARKS")?;
+        let generations = Generations::new(marks);
+        let gates = (exchanges && tracks_returns)
+            .then(|| mapped(&ebpf, "GATES", probes as usize).map(Gates::new))
+            .transpose()?;
+        let features = options.features;
+        let mut programs =
+            Self { control, generations, gates, ebpf, tracks_returns, only_counts, features };
+        if !only_counts {
+            programs.write_reads(plan)?;
+        }
+        programs.write_pids(&options.pids)?;
+        programs.verify(options)?;
+        Ok(programs)
+    }
+
+    fn write_reads(&mut self, plan: &AttachPlan) -> Result<(), KernelError> {
+        let slots: MappedArray<ProbeProgram> =
+            mapped(&self.ebpf, "PROGRAMS", plan.probes.len().max(1))?;
+        for (index, probe) in plan.probes.iter().enumerate() {
+            slots.write(index, probe.program);
+        }
+        self.write_conditions(&plan.conditions)
+    }
+
+    fn write_conditions(&mut self, all: &Conditions) -> Result<(), KernelError> {
+        let conditions: MappedArray<Condition> =
+            mapped(&self.ebpf, "CONDITIONS", all.conditions.len().max(1))?;
+        for (index, condition) in all.conditions.iter().enumerate() {
+            conditions.write(index, *condition);
+        }
+        let texts: MappedArray<Text> = mapped(&self.ebpf, "TEXTS", all.texts.len().max(1))?;
+        for (index, text) in all.texts.iter().enumerate() {
+            texts.write(index, *text);
+        }
+        Ok(())
+    }
+
+    fn write_pids(&mut self, traced: &[Pid]) -> Result<(), KernelError> {
+        let mut pids: HashMap<_, u32, u8> = typed(self.ebpf.map_mut("PIDS"), "PIDS")?;
+        for pid in traced {
+            pids.insert(&pid.get(), &1, 0).map_err(map_error("write", "PIDS"))?;
+        }
+        Ok(())
+    }
+
+    /// Counts hits in this process too, from now on. A process that is known already stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if there is no room ([`LoadOptions::more_pids`]).
+    pub fn trace_process(&mut self, pid: Pid) -> Result<(), KernelError> {
+        self.write_pids(&[pid])
+    }
+
+    /// Counts no hits in this process from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if the map cannot be written.
+    pub fn forget_process(&mut self, pid: Pid) -> Result<(), KernelError> {
+        let mut pids: HashMap<_, u32, u8> = typed(self.ebpf.map_mut("PIDS"), "PIDS")?;
+        match pids.remove(&pid.get()) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(map_error("write", "PIDS")(error)),
+        }
+    }
+
+    fn verify(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
+        let entry = self.entry_name();
+        self.load_uprobe(entry)?;
+        if self.tracks_returns {
+            self.load_uprobe(self.features.programs().ret)?;
+            // Attached first, so that no call is opened whose task's end goes unseen.
+            self.attach_tracepoint("task_exit", "sched_process_exit")?;
+            self.attach_tracepoint("task_exec", "sched_process_exec")?;
+        }
+        if options.begin_at_exec {
+            self.attach_tracepoint("command_begins", "sched_process_exec")?;
+        }
+        Ok(())
+    }
+
+    fn attach_tracepoint(
+        &mut self,
+        name: &'static str,
+        tracepoint: &'static str,
+    ) -> Result<(), KernelError> {
+        let program: &mut RawTracePoint = self
+            .program(name)?
+            .try_into()
+            .map_err(|_| KernelError::Missing { kind: "raw tracepoint", name })?;
+        program.load().map_err(load_error(name))?;
+        program.attach(tracepoint).map_err(load_error(name))?;
+        Ok(())
+    }
+
+    /// The program for entries.
+    fn entry_name(&self) -> &'static str {
+        let UprobePrograms { entry, count, .. } = self.features.programs();
+        if self.only_counts { count } else { entry }
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut Program, KernelError> {
+        self.ebpf.program_mut(name).ok_or(KernelError::Missing { kind: "program", name })
+    }
+
+    fn load_uprobe(&mut self, name: &'static str) -> Result<(), KernelError> {
+        let program: &mut UProbe = self
+            .program(name)?
+            .try_into()
+            .map_err(|_| KernelError::Missing { kind: "uprobe program", name })?;
+        program.load().map_err(load_error(name))
+    }
+
+    /// The program for entries.
+    pub(super) fn entry(&self) -> Result<BorrowedFd<'_>, KernelError> {
+        self.descriptor(self.entry_name())
+    }
+
+    /// The program for returns, if any are traced.
+    pub(super) fn ret(&self) -> Result<Option<BorrowedFd<'_>>, KernelError> {
+        let ret = || self.descriptor(self.features.programs().ret);
+        self.tracks_returns.then(ret).transpose()
+    }
+
+    fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let missing = || KernelError::Missing { kind: "uprobe program", name };
+        let program = self.ebpf.program(name).ok_or_else(missing)?;
+        let program: &UProbe = program.try_into().map_err(|_| missing())?;
+        Ok(program.fd().map_err(load_error(name))?.as_fd())
+    }
+
+    /// What the kernel offers, as it was said when they were loaded.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Lets hits count, or makes every program return at once.
+    ///
+    /// All probes of a run begin and end at one moment because of it, however long attaching and
+    /// detaching takes.
+    pub fn enable(&self, enabled: bool) {
+        self.control.set_enabled(if enabled { 1 } else { Control::ENDED });
+    }
+
+    /// Lets hits count where the command that is to begin it has been executed, and has not; whether
+    /// that was so. Its program is about to run: on a tracepoint, and it may be left out as in
+    /// [`Calls::forget_ended`].
+    pub fn enable_if_not_yet(&self) -> bool {
+        let not_yet = self.control.enabled() == 0;
+        if not_yet {
+            self.control.add_enabled();
+        }
+        not_yet
+    }
+
+    /// Whether the command's program ran, where hits were let count before it.
+    pub fn saw_command(&self) -> bool {
+        self.control.enabled() > 1
+    }
+
+    /// From now on, links that are attached take the hits of those that are attached already: a hit
+    /// that meets both counts once. To be ended when the old ones are released; one at a time.
+    ///
+    /// The programs must have been loaded with [`LoadOptions::exchanges`].
+    pub fn begin_exchange(&self) {
+        self.generations.begin(&self.control);
+    }
+
+    /// The old links are gone, or the new ones are.
+    pub fn end_exchange(&self) {
+        let unmarked = self.generations.end(&self.control);
+        if unmarked != 0 {
+            tracing::warn!("{unmarked} hits may have been counted twice: more tasks than expected");
+        }
+    }
+
+    /// Calls of these probes that begin from now on do not count. To be done before their breakpoints
+    /// go, where the programs stay enabled.
+    pub fn close_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        if let Some(gates) = &self.gates {
+            gates.close(probes);
+        }
+    }
+
+    /// They count again. To be done when their breakpoints have come.
+    pub fn open_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        if let Some(gates) = &self.gates {
+            gates.open(probes);
+        }
+    }
+
+    /// The attach cookie of a probe in a link that is attached now.
+    pub(super) fn cookie(&self, probe: ProbeId) -> u64 {
+        cookie(probe.0, self.generations.current())
+    }
+
+    /// The records, to be drained by one owner.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if the buffer cannot be mapped; [`KernelError::Missing`] if the
+    /// records were taken before.
+    pub fn take_records(&mut self) -> Result<Records, KernelError> {
+        let map = self.take_map("RECORDS")?;
+        RingBuf::try_from(map).map(Records::new).map_err(map_error("map", "RECORDS"))
+    }
+
+    /// The counters.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if they cannot be mapped.
+    pub fn counters(&self, probes: usize) -> Result<Counters, KernelError> {
+        let cpus = cpus()?;
+        let probes = probes.max(1);
+        let columns = if self.only_counts { 1 } else { COLUMNS as usize };
+        let column_len = column_len(probes as u32) as usize;
+        let slots = mapped(&self.ebpf, "COUNTERS", cpus * columns * column_len)?;
+        Ok(Counters::new(slots, CountersShape { cpus, columns, column_len, probes }))
+    }
+
+    /// The durations of calls.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if they were taken before.
+    pub fn take_latencies(&mut self) -> Result<Latencies, KernelError> {
+        let histograms: HashMap<MapData, u64, Histogram> =
+            HashMap::try_from(self.take_map("HISTOGRAMS")?)
+                .map_err(map_error("open", "HISTOGRAMS"))?;
+        Ok(Latencies::new(histograms))
+    }
+
+    /// The tasks inside a fault, to be watched by one owner.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if they were taken before.
+    pub fn take_faults(&mut self) -> Result<Faults, KernelError> {
+        let faults = self.take_map("FAULTS")?;
+        let no_fault = self.take_map("NO_FAULT")?;
+        Ok(Faults::new(
+            HashMap::try_from(faults).map_err(map_error("open", "FAULTS"))?,
+            HashMap::try_from(no_fault).map_err(map_error("open", "NO_FAULT"))?,
+        ))
+    }
+
+    /// The calls that have not returned.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if they were taken before.
+    pub fn take_calls(&mut self) -> Result<Calls, KernelError> {
+        let calls: HashMap<MapData, u64, CallStack> =
+            HashMap::try_from(self.take_map("CALLS")?).map_err(map_error("open", "CALLS"))?;
+        Ok(Calls::new(calls))
+    }
+
+    /// The programs' own diagnostics.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if their buffer cannot be opened.
+    pub fn diagnostics(&mut self) -> Result<Diagnostics, KernelError> {
+        Diagnostics::new(&mut self.ebpf)
+    }
+
+    fn take_map(&mut self, name: &'static str) -> Result<Map, KernelError> {
+        self.ebpf.take_map(name).ok_or(KernelError::Missing { kind: "map", name })
+    }
+}
+
+/// The eBPF object, aligned as the ELF parser wants it.
+pub(super) fn object() -> &'static [u8] {
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/faultline-ebpf"))
+}
+
+/// Elements of a column of `COUNTERS`: no line of the CPUs' caches, nor the pair of lines that some
+/// fetch at once, has counters of two CPUs, which would slow each other down.
+fn column_len(probes: u32) -> u32 {
+    const CACHE_LINES: u32 = 128 / size_of::<u64>() as u32;
+    probes.max(1).next_multiple_of(CACHE_LINES)
+}
+
+/// Elements of `COUNTERS`.
+fn counters_len(cpus: usize, columns: u32, column: u32) -> Result<u32, KernelError> {
+    let len = u64::try_from(cpus).unwrap_or(u64::MAX).saturating_mul(u64::from(columns));
+    u32::try_from(len.saturating_mul(u64::from(column)))
+        .map_err(|_| io::Error::other(format!("{column} probes on {cpus} CPUs are too many")))
+        .map_err(map_error("size", "COUNTERS"))
+}
+
+/// Number of CPUs that can ever come up: the programs index by the id of the one they run on.
+fn cpus() -> Result<usize, KernelError> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/possible")
+        .map_err(map_error("size", "COUNTERS"))?;
+    highest_cpu(&text)
+        .map(NonZeroUsize::get)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, text))
+        .map_err(map_error("size", "COUNTERS"))
+}
+
+/// One more than the highest id in a list such as `0-3,8-11`.
+fn highest_cpu(list: &str) -> Option<NonZeroUsize> {
+    let last = list.trim().rsplit([',', '-']).next()?;
+    NonZeroUsize::new(last.parse::<usize>().ok()? + 1)
+}
+
+fn mapped<T: aya::Pod>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    len: usize,
+) -> Result<MappedArray<T>, KernelError> {
+    let Some(Map::Array(map)) = ebpf.map(name) else {
+        return Err(KernelError::Missing { kind: "array map", name });
+    };
+    MappedArray::new(map.fd(), len).map_err(map_error("map", name))
+}
+
+fn typed<M, T>(map: Option<M>, name: &'static str) -> Result<T, KernelError>
+where
+    T: TryFrom<M, Error = aya::maps::MapError>,
+{
+    let map = map.ok_or(KernelError::Missing { kind: "map", name })?;
+    T::try_from(map).map_err(map_error("open", name))
+}
+
+pub(super) fn map_error<E>(action: &'static str, map: &'static str) -> impl FnOnce(E) -> KernelError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| KernelError::Map { action, map, source: Box::new(source) }
+}
+
+pub(super) fn load_error(program: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
+    move |error| {
+        // Thousands of lines, perhaps: for whoever asks for them.
+        tracing::debug!("failed to load `{program}`: {error}");
+        KernelError::Load { program, reason: short_reason(&error) }
+    }
+}
+
+/// What a program was refused for, in a line: the last thing that the verifier said before its
+/// statistics.
+fn short_reason(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return error.to_string();
+    };
+    let log = verifier_log.to_string();
+    let said = log
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| {
+            !line.is_empty()
+                && !["processed ", "verification time", "stack depth", "max_states"]
+                    .iter()
+                    .any(|statistics| line.starts_with(statistics))
+        })
+        .unwrap_or("the verifier says nothing");
+    format!("{io_error}: {said}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that counters of two CPUs share no cache line, however few the probes, and that each
+    /// probe has its own: they did, and slowed each other down.
+    #[test]
+    fn counters_of_two_cpus_share_no_cache_line() {
+        for probes in [0, 1, 2, 16, 17, 10_000] {
+            let bytes = column_len(probes) as usize * size_of::<u64>();
+            assert!(bytes.is_multiple_of(128) && bytes >= 8 * probes as usize, "{probes}: {bytes}");
+        }
+    }
+
+    /// Check that the number of CPUs is one more than the highest id, whatever the list's form.
+    #[test]
+    fn cpu_lists() {
+        for (list, cpus) in [("0\n", 1), ("0-3\n", 4), ("0-3,8-11", 12), ("0,2", 3)] {
+            assert_eq!(highest_cpu(list).map(NonZeroUsize::get), Some(cpus), "{list}");
+        }
+        assert_eq!(highest_cpu(""), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! What the kernel side remembers of tasks: page faults in progress and open calls.
+
+use std::{fs, io, time::Duration};
+
+use aya::maps::{HashMap, MapData};
+use tracer_common::{
+    counter::Counter,
+    task::{CallStack, FaultInProgress, MAX_OPEN_CALLS},
+};
+
+use super::{Counters, KernelError, programs::map_error};
+use faultline_plan::ProbeId;
+use faultline_resolve::{Pid, RuntimeAddr, process};
+
+/// A task that has been inside a page fault on our behalf for some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StuckTask {
+    /// Its process.
+    pub pid: Pid,
+    /// The task.
+    pub tid: Pid,
+    /// The address that it waits for.
+    pub address: RuntimeAddr,
+    /// How long it has waited.
+    pub waited: Duration,
+    /// The probe whose argument it is.
+    pub probe: ProbeId,
+}
+
+/// The page faults in progress.
+#[derive(Debug)]
+pub struct Faults {
+    in_progress: HashMap<MapData, u64, FaultInProgress>,
+    no_fault: HashMap<MapData, u32, u8>,
+}
+
+impl Faults {
+    pub(super) fn new(
+        in_progress: HashMap<MapData, u64, FaultInProgress>,
+        no_fault: HashMap<MapData, u32, u8>,
+    ) -> Self {
+        Self { in_progress, no_fault }
+    }
+
+    /// The tasks that have been inside a fault for at least `least`.
+    pub fn waiting(&self, least: Duration) -> Vec<StuckTask> {
+        let now_ns = monotonic_ns();
+        // An entry that vanishes while we look is a fault that ended.
+        self.in_progress
+            .iter()
+            .flatten()
+            .filter_map(|(pid_tgid, fault)| {
+                let waited = Duration::from_nanos(now_ns.saturating_sub(fault.since_ns));
+                (waited >= least).then_some(StuckTask {
+                    pid: Pid::new((pid_tgid >> 32) as u32)?,
+                    tid: Pid::new(pid_tgid as u32)?,
+                    address: RuntimeAddr(fault.address),
+                    waited,
+                    probe: ProbeId(fault.probe),
+                })
+            })
+            .collect()
+    }
+
+    /// From now on, reads this process without faulting.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if there are too many such processes.
+    pub fn stop_faulting(&mut self, pid: Pid) -> Result<(), KernelError> {
+        self.no_fault.insert(&pid.get(), &1, 0).map_err(map_error("write", "NO_FAULT"))
+    }
+}
+
+/// The calls that were entered and have not returned.
+#[derive(Debug)]
+pub struct Calls(HashMap<MapData, u64, CallStack>);
+
+impl Calls {
+    pub(super) fn new(calls: HashMap<MapData, u64, CallStack>) -> Self {
+        Self(calls)
+    }
+
+    /// The probe of every open call.
+    pub fn open(&self) -> Vec<ProbeId> {
+        self.0.iter().flatten().flat_map(|(_, stack)| open_calls(stack)).collect()
+    }
+
+    /// Counts the open calls of tasks that have ended as lost, and forgets those tasks.
+    ///
+    /// A program of ours does so whenever a task exits, if the kernel runs it: what a tracepoint runs, it
+    /// runs once at a time on a CPU, and counts the others as `recursion_misses`. On 7.2 (and not on 6.18)
+    /// a task can be preempted inside a tracepoint, and another that exits meanwhile is missed.
+    pub fn forget_ended(&mut self, counters: &Counters) {
+        let tasks: Vec<u64> = self.0.keys().flatten().filter(|task| has_ended(*task)).collect();
+        for task in tasks {
+            // What is gone meanwhile is counted already.
+            let Ok(stack) = self.0.get(&task, 0) else { continue };
+            if self.0.remove(&task).is_ok() {
+                for probe in open_calls(stack) {
+                    counters.add(probe, Counter::CallsLost, 1);
+                }
+            }
+        }
+    }
+}
+
+/// The probes of a task's open calls.
+fn open_calls(stack: CallStack) -> impl Iterator<Item = ProbeId> {
+    let depth = stack.depth.min(MAX_OPEN_CALLS as u64) as usize;
+    let open = stack.calls.into_iter().take(depth).filter(|call| call.returned == 0);
+    open.map(|call| ProbeId(call.probe))
+}
+
+/// Whether there is no such task, or it has passed everything that a task does as it exits: the upper
+/// half is the process, the lower half the task.
+pub(super) fn has_ended(pid_tgid: u64) -> bool {
+    let (process, task) = (pid_tgid >> 32, pid_tgid & 0xffff_ffff);
+    match fs::read(format!("/proc/{process}/task/{task}/stat")) {
+        Ok(stat) => process::has_exited(&stat),
+        // Anything else, such as no descriptor that is left, says nothing of the task.
+        Err(error) => {
+            error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+        }
+    }
+}
+
+/// `CLOCK_MONOTONIC`, the clock of the eBPF programs.
+pub(super) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writes; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

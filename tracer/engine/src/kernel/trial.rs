@@ -1,0 +1,275 @@
+//! Finds out what this kernel can do by doing it, never by its version: traces a function of our
+//! own, with an argument on a page that is not resident, and looks at what arrives.
+
+use std::{ffi::c_char, fs::File, hint::black_box, os::fd::AsRawFd as _, thread, time::Duration};
+
+use tracer_common::{
+    Action,
+    counter::Counter,
+    program::{FLAG_REGISTERS_ONLY, FLAG_TRACK_RETURN, ReadKind},
+};
+
+use super::{
+    DetachReport, Features, Links, LoadOptions, Programs, Progress, Scope, missing_privilege,
+    own_code,
+};
+use faultline_plan::{AttachPlan, PlannedValue, ProbeId};
+use faultline_resolve::Pid;
+use faultline_spec::{IntFormat, ValueType};
+
+/// A feature, what was found of it, and what that means for the user.
+#[derive(Debug, Clone)]
+pub struct Feature {
+    /// Its name.
+    pub name: &'static str,
+    /// What was found.
+    pub finding: Finding,
+    /// What it means to have it, or not to have it.
+    pub means: String,
+}
+
+/// What was found of a feature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It works.
+    Works,
+    /// It does not, and tracing goes on without it.
+    Degraded,
+    /// It does not, and tracing cannot.
+    Fails,
+}
+
+/// The function that is traced.
+#[inline(never)]
+extern "C" fn traced_by_doctor(text: *const c_char) -> i32 {
+    // The argument must be in its register at entry, and its page must stay untouched.
+    black_box(text);
+    black_box(7)
+}
+
+/// Tries everything that tracing needs.
+pub fn probe_features() -> Vec<Feature> {
+    let mut features = Vec::new();
+    features.push(privileges());
+    match try_tracing(&mut features) {
+        Ok(()) => {}
+        Err(error) => features.push(Feature {
+            name: "tracing",
+            finding: Finding::Fails,
+            means: format!("{error:#}"),
+        }),
+    }
+    features.push(jit());
+    features
+}
+
+fn privileges() -> Feature {
+    match missing_privilege() {
+        None => Feature {
+            name: "privileges",
+            finding: Finding::Works,
+            means: "eBPF programs may be loaded and attached".to_owned(),
+        },
+        Some(missing) => Feature {
+            name: "privileges",
+            finding: Finding::Fails,
+            means: format!("{missing} (run it with sudo)"),
+        },
+    }
+}
+
+fn jit() -> Feature {
+    // Without the file, the JIT compiler is always on.
+    let off = std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")
+        .is_ok_and(|value| value.trim() == "0");
+    Feature {
+        name: "BPF JIT",
+        finding: if off { Finding::Degraded } else { Finding::Works },
+        means: if off {
+            "the kernel interprets eBPF: each hit costs several times more \
+             (sysctl net.core.bpf_jit_enable=1)"
+                .to_owned()
+        } else {
+            "eBPF programs run as machine code".to_owned()
+        },
+    }
+}
+
+fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
+    let plan = own_plan()?;
+    let offered = Features::probe()?;
+    let options =
+        LoadOptions { pids: vec![Pid::own()], ..LoadOptions::new(Action::Events, offered) };
+    let mut programs = Programs::load(&plan, &options)?;
+    let works = |name, ok: bool, yes: &str, no: &str, otherwise| Feature {
+        name,
+        finding: if ok { Finding::Works } else { otherwise },
+        means: if ok { yes.to_owned() } else { no.to_owned() },
+    };
+    features.push(works(
+        "sleepable uprobe programs",
+        offered.sleepable,
+        "the kernel accepts the programs; an argument on an absent page can be faulted in",
+        "the kernel accepts the programs, but not such as fault pages in (Linux 6.0 does)",
+        Finding::Degraded,
+    ));
+    let scope = Scope::Processes(vec![Pid::own()]);
+    let progress = Progress::default();
+    let (links, report) = Links::attach(&programs, &plan, &scope, &progress)?;
+    if let Some(refused) = report.refused.first() {
+        anyhow::bail!("uprobe links: {}", refused.obstacle);
+    }
+    let counters = programs.counters(plan.probes.len())?;
+    let mut records = programs.take_records()?;
+    programs.enable(true);
+    let page = absent_page()?;
+    // From another thread than the one that attached: kernels were found to compare that.
+    let text = page.text() as usize;
+    let call = move || {
+        let traced: extern "C" fn(*const c_char) -> i32 = traced_by_doctor;
+        black_box(traced)(text as *const c_char);
+    };
+    thread::spawn(call).join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+    programs.enable(false);
+    let detached = links.detach(&progress);
+    features.push(links_feature(offered, report.took, detached));
+
+    let count = |counter| counters.sum(ProbeId(0), counter);
+    let only_it = offered.notes(true, false).len() == offered.notes(false, false).len();
+    features.push(match (counters.hits(ProbeId(0)) == 2, only_it) {
+        (true, true) => works(
+            "probes of one process",
+            true,
+            "-p and -c trace the process they name, at the cost of that process alone",
+            "",
+            Finding::Fails,
+        ),
+        (true, false) => works(
+            "probes of one process",
+            false,
+            "",
+            "-p and -c trace the process they name, but every process that runs the code pays for \
+             the breakpoints (Linux 6.10 limits them)",
+            Finding::Degraded,
+        ),
+        (false, _) => works(
+            "probes of one process",
+            false,
+            "",
+            "a probe that is limited to one process is not hit in it: -p and -c do not work here",
+            Finding::Fails,
+        ),
+    });
+    features.push(works(
+        "arguments on absent pages",
+        count(Counter::ReadFaulted) == 1,
+        "a page that is not resident is faulted in, and the argument is read",
+        if offered.sleepable && !offered.faults_in(false) {
+            "an argument on a page that is not resident is shown as null with EAGAIN, because all \
+             probes of a CPU would wait for the page (`--force` faults it in; Linux 6.6 is free of it)"
+        } else {
+            "an argument on a page that is not resident is shown as null with EAGAIN"
+        },
+        Finding::Degraded,
+    ));
+    features.push(works(
+        "return probes",
+        count(Counter::CallsReturned) == 1,
+        "`-> TYPE` gives the return value and the duration",
+        "`-> TYPE` shows no returns here",
+        Finding::Degraded,
+    ));
+    let arrived = records.drain(16, |_| ());
+    features.push(works(
+        "ring buffer",
+        arrived as u64 + count(Counter::RingFull) == counters.hits(ProbeId(0)) && arrived == 2,
+        "every event that was counted has arrived",
+        "events do not arrive",
+        Finding::Fails,
+    ));
+    Ok(())
+}
+
+fn links_feature(offered: Features, attach: Duration, detached: DetachReport) -> Feature {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let grace = ms(detached.grace.unwrap_or(detached.took));
+    if offered.batches() {
+        Feature {
+            name: "multi-uprobe links",
+            finding: Finding::Works,
+            means: format!(
+                "any number of probes of a file attach and detach at once (an entry and a return: \
+                 {:.0} ms and {:.0} ms, of which {grace:.0} ms are the kernel's grace period)",
+                ms(attach),
+                ms(detached.took),
+            ),
+        }
+    } else {
+        Feature {
+            name: "multi-uprobe links",
+            finding: Finding::Degraded,
+            means: format!(
+                "each probe takes a link and an open file, and detaches alone, in about \
+                 {grace:.0} ms: 100 probes in {:.0} s (Linux 6.6 takes them together)",
+                grace / 10.0,
+            ),
+        }
+    }
+}
+
+/// A plan with one probe: our own function, its string, its return.
+fn own_plan() -> anyhow::Result<AttachPlan> {
+    let address = (traced_by_doctor as extern "C" fn(*const c_char) -> i32) as usize;
+    let mut probe = own_code::probe("faultline:traced_by_doctor", address)?;
+    let program = &mut probe.program;
+    program.entry_len = 1;
+    program.entry_slots = 1;
+    program.flags = FLAG_TRACK_RETURN;
+    program.return_flags = FLAG_REGISTERS_ONLY;
+    program.return_len = 1;
+    program.entry[0].kind = ReadKind::Str as u8;
+    program.entry[0].max_bytes = 64;
+    probe.args = vec![PlannedValue { name: "text".into(), ty: ValueType::Str { max: Some(64) } }];
+    probe.ret = Some(ValueType::Int { width_bytes: 4, format: IntFormat::Signed });
+    own_code::plan(vec![probe])
+}
+
+/// A page that is mapped and not resident in this process.
+struct AbsentPage(*mut libc::c_void);
+
+const PAGE_BYTES: usize = 4096;
+
+/// Maps the first page of our own file, which begins with a string (`\x7fELF…`), afresh: nobody
+/// has touched it, so it has no page-table entry.
+fn absent_page() -> std::io::Result<AbsentPage> {
+    let file = File::open("/proc/self/exe")?;
+    // SAFETY: a fresh private mapping of a file that we hold open.
+    let page = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            PAGE_BYTES,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if page == libc::MAP_FAILED {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(AbsentPage(page))
+    }
+}
+
+impl AbsentPage {
+    fn text(&self) -> *const c_char {
+        self.0.cast()
+    }
+}
+
+impl Drop for AbsentPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing borrows from it.
+        unsafe { libc::munmap(self.0, PAGE_BYTES) };
+    }
+}

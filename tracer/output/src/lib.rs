@@ -1,0 +1,4 @@
+//! Events, tables and summaries as text, JSON and Prometheus metrics.
+
+pub mod metrics;
+pub mod sink;

@@ -1,0 +1,26 @@
+//! What is the same in every line of a probe, put together when its first event comes.
+
+use faultline_plan::ProbeId;
+
+/// A `T` a probe. Most of a large plan's probes are never hit, so each is made when first asked
+/// for.
+#[derive(Debug)]
+pub(super) struct PerProbe<T> {
+    by_id: Vec<Option<Box<T>>>,
+}
+
+impl<T> Default for PerProbe<T> {
+    fn default() -> Self {
+        Self { by_id: Vec::new() }
+    }
+}
+
+impl<T> PerProbe<T> {
+    pub(super) fn get(&mut self, id: ProbeId, make: impl FnOnce() -> T) -> &T {
+        let index = id.0 as usize;
+        if index >= self.by_id.len() {
+            self.by_id.resize_with(index + 1, || None);
+        }
+        self.by_id[index].get_or_insert_with(|| Box::new(make()))
+    }
+}

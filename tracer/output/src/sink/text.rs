@@ -1,0 +1,209 @@
+//! Events as text, one line each, for people.
+//!
+//! ```text
+//! TIME            PID/TID COMM            CALL
+//! 03:04:05.000006 41/42   cat             libc.so.6:open(path="/etc/hostname", flags=0)
+//! 03:04:05.000011 41/42   cat             libc.so.6:open → 3  5.12µs
+//! ```
+
+use unicode_width::UnicodeWidthStr;
+
+use super::{
+    Sink,
+    colour::Palette,
+    digits::{push_decimal, push_hex},
+    escape::{Quotes, push_byte, push_text},
+    per_probe::PerProbe,
+    time::{SecondText, TimeText, local_of_day},
+};
+use faultline_engine::decode::{Event, EventKind, Value};
+use faultline_plan::PlannedProbe;
+use faultline_spec::units::push_duration;
+
+/// Most bytes that the kernel keeps of a task's name.
+const COMM_COLUMNS: usize = 15;
+/// Columns of the process's number to begin with: the largest has seven digits.
+const PID_COLUMNS: usize = 7;
+
+/// Writes events as text, in local time.
+#[derive(Debug)]
+pub struct TextSink {
+    palette: Palette,
+    time: TimeText<9>,
+    probes: PerProbe<ProbeText>,
+    /// Columns of the process's number; grows to the longest seen, so that lines stay aligned.
+    pid_columns: usize,
+}
+
+/// What is the same in each line of a probe.
+#[derive(Debug)]
+struct ProbeText {
+    /// `LABEL(`
+    entry: Vec<u8>,
+    /// `LABEL → `
+    ret: Vec<u8>,
+    /// `name=` of each argument; all but the first with a comma before.
+    names: Vec<Vec<u8>>,
+}
+
+impl TextSink {
+    /// A sink that has seen no event; with `colour`, lines have escape sequences in them.
+    #[must_use]
+    pub fn new(colour: bool) -> Self {
+        Self::with_time(colour, local_of_day)
+    }
+
+    fn with_time(colour: bool, text_of: SecondText<9>) -> Self {
+        Self {
+            palette: Palette::new(colour),
+            time: TimeText::new(text_of),
+            probes: PerProbe::default(),
+            pid_columns: PID_COLUMNS,
+        }
+    }
+
+    /// The line that names the columns, newline included.
+    #[must_use]
+    pub fn header(&self) -> String {
+        let Palette { dim, reset, .. } = self.palette;
+        let pid_columns = self.pid_columns;
+        format!("{dim}{:<15} {:<pid_columns$} {:<15} CALL{reset}\n", "TIME", "PID/TID", "COMM")
+    }
+}
+
+impl Sink for TextSink {
+    fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
+        let palette = self.palette;
+        let probe = self.probes.get(event.id, || ProbeText::new(event.probe, palette));
+        push_str(palette.dim, out);
+        self.time.push::<6>(event.time, out);
+        push_str(palette.reset, out);
+        out.push(b' ');
+        let columns = push_pid(event, self.pid_columns, out);
+        self.pid_columns = self.pid_columns.max(columns);
+        push_comm(event.comm, out);
+        match event.kind {
+            EventKind::Entry => {
+                out.extend_from_slice(&probe.entry);
+                for ((_, value), name) in event.values().zip(&probe.names) {
+                    out.extend_from_slice(name);
+                    push_value(value, palette, out);
+                }
+                out.extend_from_slice(b")\n");
+            }
+            EventKind::Return { duration_ns } => {
+                out.extend_from_slice(&probe.ret);
+                if let Some(value) = event.ret() {
+                    push_value(value, palette, out);
+                    out.extend_from_slice(b"  ");
+                }
+                push_duration(duration_ns, out);
+                out.push(b'\n');
+            }
+        }
+    }
+}
+
+impl ProbeText {
+    fn new(probe: &PlannedProbe, palette: Palette) -> Self {
+        let head = |then: &str| {
+            let mut text = palette.probe.as_bytes().to_vec();
+            push_text(probe.label.as_bytes(), Quotes::None, &mut text);
+            push_str(palette.reset, &mut text);
+            push_str(then, &mut text);
+            text
+        };
+        let name = |(slot, name): (usize, &str)| {
+            let mut text = if slot == 0 { Vec::new() } else { b", ".to_vec() };
+            push_text(name.as_bytes(), Quotes::None, &mut text);
+            text.push(b'=');
+            text
+        };
+        Self {
+            entry: head("("),
+            ret: head(" → "),
+            names: probe.args.iter().map(|arg| &*arg.name).enumerate().map(name).collect(),
+        }
+    }
+}
+
+fn push_str(text: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends `PID` or, for any but a process's first thread, `PID/TID`, filled up to `columns` and
+/// a space. Returns how many it has without.
+fn push_pid(event: &Event<'_>, columns: usize, out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    push_decimal(event.pid, out);
+    if event.tid != event.pid {
+        out.push(b'/');
+        push_decimal(event.tid, out);
+    }
+    let used = out.len() - start;
+    fill(columns.saturating_sub(used) + 1, out);
+    used
+}
+
+fn push_comm(comm: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    push_text(comm, Quotes::None, out);
+    let text = &out[start..];
+    let used = if text.is_ascii() {
+        text.len()
+    } else {
+        std::str::from_utf8(text).map_or(text.len(), UnicodeWidthStr::width)
+    };
+    fill(COMM_COLUMNS.saturating_sub(used) + 1, out);
+}
+
+fn fill(columns: usize, out: &mut Vec<u8>) {
+    const SPACES: &[u8; 32] = &[b' '; 32];
+    out.extend_from_slice(&SPACES[..columns.min(SPACES.len())]);
+}
+
+#[inline]
+fn push_value(value: Value<'_>, palette: Palette, out: &mut Vec<u8>) {
+    match value {
+        Value::Int(number) => push_decimal(number, out),
+        Value::Uint(number) => push_decimal(number, out),
+        Value::Hex { value, .. } | Value::Ptr(value) => push_hex(value, out),
+        Value::Bool(value) => push_str(if value { "true" } else { "false" }, out),
+        Value::Char(byte) => {
+            push_str(palette.string, out);
+            out.push(b'\'');
+            push_char(byte, out);
+            out.push(b'\'');
+            push_str(palette.reset, out);
+        }
+        Value::Str { bytes, truncated } | Value::Bytes { bytes, truncated } => {
+            push_str(palette.string, out);
+            out.push(b'"');
+            push_text(bytes, Quotes::Double, out);
+            out.push(b'"');
+            push_str(palette.reset, out);
+            if truncated {
+                push_str("…", out);
+            }
+        }
+        Value::Unread(errno) => {
+            push_str(palette.error, out);
+            out.push(b'<');
+            push_str(errno.name(), out);
+            out.push(b'>');
+            push_str(palette.reset, out);
+        }
+    }
+}
+
+fn push_char(byte: u8, out: &mut Vec<u8>) {
+    match byte {
+        b'\'' => out.extend_from_slice(br"\'"),
+        // A byte that is not ASCII is not a character by itself.
+        0x80.. => push_byte(byte, out),
+        _ => push_text(&[byte], Quotes::None, out),
+    }
+}
+
+#[cfg(test)]
+mod tests;

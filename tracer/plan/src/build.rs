@@ -1,0 +1,230 @@
+//! Puts the plan together: one probe a place and reading, grouped by file.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    AttachPlan, Classes, Conditions, Form, Hazards, NotPlanned, Obstacle, Place, PlannedFile,
+    PlannedProbe, PlannedValue, ProbeId,
+    condition::Indices,
+    instruction::{self, Verdict},
+    program,
+};
+use faultline_resolve::{Arch, ObjectFile, Resolution, ResolvedProbe};
+use faultline_spec::{ArgSpec, Condition, ProbeSpec};
+
+/// Reads the code of a probe's function from its first byte to past the probed instruction.
+pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
+
+/// Plans every resolved probe. What cannot be probed is listed with its reason, and the rest is
+/// planned; the same place read in the same way is planned once, however often it was named.
+///
+/// All probes have the condition of `wishes`, each as its arguments are.
+pub fn plan(
+    resolutions: Vec<Resolution>,
+    read_code: ReadCode<'_>,
+    wishes: Wishes<'_>,
+) -> AttachPlan {
+    let mut plan = AttachPlan::default();
+    let mut conditions = ConditionsBySpec::new(wishes.condition);
+    let mut files: HashMap<_, usize> = HashMap::new();
+    let mut seen: HashMap<_, Vec<Arc<ProbeSpec>>> = HashMap::new();
+    for resolution in resolutions {
+        plan.skipped.extend(resolution.skipped.into_iter().map(|skipped| NotPlanned {
+            label: skipped.label.into(),
+            obstacle: Obstacle::NotProbeable(skipped.reason),
+        }));
+        for probe in resolution.probes {
+            let at_this_place = seen.entry((probe.file.id(), probe.offset)).or_default();
+            if at_this_place.iter().any(|spec| reads_alike(spec, &probe.spec)) {
+                continue;
+            }
+            at_this_place.push(Arc::clone(&probe.spec));
+            match planned(&probe, read_code, &wishes, &mut conditions) {
+                Ok(planned) => {
+                    let id = ProbeId(plan.probes.len() as u32);
+                    let file = *files.entry(probe.file.id()).or_insert_with(|| {
+                        plan.files.push(PlannedFile {
+                            file: Arc::clone(&probe.file),
+                            probes: Vec::new(),
+                        });
+                        plan.files.len() - 1
+                    });
+                    plan.files[file].probes.push(id);
+                    plan.probes.push(planned);
+                }
+                Err(obstacle) => {
+                    plan.skipped.push(NotPlanned { label: probe.label.into(), obstacle });
+                }
+            }
+        }
+    }
+    plan.conditions = conditions.conditions;
+    plan
+}
+
+/// The condition, as it is about each probe that the user wrote: thousands of functions may come
+/// from one.
+struct ConditionsBySpec<'a> {
+    condition: Option<&'a Condition>,
+    conditions: Conditions,
+    last: Option<(Arc<ProbeSpec>, Arch, Indices)>,
+}
+
+impl<'a> ConditionsBySpec<'a> {
+    fn new(condition: Option<&'a Condition>) -> Self {
+        Self { condition, conditions: Conditions::default(), last: None }
+    }
+
+    fn of(&mut self, spec: &Arc<ProbeSpec>, arch: Arch) -> Result<Indices, Obstacle> {
+        let Some(condition) = self.condition else { return Ok(Indices::NONE) };
+        if let Some((last, last_arch, indices)) = &self.last
+            && Arc::ptr_eq(last, spec)
+            && *last_arch == arch
+        {
+            return Ok(*indices);
+        }
+        let formula = condition
+            .typed(spec)
+            .map_err(|untyped| Obstacle::ConditionAbsent(untyped.error().message().to_owned()))?;
+        let indices = self.conditions.add(&formula, arch, spec.offset != 0)?;
+        self.last = Some((Arc::clone(spec), arch, indices));
+        Ok(indices)
+    }
+}
+
+/// What the user wishes beyond the probes themselves.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wishes<'a> {
+    /// Also what may hurt the traced program.
+    pub force: bool,
+    /// Which hits are wanted.
+    pub condition: Option<&'a Condition>,
+    /// What the kernel makes of instructions.
+    pub classes: Classes,
+    /// What can hurt on this kernel.
+    pub hazards: Hazards,
+    /// Processes with a seccomp filter may be among those that are traced.
+    pub may_be_filtered: bool,
+}
+
+fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
+    one.args == other.args && one.ret == other.ret
+}
+
+fn planned(
+    probe: &ResolvedProbe,
+    read_code: ReadCode<'_>,
+    wishes: &Wishes<'_>,
+    conditions: &mut ConditionsBySpec<'_>,
+) -> Result<PlannedProbe, Obstacle> {
+    let arch = probe.file.arch();
+    if probe.spec.offset != 0 && probe.spec.ret.is_some() {
+        return Err(Obstacle::ReturnInside);
+    }
+    if probe.spec.ret.is_some() && returns_oddly(probe) {
+        return Err(Obstacle::ReturnsOddly);
+    }
+    if probe.spec.ret.is_some() && !wishes.force {
+        if let Some(obstacle) = returns_in(&probe.file) {
+            return Err(obstacle);
+        }
+        if wishes.hazards.returns_kill_filtered && wishes.may_be_filtered {
+            return Err(Obstacle::KillsFiltered);
+        }
+    }
+    let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
+    if !instruction::begins_at(arch, &code, probe.spec.offset) {
+        return Err(Obstacle::InsideInstruction);
+    }
+    let at = usize::try_from(probe.spec.offset).unwrap_or(usize::MAX).min(code.len());
+    let form = Form::of(arch, code.get(at..).unwrap_or_default());
+    let is_inside = probe.spec.offset != 0;
+    if is_inside && form == Form::Nop5 && wishes.hazards.nop5_breaks_red_zone && !wishes.force {
+        return Err(Obstacle::RedZone);
+    }
+    let verdict = instruction::judge(arch, &code[at..]);
+    if verdict == Verdict::Misread {
+        return Err(Obstacle::Misread);
+    }
+    let args = probe.spec.args.iter().filter_map(|arg| match arg {
+        ArgSpec::Skip => None,
+        ArgSpec::Read { name, ty } => {
+            Some(PlannedValue { name: name.as_str().into(), ty: ty.clone() })
+        }
+    });
+    let mut program = program::program(&probe.spec, arch)?;
+    let Indices { entry, at_return } = conditions.of(&probe.spec, arch)?;
+    program.entry_condition = entry;
+    program.return_condition = at_return;
+    Ok(PlannedProbe {
+        label: probe.label.as_str().into(),
+        doubtful: verdict == Verdict::Doubtful,
+        offset: probe.offset,
+        function_bytes: probe.size_bytes.filter(|_| probe.spec.offset == 0),
+        place: Place::unmoved(form, &wishes.classes),
+        args: args.collect(),
+        ret: probe.spec.ret.clone(),
+        program,
+    })
+}
+
+/// Functions that keep their return address, go to another's, or walk the stack by it. Under a
+/// return probe it is the kernel's trampoline, and whoever arrives there unexpected is killed.
+const ODD_RETURNS: [&str; 29] = [
+    "setjmp",
+    "_setjmp",
+    "__setjmp",
+    "sigsetjmp",
+    "__sigsetjmp",
+    "longjmp",
+    "_longjmp",
+    "siglongjmp",
+    "__longjmp",
+    "__longjmp_chk",
+    "____longjmp_chk",
+    "__libc_longjmp",
+    "__libc_siglongjmp",
+    "getcontext",
+    "__getcontext",
+    "setcontext",
+    "__setcontext",
+    "makecontext",
+    "__makecontext",
+    "swapcontext",
+    "__swapcontext",
+    "__cxa_throw",
+    "__cxa_rethrow",
+    "_Unwind_RaiseException",
+    "_Unwind_Resume",
+    "_Unwind_Resume_or_Rethrow",
+    "_Unwind_ForcedUnwind",
+    "_Unwind_Backtrace",
+    "backtrace",
+];
+
+/// The dynamic linker's resolver leaves its frame by a jump to the function it has found.
+const RESOLVER_PREFIX: &str = "_dl_runtime_resolve";
+
+fn returns_oddly(probe: &ResolvedProbe) -> bool {
+    std::iter::once(&probe.symbol)
+        .chain(&probe.aliases)
+        .any(|name| ODD_RETURNS.contains(&&**name) || name.starts_with(RESOLVER_PREFIX))
+}
+
+/// Why returns are not traced in a file without `force`, whatever the function.
+#[must_use]
+pub fn returns_in(file: &ObjectFile) -> Option<Obstacle> {
+    if file.is_go() {
+        Some(Obstacle::MovesStacks)
+    } else {
+        unwinds(file).then_some(Obstacle::Unwinds)
+    }
+}
+
+/// Whether exceptions or panics may pass through the file's functions: it is linked with what
+/// unwinds stacks for C++ and Rust, or is that itself.
+fn unwinds(file: &ObjectFile) -> bool {
+    let libraries = file.needed().iter().map(String::as_str).chain(file.soname());
+    let unwinding = ["libstdc++.so", "libc++.so", "libc++abi.so", "libgcc_s.so", "libunwind.so"];
+    libraries.into_iter().any(|library| unwinding.iter().any(|name| library.starts_with(name)))
+}

@@ -1,0 +1,145 @@
+//! From resolved probes to an [`AttachPlan`]: where each breakpoint goes and what each probe
+//! reads. Pure: what it must know of the machine is handed to it.
+
+mod build;
+mod class;
+mod condition;
+mod costs;
+mod hazards;
+mod instruction;
+mod obstacle;
+mod placement;
+mod program;
+#[cfg(any(test, feature = "testbed"))]
+#[doc(hidden)]
+pub mod testbed;
+
+use std::sync::Arc;
+
+use tracer_common::{Action, condition::NO_CONDITION, program::ProbeProgram};
+
+pub use self::{
+    build::{ReadCode, Wishes, plan, returns_in},
+    class::{Class, Classes, Form},
+    condition::Conditions,
+    costs::{BreakpointCosts, Costs},
+    hazards::Hazards,
+    obstacle::{NotPlanned, Obstacle},
+    placement::{Outlook, Place, ReadPieces, place, survey},
+    program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
+};
+use faultline_resolve::{FileOffset, ObjectFile};
+use faultline_spec::{IntFormat, ProbeSpec, ValueType};
+
+/// A probe's index in the plan: its attach cookie, and the index of its counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProbeId(pub u32);
+
+/// What is going to be attached.
+#[derive(Debug, Default)]
+pub struct AttachPlan {
+    /// The probes, by [`ProbeId`].
+    pub probes: Vec<PlannedProbe>,
+    /// The files that they are in: one link a file, and one more for its returns.
+    pub files: Vec<PlannedFile>,
+    /// The conditions that the probes' programs name.
+    pub conditions: Conditions,
+    /// Functions that cannot be probed, with the reason.
+    pub skipped: Vec<NotPlanned>,
+}
+
+impl AttachPlan {
+    /// The same breakpoints, of which only the hits are counted.
+    #[must_use]
+    pub fn counting(&self) -> Self {
+        let counted = |probe: &PlannedProbe| PlannedProbe {
+            args: Vec::new(),
+            ret: None,
+            program: ProbeProgram::default(),
+            ..probe.clone()
+        };
+        Self {
+            probes: self.probes.iter().map(counted).collect(),
+            files: self.files.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what another plan attaches; the ids that its probes have here.
+    pub fn append(&mut self, other: Self) -> std::ops::Range<u32> {
+        let first = self.probes.len() as u32;
+        let conditions = self.conditions.append(other.conditions);
+        let place = |index: u32| conditions.get(index as usize).copied().unwrap_or(NO_CONDITION);
+        self.probes.extend(other.probes.into_iter().map(|mut probe| {
+            probe.program.entry_condition = place(probe.program.entry_condition);
+            probe.program.return_condition = place(probe.program.return_condition);
+            probe
+        }));
+        for PlannedFile { file, probes } in other.files {
+            let probes = probes.into_iter().map(|id| ProbeId(first + id.0));
+            match self.files.iter_mut().find(|known| known.file.id() == file.id()) {
+                Some(known) => known.probes.extend(probes),
+                None => self.files.push(PlannedFile { file, probes: probes.collect() }),
+            }
+        }
+        self.skipped.extend(other.skipped);
+        first..self.probes.len() as u32
+    }
+}
+
+/// Makes a spec say what an action needs: a call is counted at its entry, unless it is chosen by
+/// its return; its duration is known at its return. What it was called with is looked at only for
+/// an event or a condition.
+pub fn suit(spec: &mut ProbeSpec, action: Action, conditional: bool, names_return: bool) {
+    match action {
+        Action::Events => return,
+        Action::Count if !names_return => spec.ret = None,
+        Action::Count => {}
+        Action::Latency => {
+            let any = ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned };
+            spec.ret.get_or_insert(any);
+        }
+    }
+    if !conditional {
+        spec.args.clear();
+    }
+}
+
+/// A file with probes.
+#[derive(Debug, Clone)]
+pub struct PlannedFile {
+    /// The file, held open: it is attached to as it was parsed, whatever becomes of its path.
+    pub file: Arc<ObjectFile>,
+    /// Its probes.
+    pub probes: Vec<ProbeId>,
+}
+
+/// One probe.
+#[derive(Debug, Clone)]
+pub struct PlannedProbe {
+    /// `FILE:SYMBOL[+0xOFFSET]`, as output names it.
+    pub label: Arc<str>,
+    /// Where the breakpoint goes.
+    pub offset: FileOffset,
+    /// The function's size, if the breakpoint is at its entry and the symbol says.
+    pub function_bytes: Option<u64>,
+    /// Where the breakpoint went from there, and what it costs.
+    pub place: Place,
+    /// The kernel may well refuse the breakpoint: it is tried apart from the others.
+    pub doubtful: bool,
+    /// The entry's named arguments, by slot.
+    pub args: Vec<PlannedValue>,
+    /// The return value: present if the return is traced.
+    pub ret: Option<ValueType>,
+    /// The same, as the eBPF program reads it.
+    pub program: ProbeProgram,
+}
+
+/// A value that a probe reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedValue {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How it is shown.
+    pub ty: ValueType,
+}

@@ -1,0 +1,55 @@
+//! Moves the breakpoints of a plan.
+
+use tracer_common::program::{FLAG_TRACK_RETURN, ProbeProgram};
+
+use super::{Movable, Needs, Text, places};
+use crate::{AttachPlan, Classes, ProbeId};
+use faultline_resolve::{Arch, FileOffset, ObjectFile};
+
+/// Reads a file's code with its symbols, in as many pieces as it has: where a piece begins in the
+/// file, its bytes, and where its symbols are.
+pub type ReadPieces<'a> = &'a dyn Fn(&ObjectFile) -> Vec<(u64, Vec<u8>, Vec<u64>)>;
+
+/// Moves each breakpoint along its function's first instructions to the cheapest place that changes
+/// nothing that the user sees.
+///
+/// `read_pieces` gives a file's code, `classes` says what is cheap.
+pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Classes) {
+    for file in &plan.files {
+        if file.file.arch() != Arch::X86_64 {
+            continue;
+        }
+        let movable = |id: &ProbeId| {
+            let probe = &plan.probes[id.0 as usize];
+            let size_bytes = probe.function_bytes.filter(|_| !probe.doubtful)?;
+            let needs = needs(&probe.program);
+            Some((id.0 as usize, Movable { entry: probe.offset.0, size_bytes, needs }))
+        };
+        let (ids, functions): (Vec<_>, Vec<_>) = file.probes.iter().filter_map(movable).unzip();
+        if functions.is_empty() {
+            continue;
+        }
+        for (start, code, symbols) in read_pieces(&file.file) {
+            let text = Text::new(start, code, symbols);
+            for (id, place) in ids.iter().zip(places(&text, &functions, classes)) {
+                let Some(place) = place else { continue };
+                let probe = &mut plan.probes[*id];
+                probe.offset = FileOffset(probe.offset.0 + place.moved_bytes);
+                probe.program.stack_bias = place.stack_bias;
+                probe.place = place;
+            }
+        }
+    }
+}
+
+/// What a probe looks at when it is hit.
+fn needs(program: &ProbeProgram) -> Needs {
+    let ops = &program.entry[..usize::from(program.entry_len).min(program.entry.len())];
+    let registers = ops.iter().filter(|op| op.register < 8);
+    // A condition may look at any of them.
+    let all = if program.judges() { u8::MAX } else { 0 };
+    Needs {
+        registers: registers.fold(all, |bits, op| bits | 1 << op.register),
+        return_address: program.flags & FLAG_TRACK_RETURN != 0,
+    }
+}

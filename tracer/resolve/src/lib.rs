@@ -1,0 +1,46 @@
+//! From a [`ProbeSpec`](faultline_spec::ProbeSpec) to the functions that it names on this machine.
+//!
+//! Takes a spec and a [`View`] (this machine, or one process as it sees itself); gives a
+//! [`Resolution`]: what can be probed, where the kernel wants each breakpoint, and what cannot be
+//! probed with the reason. Reads files and `/proc`, attaches nothing, makes no bpf(2) call, and
+//! decides nothing about what a probe reads or costs: that is the plan's part.
+//!
+//! - `view`: files and paths as the host or a process sees them.
+//! - [`process`]: what `/proc` says of a process: mappings, names, start time.
+//! - `target`, `ldcache`, `library_name`: from the target's text to a file.
+//! - `elf`, `symbols`, `debugfile`: from a file to its symbols, wherever they are kept.
+//! - [`object_file`](ObjectFile): one parsed file.
+//! - `pattern`, `demangle`: which names a function part selects.
+//! - `select`, `ifunc`: from symbols to probes, and to reasons where there is none.
+//! - `suggest`: the near name in an error.
+
+mod address;
+mod code;
+mod debugfile;
+mod demangle;
+mod elf;
+mod error;
+mod ifunc;
+mod ldcache;
+mod library_name;
+mod object_file;
+mod pattern;
+pub mod process;
+mod resolver;
+mod select;
+mod suggest;
+mod symbols;
+mod target;
+#[cfg(test)]
+mod testbed;
+mod view;
+
+pub use address::{ElfAddr, FileOffset, RuntimeAddr};
+pub use code::{CodeReader, code_pieces};
+pub use elf::{Arch, Segment};
+pub use error::{ResolveError, SkipReason};
+pub use object_file::{FileId, ObjectFile, SymbolSource};
+pub use process::Pid;
+pub use resolver::{Listing, Resolver};
+pub use select::{ListedFunction, Resolution, ResolvedProbe, Skipped};
+pub use view::View;
