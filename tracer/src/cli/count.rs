@@ -14,7 +14,7 @@ use faultline_engine::{
     aggregate::{Calls, calls},
     kernel::{Counters, costs},
 };
-use faultline_output::sink::{count_table, json_counts};
+use faultline_output::{count_table, json_counts};
 use faultline_plan::{AttachPlan, Costs, ProbeId};
 
 /// Count the calls of functions, in the kernel

@@ -15,7 +15,7 @@ use super::{
     selection::{Selected, SelectionArgs},
 };
 use faultline_engine::kernel::{self, Features, Scope, links_needed};
-use faultline_output::sink::summary::SkippedProbe;
+use faultline_output::summary::SkippedProbe;
 use faultline_plan::{AttachPlan, Costs, Place, PlannedProbe, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::units::{counted, duration_text};

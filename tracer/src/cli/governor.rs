@@ -18,7 +18,7 @@ use faultline_engine::{
         Changed, Counters, KernelError, LinkSets, Links, Programs, Progress, Scope, own_cpu_time,
     },
 };
-use faultline_output::sink::summary::{Millis, Overhead, Ppm};
+use faultline_output::summary::{Millis, Overhead, Ppm};
 use faultline_plan::{AttachPlan, Costs, PlannedProbe, ProbeId};
 use faultline_resolve::process;
 use faultline_spec::units::duration_text;
@@ -299,7 +299,7 @@ fn percent(share: f64) -> String {
 
 /// CPUs that there are now.
 fn online_cpus() -> usize {
-    faultline_output::metrics::online_cpus().max(1)
+    faultline_output::prometheus::online_cpus().max(1)
 }
 
 /// Owns the links of a run.

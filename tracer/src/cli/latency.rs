@@ -14,7 +14,7 @@ use faultline_engine::{
     aggregate::{Durations, durations},
     kernel::Latencies,
 };
-use faultline_output::sink::{json_latencies, latency_picture, latency_table};
+use faultline_output::{json_latencies, latency_picture, latency_table};
 use faultline_plan::AttachPlan;
 
 /// Functions whose histogram is drawn at the end, those with most time; all have their line.

@@ -17,7 +17,7 @@ use super::{
     tell::tell,
 };
 use faultline_engine::kernel;
-use faultline_output::sink::Palette;
+use faultline_output::Palette;
 use faultline_plan::{self as plan, Costs, Outlook, Place, Wishes};
 use faultline_resolve::{
     self as resolve, CodeReader, FileOffset, ListedFunction, Listing, Pid, Resolver, View,

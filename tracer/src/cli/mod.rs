@@ -30,7 +30,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::failure::Failure;
-use faultline_output::sink::Output;
+use faultline_output::Output;
 
 /// A production uprobe tracer: see what functions of running programs do, without losing an
 /// argument and without hurting the host.

@@ -8,7 +8,7 @@ use tracer_common::Action;
 
 use super::{Failure, runtime, selection::Selected, session::Session};
 use faultline_engine::kernel;
-use faultline_output::metrics::online_cpus;
+use faultline_output::prometheus::online_cpus;
 use faultline_plan::ProbeId;
 use faultline_spec::units::{duration_text, percent_text};
 

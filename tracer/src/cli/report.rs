@@ -15,7 +15,7 @@ use faultline_engine::{
     drain::Patience,
     kernel::{self, AttachReport, CounterSnapshot},
 };
-use faultline_output::sink::{
+use faultline_output::{
     Outcome, Output, Summary, Tally, json_line,
     summary::{
         Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults,

@@ -11,7 +11,7 @@ use faultline_engine::{
     guard::{OverheadLimit, OverheadPolicy},
     kernel::{self, Scope},
 };
-use faultline_output::sink::summary::SkippedProbe;
+use faultline_output::summary::SkippedProbe;
 use faultline_plan::{self as plan, AttachPlan, NotPlanned, PlannedFile, Wishes};
 use faultline_resolve::{
     self as resolve, CodeReader, Pid, Resolver, View,

@@ -31,7 +31,7 @@ use faultline_engine::{
         Links, LoadOptions, Programs, Records, Scope, costs, missing_privilege,
     },
 };
-use faultline_output::sink::{
+use faultline_output::{
     WriterEnd,
     summary::{Overhead, SkippedProbe},
 };

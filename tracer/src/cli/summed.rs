@@ -22,7 +22,7 @@ use super::{
     tell::tell,
 };
 use faultline_engine::drain::Patience;
-use faultline_output::sink::{Output, Tally, WriterEnd};
+use faultline_output::{Output, Tally, WriterEnd};
 
 /// How often figures are shown anew on a terminal, if the user does not say.
 const REFRESH: Duration = Duration::from_secs(1);

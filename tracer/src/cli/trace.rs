@@ -11,7 +11,7 @@ use super::{
     session::{Reason, Session, blocking},
 };
 use faultline_engine::drain::Drain;
-use faultline_output::sink::{EventWriter, JsonSink, Sink, Tally, TextSink, WriterEnd};
+use faultline_output::{EventWriter, JsonSink, Sink, Tally, TextSink, WriterEnd};
 use faultline_spec::units;
 
 /// How long an output that takes nothing is waited for at the end.

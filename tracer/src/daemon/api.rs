@@ -25,7 +25,7 @@ use super::{
     engine::Changed,
     tail::Heard,
 };
-use faultline_output::metrics::{
+use faultline_output::prometheus::{
     Catalog, CpuFigures, Durations, Kind, OverheadStatus, OwnUse, Reading,
 };
 
@@ -293,7 +293,7 @@ struct Probe {
 async fn figures(State(control): Controls) -> Result<Json<Figures>, Refusal> {
     let shared = &control.shared;
     let (catalog, reading) = reading(&control).await?;
-    let online = faultline_output::metrics::online_cpus();
+    let online = faultline_output::prometheus::online_cpus();
     let cpus = reading
         .cpus
         .iter()

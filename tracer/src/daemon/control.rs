@@ -18,7 +18,7 @@ use super::{
     event_log::EventLog,
     notify::Notify,
 };
-use faultline_output::metrics;
+use faultline_output::prometheus;
 use faultline_spec::units::counted;
 
 /// The daemon's controls.
@@ -88,7 +88,7 @@ impl Control {
         let result = self.try_reload().await;
         let own = &self.shared.metrics.own;
         let label = if result.is_ok() { "success" } else { "failure" };
-        own.reloads.get_or_create(&metrics::Result { result: label }).inc();
+        own.reloads.get_or_create(&prometheus::Result { result: label }).inc();
         match &result {
             Ok(changed) => {
                 self.now_in_force();

@@ -14,7 +14,7 @@ use std::{
 
 use super::{config, tail::Tails};
 use faultline_engine::drain::Patience;
-use faultline_output::{metrics::OwnMetrics, sink::Output};
+use faultline_output::{Output, prometheus::OwnMetrics};
 
 /// How long a standard output that takes nothing is waited for, before events are lost.
 const STDOUT_PATIENCE: Duration = Duration::from_millis(500);

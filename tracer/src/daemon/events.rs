@@ -7,7 +7,7 @@ use faultline_engine::{
     decode::{self, Clock},
     drain::{Patience, RecordReader},
 };
-use faultline_output::sink::{JsonSink, Outcome, Sink as _, Tally};
+use faultline_output::{JsonSink, Outcome, Sink as _, Tally};
 use faultline_plan::{AttachPlan, ProbeId};
 
 /// Formatted bytes that are kept before they are written.

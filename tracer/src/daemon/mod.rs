@@ -54,7 +54,7 @@ use self::{
     watch::ProcessWatch,
 };
 use faultline_engine::kernel::{Features, missing_privilege};
-use faultline_output::metrics::Metrics;
+use faultline_output::prometheus::Metrics;
 
 /// How often the line of `systemctl status` is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(10);

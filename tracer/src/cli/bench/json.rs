@@ -9,7 +9,7 @@ use super::{
 use faultline_engine::kernel::bench::{
     Batches, Check, Faulting, HitCost, Host, Spread, Throughput,
 };
-use faultline_output::sink::json_line;
+use faultline_output::json_line;
 
 #[derive(Serialize)]
 struct Hit {

@@ -26,7 +26,7 @@ use faultline_engine::{
         self, Calls, Features, Holders, KernelError, Links, LoadOptions, Programs, Progress, Scope,
     },
 };
-use faultline_output::{metrics::Source, sink::Tally};
+use faultline_output::{Tally, prometheus::Source};
 use faultline_plan::{self as plan, AttachPlan, NotPlanned, PlannedFile, ProbeId};
 use faultline_resolve::{self as resolve, ObjectFile, Pid};
 use faultline_spec::{Rate, Sample};

@@ -41,7 +41,7 @@ use super::{
     watch::ProcessWatch,
 };
 use faultline_engine::kernel::{Features, Holders};
-use faultline_output::metrics::{CpuFigures, Metrics};
+use faultline_output::prometheus::{CpuFigures, Metrics};
 use faultline_resolve::Pid;
 
 /// How often the engine looks after its groups when nobody wants anything.

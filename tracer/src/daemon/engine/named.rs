@@ -8,7 +8,7 @@ use std::{
 use super::{group::GroupId, look::Traced};
 use crate::daemon::config::ProbeConfig;
 use faultline_engine::kernel::HeldLinks;
-use faultline_output::metrics::Figures;
+use faultline_output::prometheus::Figures;
 use faultline_plan::ProbeId;
 use faultline_resolve::ObjectFile;
 

@@ -16,7 +16,7 @@ use faultline_engine::{
     guard::{Budget, Costly, Meter, OverheadLimit, StuckWatch, Wish},
     kernel::{HeldLinks, Holders, own_cpu_time},
 };
-use faultline_output::metrics::{OverheadStatus, online_cpus};
+use faultline_output::prometheus::{OverheadStatus, online_cpus};
 use faultline_plan::ProbeId;
 
 /// Looking takes so small a part of the time: it may be over a million counters.

@@ -13,7 +13,7 @@ use super::{
     named::{Named, Origin, Part},
 };
 use crate::daemon::config::{Action, ProbeText};
-use faultline_output::metrics::{Catalog, Durations, Figures, Kind, Retired, Series};
+use faultline_output::prometheus::{Catalog, Durations, Figures, Kind, Retired, Series};
 use faultline_plan::ProbeId;
 
 /// Reasons that are listed; the rest is only counted.

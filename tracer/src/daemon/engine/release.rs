@@ -18,7 +18,7 @@ use faultline_engine::{
     guard::StuckWatch,
     kernel::{DetachReport, HeldLinks, Releasing},
 };
-use faultline_output::metrics::{Catalog, Source};
+use faultline_output::prometheus::{Catalog, Source};
 use faultline_spec::units::counted;
 
 /// How long a drain may take for what is left.
@@ -118,7 +118,7 @@ impl Engine {
             // Their counters stand still: they go into the sums for good.
             let last = Catalog {
                 sources: done,
-                retired: faultline_output::metrics::Retired {
+                retired: faultline_output::prometheus::Retired {
                     cpus: std::mem::take(&mut self.retired),
                 },
                 ..Catalog::default()

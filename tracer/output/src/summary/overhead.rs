@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Millis, Summary, text};
+use super::Millis;
 
 /// What an overhead budget has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -54,7 +54,7 @@ impl Ppm {
         Self(u64::from(ppm))
     }
 
-    fn number(self) -> f64 {
+    pub(crate) fn number(self) -> f64 {
         self.0 as f64 / 1e6
     }
 }
@@ -62,34 +62,5 @@ impl Ppm {
 impl Serialize for Ppm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(self.number())
-    }
-}
-
-impl Summary {
-    /// What the budget has done, in words.
-    pub(super) fn overhead_text(&self) -> Option<String> {
-        let overhead = self.overhead.as_ref()?;
-        let share = |ppm: Ppm| format!("{:.2} %", ppm.number());
-        let taken = format!(
-            "the probes took about {} of all CPUs (at most {}; budget {})",
-            share(overhead.mean_percent),
-            share(overhead.peak_percent),
-            share(overhead.max_percent),
-        );
-        let done = match overhead.attached_share {
-            _ if overhead.exceeded == 0 => String::new(),
-            Some(attached) => format!(
-                ", and were attached {:.1} % of the time: figures with ~ are estimates",
-                attached.number() * 100.0
-            ),
-            None => format!(
-                "; over it {}, with {} detached in all, {} attached again, {} detached at the end",
-                text::counted(overhead.exceeded, "time", "times"),
-                text::counted(overhead.detached, "probe", "probes"),
-                overhead.attached_again,
-                overhead.away,
-            ),
-        };
-        Some(taken + &done)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{CpuFigures, Durations, Figures, Reading};
-use crate::sink::Tally;
+use crate::Tally;
 use faultline_engine::kernel::{Counters, Latencies};
 use faultline_plan::{BreakpointCosts, ProbeId};
 

@@ -11,9 +11,9 @@ mod collector;
 mod cpus;
 mod durations;
 mod figures;
+mod format;
 mod overhead;
 mod own;
-mod text;
 
 use std::{
     fmt,
@@ -33,9 +33,9 @@ pub use self::{
     cpus::{CpuFigures, online as online_cpus},
     durations::Durations,
     figures::{Figures, Reading},
+    format::Format,
     overhead::OverheadStatus,
     own::OwnUse,
-    text::Format,
 };
 
 /// Everything that is told to Prometheus.
@@ -221,7 +221,7 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(match format {
             Format::OpenMetrics => text,
-            Format::Prometheus => text::to_prometheus(&text),
+            Format::Prometheus => format::to_prometheus(&text),
         })
     }
 

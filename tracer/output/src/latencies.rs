@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::{
-    colour::Palette,
+use crate::{
     counts::is_false,
     escape::shown,
     json_line,
+    palette::Palette,
     seen::{SeenCount, column},
 };
 use faultline_engine::aggregate::{Bucket, Durations};

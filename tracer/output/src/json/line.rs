@@ -5,7 +5,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-use super::escape::push_json_text;
+use crate::escape::push_json_text;
 
 /// Appends `value` as one line, newline included. As in events, nothing that a terminal would obey
 /// is in it.

@@ -1,6 +1,6 @@
 //! Moments to text. Events come by the thousand a second, so the text of a second is kept.
 
-use super::digits::padded;
+use crate::digits::padded;
 use faultline_engine::decode::WallTime;
 
 /// Text of a second, up to and including the point before its fraction.

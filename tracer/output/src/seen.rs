@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::summary::Ppm;
+use crate::summary::Ppm;
 use faultline_engine::aggregate::Seen;
 
 /// In a line of `count`, and of a probe in the summary.

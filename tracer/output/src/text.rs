@@ -6,13 +6,15 @@
 //! 03:04:05.000011 41/42   cat             libc.so.6:open → 3  5.12µs
 //! ```
 
+mod summary;
+
 use unicode_width::UnicodeWidthStr;
 
-use super::{
+use crate::{
     Sink,
-    colour::Palette,
     digits::{push_decimal, push_hex},
     escape::{Quotes, push_byte, push_text},
+    palette::Palette,
     per_probe::PerProbe,
     time::{SecondText, TimeText, local_of_day},
 };

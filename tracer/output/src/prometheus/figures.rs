@@ -3,7 +3,7 @@
 use tracer_common::counter::Counter;
 
 use super::{Catalog, CpuFigures, Durations, Series};
-use crate::sink::{Outcome, Tally};
+use crate::{Outcome, Tally};
 use faultline_engine::kernel::CounterSnapshot;
 use faultline_plan::ProbeId;
 

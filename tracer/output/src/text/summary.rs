@@ -1,7 +1,10 @@
 //! The summary for people: what matters first, and nothing that is zero.
 
-use super::{CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, ProbeSummary, Summary};
-use crate::sink::{colour::Palette, escape::shown};
+use crate::{
+    escape::shown,
+    palette::Palette,
+    summary::{CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, Ppm, ProbeSummary, Summary},
+};
 use faultline_spec::units::{duration_text, percent_text};
 
 /// Most probes that get a line each. One alone has the figures of the total.
@@ -169,6 +172,33 @@ impl Summary {
             .then(|| format!("CPU {cpu} of {} carried {percent} % of the hits", self.cpus))
     }
 
+    /// What the budget has done, in words.
+    fn overhead_text(&self) -> Option<String> {
+        let overhead = self.overhead.as_ref()?;
+        let share = |ppm: Ppm| format!("{:.2} %", ppm.number());
+        let taken = format!(
+            "the probes took about {} of all CPUs (at most {}; budget {})",
+            share(overhead.mean_percent),
+            share(overhead.peak_percent),
+            share(overhead.max_percent),
+        );
+        let done = match overhead.attached_share {
+            _ if overhead.exceeded == 0 => String::new(),
+            Some(attached) => format!(
+                ", and were attached {:.1} % of the time: figures with ~ are estimates",
+                attached.number() * 100.0
+            ),
+            None => format!(
+                "; over it {}, with {} detached in all, {} attached again, {} detached at the end",
+                counted(overhead.exceeded, "time", "times"),
+                counted(overhead.detached, "probe", "probes"),
+                overhead.attached_again,
+                overhead.away,
+            ),
+        };
+        Some(taken + &done)
+    }
+
     /// What is no figure.
     fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();
@@ -244,7 +274,7 @@ fn push(
 }
 
 /// `1 hit`, `2 hits`.
-pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 

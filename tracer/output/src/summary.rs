@@ -1,20 +1,19 @@
 //! What a run counted: the last line of its output, and for people the last words.
 //!
 //! Takes figures that are final, counted after the last probe was detached; gives one line of JSON
-//! (through [`json_line`](super::json_line)) or some lines of text. It must not correct anything:
+//! (through [`json_line`](crate::json_line)) or some lines of text. It must not correct anything:
 //! where figures do not add up, [`Summary::is_conserved`] says so, and the text does too.
 
 mod overhead;
 #[cfg(test)]
 mod tests;
-mod text;
 
 use std::{ops::AddAssign, time::Duration};
 
 use serde::{Serialize, Serializer};
 
 pub use self::overhead::{Overhead, Ppm};
-use super::seen::SeenHits;
+use crate::seen::SeenHits;
 
 /// What a run counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

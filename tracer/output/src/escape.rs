@@ -3,7 +3,7 @@
 //! Takes any bytes. JSON loses none of them; text is for people, and shows them all. Neither gives
 //! out a control character, or one that hides or reorders what stands around it.
 
-use super::digits::HEX;
+use crate::digits::HEX;
 use faultline_spec::is_hidden;
 
 /// Appends what goes between the quotes of a JSON string. Bytes that are UTF-8 are that string.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sink::json_line;
+use crate::json_line;
 
 fn ms(ms: u64) -> Millis {
     Millis(Duration::from_millis(ms))

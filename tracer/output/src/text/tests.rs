@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use tracer_common::record::{ReadStatus, RecordHeader};
 
 use super::*;
-use crate::sink::time::utc_of_day;
+use crate::time::utc_of_day;
 use faultline_engine::decode::{
     Clock, decode,
     testbed::{Raw, entry, header, record, ret},

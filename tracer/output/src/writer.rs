@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Outcome, Output, Sink, Tally};
+use crate::{Outcome, Output, Sink, Tally};
 use faultline_engine::{
     decode::{self, Clock},
     drain::{Patience, RecordReader},

@@ -7,7 +7,10 @@
 //! `comm`. (An argument that is itself called `comm` is `args.comm` in `escaped`: no argument's
 //! name has a dot.)
 
-use super::{
+mod line;
+
+pub use self::line::json_line;
+use crate::{
     Sink,
     digits::{push_decimal, push_hex},
     escape::{push_json, push_json_text},

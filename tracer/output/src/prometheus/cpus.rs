@@ -2,7 +2,7 @@
 
 use tracer_common::counter::Counter;
 
-use crate::sink::{Outcome, Tally};
+use crate::{Outcome, Tally};
 use faultline_engine::kernel::CounterSnapshot;
 
 /// What was counted on a CPU, over all probes.

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::{
-    colour::Palette,
+use crate::{
     escape::shown,
     json_line,
+    palette::Palette,
     seen::{SeenHits, column},
 };
 use faultline_engine::aggregate::Calls;

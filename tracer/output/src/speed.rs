@@ -1,12 +1,12 @@
 //! How long an event takes. Run by hand, since a figure is no test:
 //!
-//! `cargo test --release -p tracer --lib -- --ignored --nocapture sink::speed`
+//! `cargo test --release -p faultline-output --lib -- --ignored --nocapture speed`
 
 use std::{hint::black_box, time::Instant};
 
 use tracer_common::record::RecordHeader;
 
-use super::{JsonSink, Sink, TextSink};
+use crate::{JsonSink, Sink, TextSink};
 use faultline_engine::decode::{
     Clock, decode,
     testbed::{Raw, header, record},
