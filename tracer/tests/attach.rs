@@ -107,9 +107,9 @@ fn refused_points() {
         let (links, report) =
             Links::attach(&programs, &plan, &Scope::AllProcesses, &progress).unwrap();
         assert_eq!(report.probes, probes - 1, "{report:?}");
-        let [not_planned] = &report.refused[..] else { panic!("{report:?}") };
-        assert!(not_planned.label.ends_with(":refused"), "{report:?}");
-        let said = not_planned.obstacle.to_string();
+        let [skipped] = &report.refused[..] else { panic!("{report:?}") };
+        assert!(skipped.label.ends_with(":refused"), "{report:?}");
+        let said = skipped.reason.to_string();
         assert!(said.contains("does not support the instruction"), "{said}");
         assert_eq!((progress.done(), progress.total()), (probes, probes));
         assert_eq!(links.points(), probes - 1);

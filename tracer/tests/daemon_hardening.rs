@@ -65,7 +65,7 @@ fn stalled_scrapes_cost_one() {
 }
 
 /// Check that clients who want something all the time do not keep the watchdog from its answer: it
-/// was given only where every drain had looked between two of their wishes.
+/// was given only where every drain had looked between two of their options.
 #[test]
 fn a_flood_of_wishes_leaves_the_watchdog_alone() {
     let program = private_copy(&Puppet::program(), "flood");

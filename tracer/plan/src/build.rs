@@ -3,14 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AttachPlan, Classes, Conditions, Form, Hazards, NotPlanned, Obstacle, Place, PlannedFile,
-    PlannedProbe, PlannedValue, ProbeId,
+    AttachPlan, Classes, Conditions, Form, KernelQuirks, Place, PlannedFile, PlannedProbe,
+    PlannedValue, ProbeId,
     condition::Indices,
     instruction::{self, Verdict},
     program,
 };
-use faultline_resolve::{Arch, ObjectFile, Resolution, ResolvedProbe};
-use faultline_spec::{ArgSpec, Condition, ProbeSpec};
+use faultline_resolve::{Arch, ObjectFile, Resolution, ResolvedProbe, SkipReason, Skipped};
+use faultline_spec::{ArgSpec, Condition, ProbeSpec, TypeError};
 
 /// Reads the code of a probe's function from its first byte to past the probed instruction.
 pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
@@ -18,28 +18,25 @@ pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
 /// Plans every resolved probe. What cannot be probed is listed with its reason, and the rest is
 /// planned; the same place read in the same way is planned once, however often it was named.
 ///
-/// All probes have the condition of `wishes`, each as its arguments are.
+/// All probes have the condition of `options`, each as its arguments are.
 pub fn plan(
     resolutions: Vec<Resolution>,
     read_code: ReadCode<'_>,
-    wishes: Wishes<'_>,
+    options: PlanOptions<'_>,
 ) -> AttachPlan {
     let mut plan = AttachPlan::default();
-    let mut conditions = ConditionsBySpec::new(wishes.condition);
+    let mut conditions = ConditionsBySpec::new(options.condition);
     let mut files: HashMap<_, usize> = HashMap::new();
     let mut seen: HashMap<_, Vec<Arc<ProbeSpec>>> = HashMap::new();
     for resolution in resolutions {
-        plan.skipped.extend(resolution.skipped.into_iter().map(|skipped| NotPlanned {
-            label: skipped.label.into(),
-            obstacle: Obstacle::NotProbeable(skipped.reason),
-        }));
+        plan.skipped.extend(resolution.skipped);
         for probe in resolution.probes {
             let at_this_place = seen.entry((probe.file.id(), probe.offset)).or_default();
             if at_this_place.iter().any(|spec| reads_alike(spec, &probe.spec)) {
                 continue;
             }
             at_this_place.push(Arc::clone(&probe.spec));
-            match planned(&probe, read_code, &wishes, &mut conditions) {
+            match planned(&probe, read_code, &options, &mut conditions) {
                 Ok(planned) => {
                     let id = ProbeId(plan.probes.len() as u32);
                     let file = *files.entry(probe.file.id()).or_insert_with(|| {
@@ -52,8 +49,8 @@ pub fn plan(
                     plan.files[file].probes.push(id);
                     plan.probes.push(planned);
                 }
-                Err(obstacle) => {
-                    plan.skipped.push(NotPlanned { label: probe.label.into(), obstacle });
+                Err(reason) => {
+                    plan.skipped.push(Skipped { label: probe.label.into(), reason });
                 }
             }
         }
@@ -75,7 +72,7 @@ impl<'a> ConditionsBySpec<'a> {
         Self { condition, conditions: Conditions::default(), last: None }
     }
 
-    fn of(&mut self, spec: &Arc<ProbeSpec>, arch: Arch) -> Result<Indices, Obstacle> {
+    fn of(&mut self, spec: &Arc<ProbeSpec>, arch: Arch) -> Result<Indices, SkipReason> {
         let Some(condition) = self.condition else { return Ok(Indices::NONE) };
         if let Some((last, last_arch, indices)) = &self.last
             && Arc::ptr_eq(last, spec)
@@ -83,18 +80,16 @@ impl<'a> ConditionsBySpec<'a> {
         {
             return Ok(*indices);
         }
-        let formula = condition
-            .typed(spec)
-            .map_err(|untyped| Obstacle::ConditionAbsent(untyped.error().message().to_owned()))?;
+        let formula = condition.typed(spec).map_err(about_another_probe)?;
         let indices = self.conditions.add(&formula, arch, spec.offset != 0)?;
         self.last = Some((Arc::clone(spec), arch, indices));
         Ok(indices)
     }
 }
 
-/// What the user wishes beyond the probes themselves.
+/// What the user asks for beyond the probes themselves.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Wishes<'a> {
+pub struct PlanOptions<'a> {
     /// Also what may hurt the traced program.
     pub force: bool,
     /// Which hits are wanted.
@@ -102,9 +97,19 @@ pub struct Wishes<'a> {
     /// What the kernel makes of instructions.
     pub classes: Classes,
     /// What can hurt on this kernel.
-    pub hazards: Hazards,
+    pub quirks: KernelQuirks,
     /// Processes with a seccomp filter may be among those that are traced.
     pub may_be_filtered: bool,
+}
+
+/// A condition that is wrong for every probe is refused before anything is planned.
+fn about_another_probe(error: TypeError) -> SkipReason {
+    match error {
+        TypeError::Absent { name, is_of_return, .. } => {
+            SkipReason::ConditionUses { name, is_of_return }
+        }
+        TypeError::Wrong(error) => SkipReason::ConditionWrong { why: error.message().to_owned() },
+    }
 }
 
 fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
@@ -114,37 +119,34 @@ fn reads_alike(one: &ProbeSpec, other: &ProbeSpec) -> bool {
 fn planned(
     probe: &ResolvedProbe,
     read_code: ReadCode<'_>,
-    wishes: &Wishes<'_>,
+    options: &PlanOptions<'_>,
     conditions: &mut ConditionsBySpec<'_>,
-) -> Result<PlannedProbe, Obstacle> {
+) -> Result<PlannedProbe, SkipReason> {
     let arch = probe.file.arch();
-    if probe.spec.offset != 0 && probe.spec.ret.is_some() {
-        return Err(Obstacle::ReturnInside);
-    }
     if probe.spec.ret.is_some() && returns_oddly(probe) {
-        return Err(Obstacle::ReturnsOddly);
+        return Err(SkipReason::HandlesReturns);
     }
-    if probe.spec.ret.is_some() && !wishes.force {
-        if let Some(obstacle) = returns_in(&probe.file) {
-            return Err(obstacle);
+    if probe.spec.ret.is_some() && !options.force {
+        if let Some(reason) = returns_in(&probe.file) {
+            return Err(reason);
         }
-        if wishes.hazards.returns_kill_filtered && wishes.may_be_filtered {
-            return Err(Obstacle::KillsFiltered);
+        if options.quirks.returns_kill_filtered && options.may_be_filtered {
+            return Err(SkipReason::KillsFiltered);
         }
     }
-    let code = read_code(probe).ok_or(Obstacle::CodeUnreadable)?;
+    let code = read_code(probe).ok_or(SkipReason::CodeUnreadable)?;
     if !instruction::begins_at(arch, &code, probe.spec.offset) {
-        return Err(Obstacle::InsideInstruction);
+        return Err(SkipReason::InsideInstruction);
     }
     let at = usize::try_from(probe.spec.offset).unwrap_or(usize::MAX).min(code.len());
     let form = Form::of(arch, code.get(at..).unwrap_or_default());
     let is_inside = probe.spec.offset != 0;
-    if is_inside && form == Form::Nop5 && wishes.hazards.nop5_breaks_red_zone && !wishes.force {
-        return Err(Obstacle::RedZone);
+    if is_inside && form == Form::Nop5 && options.quirks.nop5_breaks_red_zone && !options.force {
+        return Err(SkipReason::RedZone);
     }
     let verdict = instruction::judge(arch, &code[at..]);
     if verdict == Verdict::Misread {
-        return Err(Obstacle::Misread);
+        return Err(SkipReason::Misread);
     }
     let args = probe.spec.args.iter().filter_map(|arg| match arg {
         ArgSpec::Skip => None,
@@ -161,7 +163,7 @@ fn planned(
         doubtful: verdict == Verdict::Doubtful,
         offset: probe.offset,
         function_bytes: probe.size_bytes.filter(|_| probe.spec.offset == 0),
-        place: Place::unmoved(form, &wishes.classes),
+        place: Place::unmoved(form, &options.classes),
         args: args.collect(),
         ret: probe.spec.ret.clone(),
         program,
@@ -213,11 +215,11 @@ fn returns_oddly(probe: &ResolvedProbe) -> bool {
 
 /// Why returns are not traced in a file without `force`, whatever the function.
 #[must_use]
-pub fn returns_in(file: &ObjectFile) -> Option<Obstacle> {
+pub fn returns_in(file: &ObjectFile) -> Option<SkipReason> {
     if file.is_go() {
-        Some(Obstacle::MovesStacks)
+        Some(SkipReason::MovesStacks)
     } else {
-        unwinds(file).then_some(Obstacle::Unwinds)
+        unwinds(file).then_some(SkipReason::Unwinds)
     }
 }
 

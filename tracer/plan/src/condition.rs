@@ -14,8 +14,8 @@ use tracer_common::{
     program::ON_STACK,
 };
 
-use super::{Obstacle, program::Places};
-use faultline_resolve::Arch;
+use super::program::Places;
+use faultline_resolve::{Arch, SkipReason};
 use faultline_spec::{
     self as spec, Check, Formula, MAX_COMPARISONS, MAX_MIXED, MAX_TEXT_BYTES, Operand, Order,
 };
@@ -51,14 +51,14 @@ impl Conditions {
     ///
     /// # Errors
     ///
-    /// [`Obstacle::StackInside`]: it names an argument on the stack, with a breakpoint past the
+    /// [`SkipReason::StackInside`]: it names an argument on the stack, with a breakpoint past the
     /// entry.
     pub(super) fn add(
         &mut self,
         formula: &Formula,
         arch: Arch,
         inside: bool,
-    ) -> Result<Indices, Obstacle> {
+    ) -> Result<Indices, SkipReason> {
         let places = Places::of(arch);
         let mut of_entry = Vec::new();
         let mut of_return = Vec::new();
@@ -94,7 +94,7 @@ impl Conditions {
         let entry = (!compiler.tests.is_empty()).then(|| compiler.finish());
         let all = entry.iter().chain(&at_return).flat_map(|condition| &condition.tests);
         if inside && all.clone().any(|test| test.source == Source::Stack as u8) {
-            return Err(Obstacle::StackInside);
+            return Err(SkipReason::StackInside);
         }
         Ok(Indices {
             entry: entry.map_or(NO_CONDITION, |condition| self.intern(condition)),

@@ -5,11 +5,10 @@ mod build;
 mod class;
 mod condition;
 mod costs;
-mod hazards;
 mod instruction;
-mod obstacle;
 mod placement;
 mod program;
+mod quirks;
 #[cfg(any(test, feature = "testbed"))]
 #[doc(hidden)]
 pub mod testbed;
@@ -19,16 +18,15 @@ use std::sync::Arc;
 use tracer_common::{Action, condition::NO_CONDITION, program::ProbeProgram};
 
 pub use self::{
-    build::{ReadCode, Wishes, plan, returns_in},
+    build::{PlanOptions, ReadCode, plan, returns_in},
     class::{Class, Classes, Form},
     condition::Conditions,
     costs::{BreakpointCosts, Costs},
-    hazards::Hazards,
-    obstacle::{NotPlanned, Obstacle},
     placement::{Outlook, Place, ReadPieces, place, survey},
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
+    quirks::KernelQuirks,
 };
-use faultline_resolve::{FileOffset, ObjectFile};
+use faultline_resolve::{FileOffset, ObjectFile, Skipped};
 use faultline_spec::{IntFormat, ProbeSpec, ValueType};
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
@@ -45,7 +43,7 @@ pub struct AttachPlan {
     /// The conditions that the probes' programs name.
     pub conditions: Conditions,
     /// Functions that cannot be probed, with the reason.
-    pub skipped: Vec<NotPlanned>,
+    pub skipped: Vec<Skipped>,
 }
 
 impl AttachPlan {
@@ -90,7 +88,7 @@ impl AttachPlan {
 /// Makes a spec say what an action needs: a call is counted at its entry, unless it is chosen by
 /// its return; its duration is known at its return. What it was called with is looked at only for
 /// an event or a condition.
-pub fn suit(spec: &mut ProbeSpec, action: Action, conditional: bool, names_return: bool) {
+pub fn specialize(spec: &mut ProbeSpec, action: Action, conditional: bool, names_return: bool) {
     match action {
         Action::Events => return,
         Action::Count if !names_return => spec.ret = None,

@@ -11,8 +11,7 @@ use tracer_common::{
     record::{MAX_OFFSET, MAX_READ_BYTES, SLOT_BYTES},
 };
 
-use super::Obstacle;
-use faultline_resolve::Arch;
+use faultline_resolve::{Arch, SkipReason};
 use faultline_spec::{ArgSpec, BytesLen, IntFormat, ProbeSpec, ValueType};
 
 /// Most bytes of a `str` without a limit of its own: a path of the longest kind (`PATH_MAX`).
@@ -26,9 +25,9 @@ const LEAST_DEFAULT_BYTES: u32 = 256;
 ///
 /// # Errors
 ///
-/// [`Obstacle::ReadsTooMuch`]: what it reads does not fit into a record.
-/// [`Obstacle::StackInside`]: an argument on the stack, with a breakpoint past the entry.
-pub(super) fn program(spec: &ProbeSpec, arch: Arch) -> Result<ProbeProgram, Obstacle> {
+/// [`SkipReason::ReadsTooMuch`]: what it reads does not fit into a record.
+/// [`SkipReason::StackInside`]: an argument on the stack, with a breakpoint past the entry.
+pub(super) fn program(spec: &ProbeSpec, arch: Arch) -> Result<ProbeProgram, SkipReason> {
     let mut program = ProbeProgram::default();
     let places = Places::of(arch);
     let slots = slots(&spec.args);
@@ -40,7 +39,7 @@ pub(super) fn program(spec: &ProbeSpec, arch: Arch) -> Result<ProbeProgram, Obst
         let (ArgSpec::Read { ty, .. }, Some(slot)) = (arg, slots[position]) else { continue };
         let mut op = places.op(position);
         if op.register == ON_STACK && spec.offset != 0 {
-            return Err(Obstacle::StackInside);
+            return Err(SkipReason::StackInside);
         }
         op.slot = slot;
         match ty {
@@ -115,7 +114,7 @@ fn slots(args: &[ArgSpec]) -> Vec<Option<u8>> {
 }
 
 /// Most bytes of each position's string or range; 0 for what is neither.
-fn limits(args: &[ArgSpec]) -> Result<Vec<u32>, Obstacle> {
+fn limits(args: &[ArgSpec]) -> Result<Vec<u32>, SkipReason> {
     let wanted = args.iter().map(|arg| match arg {
         ArgSpec::Read { ty: ValueType::Str { max }, .. } => match max {
             Some(max) => Wanted::Exactly(*max),
@@ -134,7 +133,7 @@ fn limits(args: &[ArgSpec]) -> Result<Vec<u32>, Obstacle> {
     // The last object has a place of its own beyond `MAX_OFFSET`, but it need not be the largest
     // one that stands there, so all together are held to the room before it unless there is one.
     let objects = wanted.iter().filter(|wanted| !matches!(wanted, Wanted::Exactly(0))).count();
-    let too_much = Obstacle::ReadsTooMuch {
+    let too_much = SkipReason::ReadsTooMuch {
         bytes: exact,
         most: if objects == 1 { u64::from(MAX_READ_BYTES) } else { room },
     };
@@ -256,10 +255,10 @@ mod tests {
         let total: u32 = program.entry.iter().map(|op| op.max_bytes).sum();
         assert!(total as usize <= MAX_OFFSET, "{total}");
         let spec: ProbeSpec = "t:f(a: str[32768], b: str[32768])".parse().unwrap();
-        assert!(matches!(program_err(&spec), Obstacle::ReadsTooMuch { .. }));
+        assert!(matches!(program_err(&spec), SkipReason::ReadsTooMuch { .. }));
     }
 
-    fn program_err(spec: &ProbeSpec) -> Obstacle {
+    fn program_err(spec: &ProbeSpec) -> SkipReason {
         program(spec, Arch::X86_64).unwrap_err()
     }
 

@@ -1,4 +1,5 @@
-//! What can go wrong with a whole spec ([`ResolveError`]) and with one function ([`SkipReason`]).
+//! What can go wrong with a whole spec. What is wrong with one function is a
+//! [`SkipReason`](super::SkipReason).
 //!
 //! An error names the file and the reason, and ends with a hint in parentheses where there is one.
 
@@ -6,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::address::ElfAddr;
 use super::process::Pid;
 
 /// Why a spec could not be resolved at all.
@@ -134,117 +134,6 @@ impl fmt::Display for Hint<'_> {
     }
 }
 
-/// Why one function that a spec names cannot be probed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SkipReason {
-    /// The file calls the function but another file has its code.
-    Imported {
-        /// The library that defines it, where it could be found.
-        library: Option<String>,
-    },
-    /// The symbol is a resolver that runs once, at load, and picks an implementation.
-    IfuncResolver {
-        /// The implementations' names, where the file's symbols have them.
-        implementations: Vec<String>,
-        /// Whether the file's local symbols are available: if not, they would show more.
-        has_local_symbols: bool,
-    },
-    /// A variable.
-    Data,
-    /// The address has no code in the file.
-    NotExecutable {
-        /// Of the instruction that was to be probed.
-        address: ElfAddr,
-    },
-    /// A part that the compiler split off a function, reached by a jump and not by a call.
-    Fragment {
-        /// The function that it belongs to.
-        function: String,
-    },
-    /// `+OFFSET` is not inside the function.
-    OffsetBeyondFunction {
-        /// As written.
-        offset: u64,
-        /// The function's size.
-        size: u64,
-    },
-    /// A return probe where no return address is on top of the stack: it would break the target.
-    NoReturnAddress {
-        /// Why there is none.
-        why: &'static str,
-    },
-}
-
-impl SkipReason {
-    /// What the user can do about it, if anything.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Imported { library: Some(library) } => {
-                Some(format!("probe it in the library that defines it: `{library}`"))
-            }
-            Self::Imported { library: None } => {
-                Some("probe it in the library that defines it".to_owned())
-            }
-            Self::IfuncResolver { implementations, .. } if !implementations.is_empty() => {
-                Some(format!("probe what it picks from: {}", quoted(implementations)))
-            }
-            Self::IfuncResolver { has_local_symbols: false, .. } => Some(
-                "installing the file's debug symbols would show the implementations".to_owned(),
-            ),
-            Self::Fragment { function } => Some(format!("probe `{function}`")),
-            Self::OffsetBeyondFunction { size, .. } => Some(match size.checked_sub(1) {
-                Some(last) => format!("the last byte is at +{last:#x}"),
-                None => "only +0 can be probed".to_owned(),
-            }),
-            Self::IfuncResolver { .. }
-            | Self::Data
-            | Self::NotExecutable { .. }
-            | Self::NoReturnAddress { .. } => None,
-        }
-    }
-}
-
-/// The names in backquotes, shortened after a few.
-fn quoted(names: &[String]) -> String {
-    const SHOWN: usize = 6;
-    let mut text =
-        names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    if let Some(more) = names.len().checked_sub(SHOWN).filter(|&more| more > 0) {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
-}
-
-impl fmt::Display for SkipReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Imported { .. } => f.write_str("imported: its code is in another file")?,
-            Self::IfuncResolver { .. } => {
-                f.write_str("an indirect function: its code is picked when the file is loaded")?;
-            }
-            Self::Data => f.write_str("a variable, not a function")?,
-            Self::NotExecutable { address } => {
-                write!(f, "there is no code in the file at address {address}")?;
-            }
-            Self::Fragment { .. } => {
-                f.write_str("a cold part of a function, which is jumped to and not called")?;
-            }
-            Self::OffsetBeyondFunction { offset, size } => {
-                write!(f, "offset {offset:#x} is beyond the function's {size:#x} bytes")?;
-            }
-            Self::NoReturnAddress { why } => {
-                write!(f, "a return probe would break the program here: {why}")?;
-            }
-        }
-        match self.hint() {
-            Some(hint) => write!(f, " ({hint})"),
-            None => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,20 +154,5 @@ mod tests {
             error("stripped").to_string(),
             "no function `SSL_wirte` in libssl.so.3 (stripped)"
         );
-    }
-
-    /// Check that a reason carries its hint, and a long list is cut.
-    #[test]
-    fn reasons_carry_hints() {
-        let reason = SkipReason::Imported { library: Some("libc.so.6".to_owned()) };
-        assert_eq!(
-            reason.to_string(),
-            "imported: its code is in another file (probe it in the library that defines it: `libc.so.6`)"
-        );
-        let reason = SkipReason::IfuncResolver {
-            implementations: (0..8).map(|n| format!("f{n}")).collect(),
-            has_local_symbols: true,
-        };
-        assert!(reason.to_string().ends_with("`f5` and 2 more)"), "{reason}");
     }
 }

@@ -12,6 +12,7 @@
 //! - [`object_file`](ObjectFile): one parsed file.
 //! - `pattern`, `demangle`: which names a function part selects.
 //! - `select`, `ifunc`: from symbols to probes, and to reasons where there is none.
+//! - [`skip`]: every reason for which a function is not probed.
 //! - `suggest`: the near name in an error.
 
 mod address;
@@ -28,6 +29,7 @@ mod pattern;
 pub mod process;
 mod resolver;
 mod select;
+pub mod skip;
 mod suggest;
 mod symbols;
 mod target;
@@ -38,9 +40,10 @@ mod view;
 pub use address::{ElfAddr, FileOffset, RuntimeAddr};
 pub use code::{CodeReader, code_pieces};
 pub use elf::{Arch, Segment};
-pub use error::{ResolveError, SkipReason};
+pub use error::ResolveError;
 pub use object_file::{FileId, ObjectFile, SymbolSource};
 pub use process::Pid;
 pub use resolver::{Listing, Resolver};
-pub use select::{ListedFunction, Resolution, ResolvedProbe, Skipped};
+pub use select::{ListedFunction, Resolution, ResolvedProbe};
+pub use skip::{SkipKind, SkipReason, Skipped};
 pub use view::View;

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::error::{ResolveError, SkipReason};
+use super::error::ResolveError;
 use super::object_file::{FileId, ObjectFile, SymbolSource};
 use super::pattern::{Pattern, described};
 use super::select::{self, ListedFunction, Resolution};
+use super::skip::SkipReason;
 use super::suggest;
 use super::symbols::SymbolKind;
 use super::target::{Located, Targets};

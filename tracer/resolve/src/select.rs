@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use super::address::{ElfAddr, FileOffset};
 use super::demangle::{self, Demangled};
-use super::error::SkipReason;
 use super::ifunc;
 use super::object_file::ObjectFile;
 use super::pattern::{Pattern, Version};
+use super::skip::{SkipReason, Skipped};
 use super::symbols::{SymbolId, SymbolKind, Symbols};
 use faultline_spec::ProbeSpec;
 
@@ -47,15 +47,6 @@ pub struct ResolvedProbe {
     pub aliases: Vec<Arc<str>>,
     /// The spec that named it.
     pub spec: Arc<ProbeSpec>,
-}
-
-/// A function that matched but cannot be probed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// As [`ResolvedProbe::label`].
-    pub label: String,
-    /// Why.
-    pub reason: SkipReason,
 }
 
 /// One line of `faultline list`.
@@ -227,12 +218,14 @@ pub(super) fn resolve(
             Ok((address, offset)) => {
                 resolution.probes.push(function.into_probe(file, label, address, offset, spec));
             }
-            Err(reason) => resolution.skipped.push(Skipped { label, reason }),
+            Err(reason) => {
+                resolution.skipped.push(Skipped { label: label.into(), reason });
+            }
         }
     }
     for ids in sorted.unprobeable.values() {
         let label = format!("{base}:{}{suffix}", Found::new(file, ids).label);
-        resolution.skipped.push(Skipped { label, reason: reason(file, ids) });
+        resolution.skipped.push(Skipped { label: label.into(), reason: reason(file, ids) });
     }
     resolution
 }
@@ -252,10 +245,10 @@ fn place(
     };
     if spec.ret.is_some() {
         if spec.offset != 0 {
-            return Err(SkipReason::NoReturnAddress { why: "it is inside a function" });
+            return Err(SkipReason::ReturnInside);
         }
         if address == file.entry() {
-            return Err(SkipReason::NoReturnAddress { why: "it is where the program starts" });
+            return Err(SkipReason::ReturnAtStart);
         }
     }
     Ok((address, offset))

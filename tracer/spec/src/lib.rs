@@ -49,7 +49,7 @@ mod properties;
 
 pub use condition::{
     Check, Condition, Formula, MAX_COMPARISONS, MAX_MIXED, MAX_TEXT_BYTES, Operand, Order, Test,
-    Untyped,
+    TypeError,
 };
 pub use error::SpecError;
 pub use limits::{LimitError, Rate, Sample};

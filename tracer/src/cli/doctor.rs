@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Failure, colour};
 use faultline_engine::kernel::{self, Feature, Finding, probe_features};
-use faultline_plan::{self as plan, Class, Costs, Form, Hazards};
+use faultline_plan::{self as plan, Class, Costs, Form, KernelQuirks};
 use faultline_resolve::{Pid, Resolver, View, process};
 use faultline_spec::units::duration_text;
 
@@ -39,9 +39,7 @@ struct Line<'a> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut host = probe_features();
     host.extend(kernel::costs().as_ref().map(breakpoints));
-    host.extend(
-        kernel::costs().is_some().then(|| hazards(kernel::hazards())).into_iter().flatten(),
-    );
+    host.extend(kernel::costs().is_some().then(|| quirks(kernel::quirks())).into_iter().flatten());
     let process = args.pid.map(look_at_process);
     let target = args.target.as_deref().map(|target| look_at_target(target, args.pid));
     let mut out = io::stdout().lock();
@@ -115,7 +113,7 @@ fn breakpoints(costs: &Costs) -> Feature {
 const DEAR_STEPS: u64 = 5;
 
 /// What this kernel gets wrong.
-fn hazards(hazards: Hazards) -> [Feature; 2] {
+fn quirks(quirks: KernelQuirks) -> [Feature; 2] {
     let feature = |name, bad: bool, yes: &str, no: &str| Feature {
         name,
         finding: if bad { Finding::Degraded } else { Finding::Works },
@@ -124,14 +122,14 @@ fn hazards(hazards: Hazards) -> [Feature; 2] {
     [
         feature(
             "return probes under seccomp",
-            hazards.returns_kill_filtered,
+            quirks.returns_kill_filtered,
             "a process with a seccomp filter survives a return probe",
             "a return probe ends a process whose seccomp filter does not know the uretprobe system call: \
              `-> TYPE` is refused where there may be one (--force does it all the same)",
         ),
         feature(
             "five-byte nops inside functions",
-            hazards.nop5_breaks_red_zone,
+            quirks.nop5_breaks_red_zone,
             "a probe there leaves what a function keeps below its stack pointer alone",
             "a probe there overwrites what a function keeps below its stack pointer: `+OFFSET` at one is \
              refused (--force does it all the same)",
@@ -151,8 +149,7 @@ fn look_at_process(pid: Pid) -> Feature {
         let means = format!("{pid} ({comm}) is a thread of the kernel: it runs no code of a file");
         return feature(Finding::Fails, means);
     }
-    if process::has_seccomp_filter(pid).unwrap_or(false) && kernel::hazards().returns_kill_filtered
-    {
+    if process::has_seccomp_filter(pid).unwrap_or(false) && kernel::quirks().returns_kill_filtered {
         return feature(
             Finding::Degraded,
             format!(
@@ -181,10 +178,10 @@ fn look_at_target(target: &str, pid: Option<Pid>) -> Feature {
             let total = listing.functions.len();
             let not = super::list::refused(&listing);
             let path = listing.file.shown_path().display().to_string();
-            if let Some(obstacle) = plan::returns_in(&listing.file) {
+            if let Some(reason) = plan::returns_in(&listing.file) {
                 let can = functions(total - not);
                 let means = format!(
-                    "{path}: {can} can be probed, {not} cannot; returns need --force: {obstacle}"
+                    "{path}: {can} can be probed, {not} cannot; returns need --force: {reason}"
                 );
                 feature(Finding::Degraded, means)
             } else if listing.file.has_local_symbols() {

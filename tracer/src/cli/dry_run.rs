@@ -34,7 +34,7 @@ struct PlannedLine<'a> {
     #[serde(flatten)]
     load: Option<Load>,
     #[serde(flatten)]
-    wishes: &'a BTreeMap<&'static str, String>,
+    options: &'a BTreeMap<&'static str, String>,
 }
 
 /// Where a breakpoint goes and what a call costs there, in JSON.
@@ -130,8 +130,8 @@ impl DryRun {
         for SkippedProbe { probe, reason } in skipped {
             writeln!(out, "skipped {}: {}", probe.escape_debug(), reason.escape_debug())?;
         }
-        for (option, wish) in self.wishes() {
-            writeln!(out, "{option} {wish}")?;
+        for (option, value) in self.options() {
+            writeln!(out, "{option} {value}")?;
         }
         if let Some(preview) = &self.preview {
             writeln!(out, "{}", preview.sentence())?;
@@ -152,7 +152,7 @@ impl DryRun {
 
     fn json(&self, out: &mut impl io::Write) -> io::Result<()> {
         let Selected { plan, skipped, .. } = &self.selected;
-        let wishes = self.wishes().into_iter().collect();
+        let options = self.options().into_iter().collect();
         for file in &plan.files {
             for (id, probe) in probes_of(plan, &file.probes) {
                 let line = PlannedLine {
@@ -164,7 +164,7 @@ impl DryRun {
                     ret: probe.ret.is_some(),
                     place: PlaceLine::new(&probe.place, self.cost(probe)),
                     load: self.preview.as_ref().map(|preview| preview.load_of(id)),
-                    wishes: &wishes,
+                    options: &options,
                 };
                 writeln!(out, "{}", serde_json::to_string(&line)?)?;
             }
@@ -187,8 +187,8 @@ impl DryRun {
         self.costs.map(|costs| costs.of_call(probe, self.action))
     }
 
-    /// What the user wishes beyond the probes: options and their values.
-    fn wishes(&self) -> Vec<(&'static str, String)> {
+    /// What the user set besides the probes: options and their values.
+    fn options(&self) -> Vec<(&'static str, String)> {
         let Selected { condition, sample, rate, .. } = &self.selected;
         let condition = condition.as_ref().map(|condition| ("where", condition.to_string()));
         let sample = sample.map(|sample| ("sample", sample.to_string()));

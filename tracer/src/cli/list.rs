@@ -18,7 +18,7 @@ use super::{
 };
 use faultline_engine::kernel;
 use faultline_output::Palette;
-use faultline_plan::{self as plan, Costs, Outlook, Place, Wishes};
+use faultline_plan::{self as plan, Costs, Outlook, Place, PlanOptions};
 use faultline_resolve::{
     self as resolve, CodeReader, FileOffset, ListedFunction, Listing, Pid, Resolver, View,
 };
@@ -151,8 +151,8 @@ fn prospects(listing: &Listing) -> Vec<Prospect> {
         _ if let Some(reason) = &function.unprobeable => Prospect::Refused(reason.to_string()),
         Outlook::Placed(place) => Prospect::Placed { place, doubtful: false },
         Outlook::Doubtful(place) => Prospect::Placed { place, doubtful: true },
-        Outlook::Misread => Prospect::Refused(plan::Obstacle::Misread.to_string()),
-        Outlook::Unreadable => Prospect::Refused(plan::Obstacle::CodeUnreadable.to_string()),
+        Outlook::Misread => Prospect::Refused(resolve::SkipReason::Misread.to_string()),
+        Outlook::Unreadable => Prospect::Refused(resolve::SkipReason::CodeUnreadable.to_string()),
     };
     listing.functions.iter().zip(outlooks).map(prospect).collect()
 }
@@ -178,9 +178,9 @@ fn preview(
     let spec = ProbeSpec { target, function, offset: 0, args: Vec::new(), ret: None };
     let classes = kernel::classes();
     let code = CodeReader::default();
-    let wishes = Wishes { classes, hazards: kernel::hazards(), ..Wishes::default() };
+    let options = PlanOptions { classes, quirks: kernel::quirks(), ..PlanOptions::default() };
     let resolution = resolver.resolve(&spec)?;
-    let mut plan = plan::plan(vec![resolution], &|probe| code.read(probe), wishes);
+    let mut plan = plan::plan(vec![resolution], &|probe| code.read(probe), options);
     plan::place(&mut plan, &resolve::code_pieces, &classes);
     let command = args.command.as_deref().map(command_words).transpose()?;
     let selected = Selected::counts(plan, args.pid.into_iter().collect(), command);

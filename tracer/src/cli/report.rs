@@ -22,7 +22,8 @@ use faultline_output::{
         Millis, ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
     },
 };
-use faultline_plan::{NotPlanned, ProbeId};
+use faultline_plan::ProbeId;
+use faultline_resolve::Skipped;
 use faultline_spec::units::{counted, duration_text};
 
 /// How long the output may take to accept any of the summary: ten thousand probes make megabytes.
@@ -44,8 +45,8 @@ pub(super) fn attached(report: &AttachReport, notes: &[String]) {
 }
 
 /// A function that is left out, in the summary's words.
-pub(super) fn skipped(not_planned: &NotPlanned) -> SkippedProbe {
-    SkippedProbe { probe: not_planned.label.to_string(), reason: not_planned.obstacle.to_string() }
+pub(super) fn skipped(skipped: &Skipped) -> SkippedProbe {
+    SkippedProbe { probe: skipped.label.to_string(), reason: skipped.reason.to_string() }
 }
 
 /// Puts the summary together. `drained` says whether every record was taken out of the ring buffer.

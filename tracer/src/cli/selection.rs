@@ -12,12 +12,13 @@ use faultline_engine::{
     kernel::{self, Scope},
 };
 use faultline_output::summary::SkippedProbe;
-use faultline_plan::{self as plan, AttachPlan, NotPlanned, PlannedFile, Wishes};
+use faultline_plan::{self as plan, AttachPlan, PlanOptions, PlannedFile};
 use faultline_resolve::{
-    self as resolve, CodeReader, Pid, Resolver, View,
+    self as resolve, CodeReader, Pid, Resolver, Skipped, View,
     process::{self, MappingSource},
+    skip,
 };
-use faultline_spec::{Condition, ProbeSpec, Rate, Sample, SpecError, Untyped, units};
+use faultline_spec::{Condition, ProbeSpec, Rate, Sample, SpecError, TypeError, units};
 
 /// Which probes, in which processes, for how long.
 #[derive(Debug, Args)]
@@ -212,14 +213,14 @@ impl SelectionArgs {
         }
         let code = CodeReader::default();
         let classes = kernel::classes();
-        let wishes = Wishes {
+        let options = PlanOptions {
             force: self.force,
             condition: condition.as_ref(),
             classes,
-            hazards: kernel::hazards(),
+            quirks: kernel::quirks(),
             may_be_filtered: may_be_filtered(&pids, command.is_some()),
         };
-        let mut plan = plan::plan(resolutions, &|probe| code.read(probe), wishes);
+        let mut plan = plan::plan(resolutions, &|probe| code.read(probe), options);
         if self.placement == Placement::Auto {
             plan::place(&mut plan, &resolve::code_pieces, &classes);
         }
@@ -265,7 +266,7 @@ impl SelectionArgs {
         let spec = |text: &String| {
             let mut spec: ProbeSpec =
                 text.parse().map_err(|error: SpecError| Failure::Usage(error.to_string()))?;
-            plan::suit(&mut spec, action, self.condition.is_some(), names_return);
+            plan::specialize(&mut spec, action, self.condition.is_some(), names_return);
             Ok(spec)
         };
         self.probes.iter().map(spec).collect()
@@ -280,8 +281,8 @@ impl SelectionArgs {
             match (not_found, plan.skipped.as_slice()) {
                 ([(_, error)], []) => return Err(anyhow!("{error}").into()),
                 ([], [skipped]) => {
-                    let NotPlanned { label, obstacle } = skipped;
-                    return Err(anyhow!("cannot probe `{label}`: {obstacle}").into());
+                    let Skipped { label, reason } = skipped;
+                    return Err(anyhow!("cannot probe `{label}`: {reason}").into());
                 }
                 _ => {}
             }
@@ -316,8 +317,8 @@ fn about(condition: Condition, specs: &[ProbeSpec]) -> Result<Condition, Failure
     for spec in specs {
         match condition.typed(spec) {
             Ok(_) => {}
-            Err(Untyped::Absent(error)) => absent.push(error),
-            Err(Untyped::Wrong(error)) => return Err(wrong_condition(&error)),
+            Err(TypeError::Absent { error, .. }) => absent.push(error),
+            Err(TypeError::Wrong(error)) => return Err(wrong_condition(&error)),
         }
     }
     match absent.first() {
@@ -359,32 +360,18 @@ fn tell_unmapped(plan: &AttachPlan, pids: &[Pid]) {
 }
 
 /// Tells which functions are not probed: a line a reason, with the first few names.
-pub(super) fn tell_skipped(skipped: &[NotPlanned]) {
+pub(super) fn tell_skipped(skipped: &[Skipped]) {
     const NAMED: usize = 3;
-    let mut by_reason: Vec<(String, Vec<&str>)> = Vec::new();
-    for NotPlanned { label, obstacle } in skipped {
-        let reason = obstacle.to_string();
-        // The hint in parentheses is about one function; those of many are too much to read.
-        let kind = |reason: &str| reason.split(" (").next().unwrap_or_default().to_owned();
-        match by_reason.iter_mut().find(|(known, _)| kind(known) == kind(&reason)) {
-            Some((known, labels)) => {
-                if *known != reason {
-                    *known = kind(known);
-                }
-                labels.push(label);
-            }
-            None => by_reason.push((reason, vec![label])),
-        }
-    }
-    for (reason, labels) in by_reason {
+    for group in skip::by_kind(skipped) {
+        let labels = group.skipped.iter().map(|skipped| &skipped.label);
         let named: Vec<_> =
-            labels.iter().take(NAMED).map(|label| format!("`{}`", label.escape_debug())).collect();
-        let more = match labels.len() - named.len() {
+            labels.take(NAMED).map(|label| format!("`{}`", label.escape_debug())).collect();
+        let more = match group.skipped.len() - named.len() {
             0 => String::new(),
             more => format!(" and {more} more (--json lists them in its summary)"),
         };
-        let are = if labels.len() == 1 { "is" } else { "are" };
-        tell!("warning: {}{more} {are} not traced: {reason}", named.join(", "));
+        let are = if group.skipped.len() == 1 { "is" } else { "are" };
+        tell!("warning: {}{more} {are} not traced: {group}", named.join(", "));
     }
 }
 

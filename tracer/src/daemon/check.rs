@@ -32,7 +32,7 @@ pub fn check(config: &Config, out: &mut impl Write) -> io::Result<bool> {
                         out,
                         "  not probed: {}: {}",
                         skipped.label.escape_debug(),
-                        skipped.obstacle
+                        skipped.reason
                     )?;
                 }
                 all &= !plan.probes.is_empty();

@@ -6,7 +6,7 @@ use tracer_common::Action;
 
 use super::config::{self, ProbeConfig};
 use faultline_engine::kernel;
-use faultline_plan::{self as plan, AttachPlan, Wishes};
+use faultline_plan::{self as plan, AttachPlan, PlanOptions};
 use faultline_resolve::{CodeReader, ObjectFile, Resolver, View, process};
 use faultline_spec::Condition;
 
@@ -63,20 +63,20 @@ impl Finder {
         self.look_from(view);
         let mut spec = probe.spec.clone();
         let names_return = probe.condition.as_ref().is_some_and(Condition::names_return);
-        plan::suit(&mut spec, action(probe.action), probe.condition.is_some(), names_return);
+        plan::specialize(&mut spec, action(probe.action), probe.condition.is_some(), names_return);
         let resolution = self.resolver.resolve(&spec).map_err(|error| error.to_string())?;
         let code = CodeReader::default();
-        let wishes = Wishes {
+        let options = PlanOptions {
             force: probe.force,
             condition: probe.condition.as_ref(),
             classes: kernel::classes(),
-            hazards: kernel::hazards(),
+            quirks: kernel::quirks(),
             may_be_filtered: match view {
                 View::Host => true,
                 View::Process(pid) => process::has_seccomp_filter(pid).unwrap_or(true),
             },
         };
-        Ok(plan::plan(vec![resolution], &|probe| code.read(probe), wishes))
+        Ok(plan::plan(vec![resolution], &|probe| code.read(probe), options))
     }
 
     fn look_from(&mut self, view: View) {

@@ -101,7 +101,7 @@ fn no_descriptors_are_leaked() {
         let plan = plan::plan(
             vec![resolution],
             &|probe| probe.file.read_code(probe.offset, 16).ok(),
-            plan::Wishes::default(),
+            plan::PlanOptions::default(),
         );
         let options = LoadOptions {
             begin_at_exec: true,

@@ -23,7 +23,11 @@ pub fn plan_of(program: &Path, functions: &[&str]) -> AttachPlan {
     let resolutions = resolutions.iter().map(|probe| resolver.resolve(&probe.parse().unwrap()));
     let read_code =
         |probe: &faultline_resolve::ResolvedProbe| probe.file.read_code(probe.offset, 16).ok();
-    plan::plan(resolutions.collect::<Result<_, _>>().unwrap(), &read_code, plan::Wishes::default())
+    plan::plan(
+        resolutions.collect::<Result<_, _>>().unwrap(),
+        &read_code,
+        plan::PlanOptions::default(),
+    )
 }
 
 /// Loads the plan's programs, with a small buffer, for one process or all.

@@ -25,7 +25,8 @@ use super::{
     links::{Link, LinkKind, small_thread},
     sys::{Points, UprobePmu, create_multi_link},
 };
-use faultline_plan::{AttachPlan, NotPlanned, Obstacle, ProbeId};
+use faultline_plan::{AttachPlan, ProbeId};
+use faultline_resolve::{SkipReason, Skipped};
 
 /// Most breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
 const MAX_POINTS: usize = 1 << 20;
@@ -38,7 +39,7 @@ pub struct AttachReport {
     /// Links that they took.
     pub links: usize,
     /// Probes that the kernel refused.
-    pub refused: Vec<NotPlanned>,
+    pub refused: Vec<Skipped>,
     /// The same, in the same order.
     pub refused_ids: Vec<ProbeId>,
     /// How long it took.
@@ -190,9 +191,9 @@ impl<'a> Transaction<'a> {
             .max_by_key(|(took, _)| *took)
             .map(|(took, file)| SlowestFile { file: file.file.shown_path().to_owned(), took });
         let refused_ids = state.refused.keys().copied().collect();
-        let refused = state.refused.into_iter().map(|(id, reason)| NotPlanned {
+        let refused = state.refused.into_iter().map(|(id, why)| Skipped {
             label: self.plan.probes[id.0 as usize].label.clone(),
-            obstacle: Obstacle::Refused(reason),
+            reason: SkipReason::Refused { why },
         });
         let refused: Vec<_> = refused.collect();
         let report = AttachReport {

@@ -141,7 +141,7 @@ fn measure<const N: usize>(
     let scope = Scope::Processes(vec![Pid::own()]);
     let (links, report) = Links::attach(&programs, &plan, &scope, &Progress::default())?;
     if let Some(refused) = report.refused.first() {
-        anyhow::bail!("cannot measure: {}", refused.obstacle);
+        anyhow::bail!("cannot measure: {}", refused.reason);
     }
     programs.enable(true);
     let mut batches = [[0; BATCHES]; N];

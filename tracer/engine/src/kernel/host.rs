@@ -5,8 +5,8 @@ use std::{fs, io::Write as _, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::{calibrate::measure_costs, hazards::try_hazards, missing_privilege};
-use faultline_plan::{Classes, Costs, Hazards};
+use super::{calibrate::measure_costs, missing_privilege, quirks::try_quirks};
+use faultline_plan::{Classes, Costs, KernelQuirks};
 
 /// Where the figures are kept. Whoever cannot write there measures each time.
 const FOLDER: &str = "/var/cache/faultline";
@@ -16,7 +16,7 @@ const FILE: &str = "/var/cache/faultline/host.json";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Host {
     costs: Costs,
-    hazards: Hazards,
+    quirks: KernelQuirks,
 }
 
 /// The same, and on what it was found.
@@ -41,8 +41,8 @@ pub fn classes() -> Classes {
 }
 
 /// What can hurt a traced program on this kernel, as tried; nothing without the privileges for that.
-pub fn hazards() -> Hazards {
-    host().map(|host| host.hazards).unwrap_or_default()
+pub fn quirks() -> KernelQuirks {
+    host().map(|host| host.quirks).unwrap_or_default()
 }
 
 fn host() -> Option<Host> {
@@ -65,7 +65,7 @@ fn kept_or_measured() -> Option<Host> {
         return None;
     }
     let measured = measure_costs()
-        .and_then(|costs| Ok(Host { costs, hazards: try_hazards()? }))
+        .and_then(|costs| Ok(Host { costs, quirks: try_quirks()? }))
         .inspect_err(|error| tracing::warn!("failed to measure what a hit costs: {error:#}"));
     let host = measured.ok()?;
     let kept = Kept { faultline: faultline.to_owned(), kernel, cpu, host };

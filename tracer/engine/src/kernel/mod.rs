@@ -15,7 +15,6 @@ mod error;
 mod exchange;
 mod features;
 mod handover;
-mod hazards;
 mod holders;
 mod host;
 mod latencies;
@@ -26,6 +25,7 @@ mod own_code;
 mod privileges;
 mod programs;
 mod progress;
+mod quirks;
 mod records;
 mod sets;
 mod sys;
@@ -40,7 +40,7 @@ pub use self::{
     features::Features,
     handover::{Releaser, be_releaser_if_asked},
     holders::{HeldLinks, Holders, Releasing},
-    host::{classes, costs, hazards},
+    host::{classes, costs, quirks},
     latencies::Latencies,
     links::{DetachReport, Links, Scope},
     notices::ProcessNotices,

@@ -117,7 +117,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
     let progress = Progress::default();
     let (links, report) = Links::attach(&programs, &plan, &scope, &progress)?;
     if let Some(refused) = report.refused.first() {
-        anyhow::bail!("uprobe links: {}", refused.obstacle);
+        anyhow::bail!("uprobe links: {}", refused.reason);
     }
     let counters = programs.counters(plan.probes.len())?;
     let mut records = programs.take_records()?;

@@ -264,7 +264,7 @@ proptest! {
     }
 }
 
-fn compiled(text: &str, probe: &str) -> Result<(Conditions, Indices), Obstacle> {
+fn compiled(text: &str, probe: &str) -> Result<(Conditions, Indices), SkipReason> {
     let (condition, probe) = (text.parse::<spec::Condition>(), probe.parse::<ProbeSpec>());
     let (condition, probe) = (condition.unwrap(), probe.unwrap());
     let mut conditions = Conditions::default();
@@ -309,5 +309,5 @@ fn stack_arguments() {
     let test = conditions.conditions[indices.entry as usize].tests[0];
     assert_eq!((test.source, test.stack_offset), (Source::Stack as u8, 8));
     let inside = compiled("g == 1", &format!("t:f+4{args}"));
-    assert!(matches!(inside, Err(Obstacle::StackInside)));
+    assert!(matches!(inside, Err(SkipReason::StackInside)));
 }

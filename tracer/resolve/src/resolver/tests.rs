@@ -133,7 +133,15 @@ fn offset_in_a_function() {
     assert_eq!(probe.address.0, entry.address.0 + 4);
     at.offset = entry.size_bytes.unwrap();
     let reason = only_reason(&host().resolve(&at).unwrap());
-    assert!(reason.starts_with("offset 0x"), "{reason}");
+    let size = entry.size_bytes.unwrap();
+    assert_eq!(
+        reason,
+        format!(
+            "the offset is beyond the end of the function: {size:#x} of {size:#x} bytes (the last byte \
+             is at +{:#x})",
+            size - 1
+        )
+    );
     at.offset = u64::MAX;
     only_reason(&host().resolve(&at).unwrap());
 }
@@ -261,10 +269,16 @@ fn return_probe_without_a_return_address() {
     let mut start = spec(path.to_str().unwrap(), name("_start"));
     assert_eq!(host().resolve(&start).unwrap().probes.len(), 1);
     start.ret = Some(ValueType::Ptr);
-    assert!(only_reason(&host().resolve(&start).unwrap()).contains("where the program starts"));
+    assert_eq!(
+        only_reason(&host().resolve(&start).unwrap()),
+        "the program starts here, so there is no return to trace (trace it without `-> TYPE`)"
+    );
     let mut inside = spec(path.to_str().unwrap(), name("add"));
     (inside.ret, inside.offset) = (Some(ValueType::Ptr), 1);
-    assert!(only_reason(&host().resolve(&inside).unwrap()).contains("inside a function"));
+    assert_eq!(
+        only_reason(&host().resolve(&inside).unwrap()),
+        "a return can only be traced from the function's first instruction, not from an offset"
+    );
 }
 
 /// Check that libc's indirect functions name what they pick from, if its symbols are here.

@@ -28,7 +28,7 @@ mod typed;
 use std::ops::Range;
 
 pub use formula::{Check, Formula, Operand, Order, Test};
-pub use typed::Untyped;
+pub use typed::TypeError;
 
 /// Most comparisons of a condition, each value of a set counted.
 pub const MAX_COMPARISONS: usize = 64;

@@ -1,9 +1,9 @@
-use crate::{Check, Condition, Formula, Operand, Order, ProbeSpec, Test, Untyped};
+use crate::{Check, Condition, Formula, Operand, Order, ProbeSpec, Test, TypeError};
 
 const PROBE: &str = "t:f(fd: i32, size: u64, path: str, flag: bool, c: char, p: ptr, \
                      buf: bytes[size], key: bytes[4], small: i8, mode: x16) -> i32";
 
-fn typed(condition: &str, probe: &str) -> Result<Formula, Untyped> {
+fn typed(condition: &str, probe: &str) -> Result<Formula, TypeError> {
     let probe: ProbeSpec = probe.parse().unwrap();
     let condition: Condition = condition.parse().unwrap_or_else(|e| panic!("{e}"));
     condition.typed(&probe)
@@ -143,7 +143,7 @@ fn type_errors() {
         ("key ^= \"abcde\"", 7..14, "`key` has 4 bytes, and this text 5", ""),
         ("pid == -1", 7..9, "`pid` is a number: from 0 to 4294967295", ""),
     ] {
-        let Err(Untyped::Wrong(error)) = typed(text, PROBE) else { panic!("{text} is fine") };
+        let Err(TypeError::Wrong(error)) = typed(text, PROBE) else { panic!("{text} is fine") };
         assert_eq!((error.span(), error.message()), (at, message), "{text}");
         assert!(error.hint().unwrap_or_default().contains(hint), "{text}: {error}");
     }
@@ -180,11 +180,13 @@ fn absent_names() {
             "say so in the probe: `t:f -> i64`",
         ),
     ] {
-        let Err(Untyped::Absent(error)) = typed(text, probe) else { panic!("{text} is fine") };
+        let Err(TypeError::Absent { error, .. }) = typed(text, probe) else {
+            panic!("{text} is fine")
+        };
         assert_eq!((error.message(), error.hint()), (message, Some(hint)), "{text}");
     }
     let ambiguous = typed("pid == 1", "t:kill(pid: i32)");
-    assert!(matches!(ambiguous, Err(Untyped::Wrong(_))), "{ambiguous:?}");
+    assert!(matches!(ambiguous, Err(TypeError::Wrong(_))), "{ambiguous:?}");
     assert!(typed("sig == 1", "t:kill(pid: i32, sig: i32)").is_ok());
 }
 
@@ -226,7 +228,7 @@ fn formulas() {
 fn too_long() {
     let set = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
     assert!(typed(&format!("size in {{{}}}", set(64)), PROBE).is_ok());
-    let Err(Untyped::Wrong(error)) = typed(&format!("size in {{{}}}", set(65)), PROBE) else {
+    let Err(TypeError::Wrong(error)) = typed(&format!("size in {{{}}}", set(65)), PROBE) else {
         panic!("65 comparisons are too many");
     };
     assert!(error.message().starts_with("65 comparisons"), "{error}");

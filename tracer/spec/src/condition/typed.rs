@@ -24,21 +24,28 @@ const MAX_COMM_BYTES: usize = 15;
 
 /// Why a condition is not one about a probe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Untyped {
+pub enum TypeError {
     /// The probe has no such argument, or its return is not traced. Another probe may be better.
-    #[error("{0}")]
-    Absent(SpecError),
+    #[error("{error}")]
+    Absent {
+        /// The name, as written.
+        name: String,
+        /// It is what a call returns or how long it takes.
+        is_of_return: bool,
+        /// The same, in words.
+        error: SpecError,
+    },
     /// It makes no sense, whatever the other probes are.
     #[error("{0}")]
     Wrong(SpecError),
 }
 
-impl Untyped {
+impl TypeError {
     /// What is wrong, and where.
     #[must_use]
     pub fn error(&self) -> &SpecError {
         match self {
-            Self::Absent(error) | Self::Wrong(error) => error,
+            Self::Absent { error, .. } | Self::Wrong(error) => error,
         }
     }
 }
@@ -48,9 +55,9 @@ impl Condition {
     ///
     /// # Errors
     ///
-    /// [`Untyped::Absent`] for a name that the probe does not have; [`Untyped::Wrong`] for a
+    /// [`TypeError::Absent`] for a name that the probe does not have; [`TypeError::Wrong`] for a
     /// constant that does not fit, or a comparison that can only be a mistake.
-    pub fn typed(&self, probe: &ProbeSpec) -> Result<Formula, Untyped> {
+    pub fn typed(&self, probe: &ProbeSpec) -> Result<Formula, TypeError> {
         let typing = Typing { condition: self, probe };
         let formula = typing.formula(&self.root, false)?;
         let comparisons = formula.tests().len();
@@ -68,7 +75,7 @@ impl Condition {
                 "more than {MAX_MIXED} comparisons of arguments together with `ret` or `duration`"
             );
             let hint = "join them with `&&` at the top, as in `size > 1 && ret < 0`";
-            return Err(Untyped::Wrong(self.error(whole, message).with_hint(hint)));
+            return Err(TypeError::Wrong(self.error(whole, message).with_hint(hint)));
         }
         Ok(formula)
     }
@@ -102,11 +109,11 @@ struct Typing<'a> {
 }
 
 impl Typing<'_> {
-    fn wrong(&self, span: Range<usize>, message: impl Into<String>) -> Untyped {
-        Untyped::Wrong(self.condition.error(span, message))
+    fn wrong(&self, span: Range<usize>, message: impl Into<String>) -> TypeError {
+        TypeError::Wrong(self.condition.error(span, message))
     }
 
-    fn formula(&self, expr: &Expr, negated: bool) -> Result<Formula, Untyped> {
+    fn formula(&self, expr: &Expr, negated: bool) -> Result<Formula, TypeError> {
         let all = |parts: &[Expr]| {
             parts.iter().map(|part| self.formula(part, negated)).collect::<Result<Vec<_>, _>>()
         };
@@ -118,7 +125,7 @@ impl Typing<'_> {
         })
     }
 
-    fn comparison(&self, comparison: &Comparison, negated: bool) -> Result<Formula, Untyped> {
+    fn comparison(&self, comparison: &Comparison, negated: bool) -> Result<Formula, TypeError> {
         let named = self.named(&comparison.name)?;
         let Comparison { mask, relation, values, .. } = comparison;
         if let (Some(mask), false) = (mask, matches!(named.kind, Kind::Number { .. })) {
@@ -172,7 +179,7 @@ impl Typing<'_> {
     }
 
     /// What a name is about this probe.
-    fn named<'n>(&self, name: &'n Spanned<String>) -> Result<Named<'n>, Untyped> {
+    fn named<'n>(&self, name: &'n Spanned<String>) -> Result<Named<'n>, TypeError> {
         let probe = self.probe;
         let position = probe.args.iter().position(|arg| arg.name() == Some(&name.value));
         let built_in = BUILT_IN.iter().find(|(built_in, _)| *built_in == name.value);
@@ -184,7 +191,7 @@ impl Typing<'_> {
                     name.value
                 );
                 let hint = "give the argument another name in the probe";
-                return Err(Untyped::Wrong(error(message).with_hint(hint)));
+                return Err(TypeError::Wrong(error(message).with_hint(hint)));
             }
             (Some(position), None) => match &probe.args[position] {
                 ArgSpec::Read { ty, .. } => (Operand::Arg(position), Some(ty)),
@@ -194,11 +201,21 @@ impl Typing<'_> {
                 if operand.is_of_return() && probe.ret.is_none() {
                     let message = format!("the return of `{probe}` is not traced");
                     let hint = format!("say so in the probe: `{probe} -> i64`");
-                    return Err(Untyped::Absent(error(message).with_hint(hint)));
+                    return Err(TypeError::Absent {
+                        name: name.value.clone(),
+                        is_of_return: true,
+                        error: error(message).with_hint(hint),
+                    });
                 }
                 (*operand, probe.ret.as_ref().filter(|_| *operand == Operand::Return))
             }
-            (None, None) => return Err(Untyped::Absent(self.unknown(name))),
+            (None, None) => {
+                return Err(TypeError::Absent {
+                    name: name.value.clone(),
+                    is_of_return: false,
+                    error: self.unknown(name),
+                });
+            }
         };
         let number = |bits, signed| Kind::Number { bits, signed };
         let (kind, ty) = match (operand, ty) {
@@ -243,7 +260,7 @@ impl Typing<'_> {
         order: Order,
         value: &Spanned<Literal>,
         is_bare: bool,
-    ) -> Result<Check, Untyped> {
+    ) -> Result<Check, TypeError> {
         let Named { name, ty, .. } = named;
         let mismatch = |hint: &str| {
             let message = format!(
@@ -251,7 +268,7 @@ impl Typing<'_> {
                 name.value,
                 kind_of(&value.value)
             );
-            Untyped::Wrong(self.condition.error(value.span.clone(), message).with_hint(hint))
+            TypeError::Wrong(self.condition.error(value.span.clone(), message).with_hint(hint))
         };
         let check = |bits, signed, constant| Check::Number {
             bits,
@@ -307,7 +324,7 @@ impl Typing<'_> {
         signed: bool,
         span: &Range<usize>,
         number: i128,
-    ) -> Result<(), Untyped> {
+    ) -> Result<(), TypeError> {
         let values = 1_i128 << bits;
         let least = if signed { -(values / 2) } else { 0 };
         let most = least + values - 1;
@@ -318,7 +335,7 @@ impl Typing<'_> {
         let message = format!("`{}` is {ty}: from {least} to {most}", name.value);
         let error = self.condition.error(span.clone(), message);
         // `0xffffffff` for -1.
-        Err(Untyped::Wrong(if signed && number > most && number < values {
+        Err(TypeError::Wrong(if signed && number > most && number < values {
             error.with_hint(format!("`{}` has the same bits", number - values))
         } else {
             error
@@ -331,7 +348,7 @@ impl Typing<'_> {
         value: &Spanned<Literal>,
         whole: bool,
         negated: bool,
-    ) -> Result<Formula, Untyped> {
+    ) -> Result<Formula, TypeError> {
         let Named { name, operand, kind, ty } = named;
         let error = |message: String| self.wrong(value.span.clone(), message);
         let Literal::Text(text) = &value.value else {
@@ -341,7 +358,9 @@ impl Typing<'_> {
                 kind_of(&value.value)
             );
             let error = self.condition.error(value.span.clone(), message);
-            return Err(Untyped::Wrong(error.with_hint("text goes in double quotes: `\"text\"`")));
+            return Err(TypeError::Wrong(
+                error.with_hint("text goes in double quotes: `\"text\"`"),
+            ));
         };
         if text.is_empty() && !whole {
             return Err(error("everything begins with an empty text".to_owned()));

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use faultline_resolve::Pid;
-use faultline_spec::{Condition, ProbeSpec, Rate, Sample, Untyped};
+use faultline_spec::{Condition, ProbeSpec, Rate, Sample, TypeError};
 
 /// Longest name of a probe.
 const MAX_NAME: usize = 64;
@@ -173,7 +173,7 @@ impl ProbeText {
 
     fn condition(&self, spec: &ProbeSpec) -> Result<Option<Condition>, WrongProbe> {
         let condition: Option<Condition> = parsed("where", self.condition.as_deref())?;
-        if let Some(Err(Untyped::Absent(error) | Untyped::Wrong(error))) =
+        if let Some(Err(TypeError::Absent { error, .. } | TypeError::Wrong(error))) =
             condition.as_ref().map(|condition| condition.typed(spec))
         {
             return Err(WrongProbe { key: "where", message: error.to_string() });

@@ -263,7 +263,7 @@ impl Engine {
         for fresh in fresh {
             let Some(named) = named.get(&fresh.name) else { continue };
             skipped.extend(fresh.plan.skipped.iter().map(|skipped| {
-                (Arc::clone(&fresh.name), Arc::clone(&skipped.label), skipped.obstacle.to_string())
+                (Arc::clone(&fresh.name), Arc::clone(&skipped.label), skipped.reason.to_string())
             }));
             if !fresh.plan.probes.is_empty() {
                 let alike = Alike::of(&named.config);
@@ -287,7 +287,7 @@ impl Engine {
         let mut groups = Vec::with_capacity(loaded.len());
         for (id, NewGroup { group, parts, refused }) in loaded {
             for refused in &refused {
-                tracing::warn!("`{}` is not probed: {}", refused.label, refused.obstacle);
+                tracing::warn!("`{}` is not probed: {}", refused.label, refused.reason);
             }
             for (name, part) in parts {
                 let Some(named) = named.get_mut(&name) else { continue };
@@ -414,7 +414,7 @@ fn refuse_waiting(names: &[Arc<str>], look: &Look) -> anyhow::Result<()> {
     let Some(name) = first else { return Ok(()) };
     let skipped = look.fresh.iter().find(|fresh| fresh.name == *name).and_then(|fresh| {
         let skipped = fresh.plan.skipped.first()?;
-        Some(format!("cannot probe `{}`: {}", skipped.label, skipped.obstacle))
+        Some(format!("cannot probe `{}`: {}", skipped.label, skipped.reason))
     });
     let problem = || look.problems.get(name).map(ToString::to_string);
     let why = skipped.or_else(problem).unwrap_or_else(|| "no process is selected".to_owned());

@@ -27,8 +27,8 @@ use faultline_engine::{
     },
 };
 use faultline_output::{Tally, prometheus::Source};
-use faultline_plan::{self as plan, AttachPlan, NotPlanned, PlannedFile, ProbeId};
-use faultline_resolve::{self as resolve, ObjectFile, Pid};
+use faultline_plan::{self as plan, AttachPlan, PlannedFile, ProbeId};
+use faultline_resolve::{self as resolve, ObjectFile, Pid, Skipped};
 use faultline_spec::{Rate, Sample};
 
 /// Processes that a group which is not for all may be for at once.
@@ -82,7 +82,7 @@ pub(super) struct NewGroup {
     /// By probe.
     pub(super) parts: Vec<(Arc<str>, Part)>,
     /// Functions that the kernel refused.
-    pub(super) refused: Vec<NotPlanned>,
+    pub(super) refused: Vec<Skipped>,
 }
 
 impl NewGroup {
@@ -192,7 +192,7 @@ type Round = (Option<Pid>, usize);
 pub(super) struct Attached {
     /// By what was wanted. What is gone meanwhile is not among them.
     pub(super) attachments: Vec<Vec<Attachment>>,
-    refused: Vec<NotPlanned>,
+    refused: Vec<Skipped>,
     refused_ids: Vec<ProbeId>,
     /// Why something else is not either.
     pub(super) failed: Option<KernelError>,

@@ -153,7 +153,7 @@ impl Own {
         let scope = Scope::Processes(vec![Pid::own()]);
         let (links, report) = Links::attach(&programs, plan, &scope, &Progress::default())?;
         if let Some(refused) = report.refused.first() {
-            anyhow::bail!("cannot measure: {}", refused.obstacle);
+            anyhow::bail!("cannot measure: {}", refused.reason);
         }
         let counters = programs.counters(plan.probes.len())?;
         let records = programs.take_records()?;

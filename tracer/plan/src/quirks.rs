@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Bugs of kernels that end or change traced programs; found by trying, never by the version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hazards {
+pub struct KernelQuirks {
     /// A return probe ends a program whose seccomp filter does not let the `uretprobe` system call
     /// through (x86-64, from 6.11 on; mended in 6.14).
     pub returns_kill_filtered: bool,

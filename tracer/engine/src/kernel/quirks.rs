@@ -12,7 +12,7 @@ use super::{
     calibrate::{measured_return, red_zone},
     own_code,
 };
-use faultline_plan::{AttachPlan, Hazards};
+use faultline_plan::{AttachPlan, KernelQuirks};
 use faultline_resolve::Pid;
 use faultline_spec::{IntFormat, ValueType};
 
@@ -26,8 +26,8 @@ const SURVIVED: i32 = 7;
 /// # Errors
 ///
 /// Those of loading, attaching and starting a child.
-pub(super) fn try_hazards() -> anyhow::Result<Hazards> {
-    Ok(Hazards {
+pub(super) fn try_quirks() -> anyhow::Result<KernelQuirks> {
+    Ok(KernelQuirks {
         returns_kill_filtered: !filtered_child_survives()?,
         nop5_breaks_red_zone: !red_zone_survives()?,
     })
@@ -47,7 +47,7 @@ fn attached<T>(plan: &AttachPlan, pid: Pid, work: impl FnOnce() -> T) -> anyhow:
     let progress = Progress::default();
     let (links, report) = Links::attach(&programs, plan, &scope, &progress)?;
     if let Some(refused) = report.refused.first() {
-        anyhow::bail!("cannot try: {}", refused.obstacle);
+        anyhow::bail!("cannot try: {}", refused.reason);
     }
     programs.enable(true);
     let result = work();
