@@ -41,14 +41,14 @@ pub enum ResolveError {
         source: io::Error,
     },
     /// No file goes by the target's name.
-    #[error("no {kind} `{target}`{}", Hint(hint))]
+    #[error("no {kind} `{target}`{hint}")]
     NoSuchTarget {
         /// As written.
         target: String,
         /// What it was looked for as.
-        kind: &'static str,
+        kind: TargetKind,
         /// A near name, or where it was looked for.
-        hint: Option<String>,
+        hint: Hint,
     },
     /// The file exists but could not be opened or read.
     #[error("failed to read `{}`", path.display())]
@@ -110,26 +110,66 @@ pub enum ResolveError {
         reason: String,
     },
     /// The file is fine, but has no such function.
-    #[error("no function {what} in {file}{}", Hint(hint))]
+    #[error("no function {what} in {file}{hint}")]
     NoSuchFunction {
         /// The pattern as the user would recognise it, quoted.
         what: String,
         /// The file's base name.
         file: String,
-        /// `; did you mean …?`, and what is known about missing symbols.
-        hint: Option<String>,
+        /// A near name, and what is known about missing symbols.
+        hint: Hint,
     },
 }
 
-/// Appends a hint: `; did you mean …` reads on, anything else goes in parentheses.
-struct Hint<'a>(&'a Option<String>);
+/// What a target's text looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetKind {
+    /// A path: it has a slash.
+    File,
+    /// A library's name.
+    Library,
+    /// Any other name.
+    Command,
+}
 
-impl fmt::Display for Hint<'_> {
+impl fmt::Display for TargetKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        f.write_str(match self {
+            Self::File => "file",
+            Self::Library => "library",
+            Self::Command => "command",
+        })
+    }
+}
+
+/// What the user may have meant. It prints as the end of an error message, and as nothing where
+/// nothing is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hint {
+    /// A name that does exist, and is nearly the one that was asked for.
+    pub near: Option<String>,
+    /// What else there is to say, in a phrase.
+    pub note: Option<String>,
+}
+
+impl Hint {
+    pub(super) fn near(name: impl Into<String>) -> Self {
+        Self { near: Some(name.into()), note: None }
+    }
+
+    pub(super) fn note(note: impl Into<String>) -> Self {
+        Self { near: None, note: Some(note.into()) }
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(near) = &self.near {
+            write!(f, "; did you mean `{near}`?")?;
+        }
+        match &self.note {
+            Some(note) => write!(f, " ({note})"),
             None => Ok(()),
-            Some(hint) if hint.starts_with(';') => f.write_str(hint),
-            Some(hint) => write!(f, " ({hint})"),
         }
     }
 }
@@ -141,17 +181,17 @@ mod tests {
     /// Check that a suggestion reads on and that any other hint stands in parentheses.
     #[test]
     fn hints_are_worded() {
-        let error = |hint: &str| ResolveError::NoSuchFunction {
+        let error = |hint| ResolveError::NoSuchFunction {
             what: "`SSL_wirte`".to_owned(),
             file: "libssl.so.3".to_owned(),
-            hint: Some(hint.to_owned()),
+            hint,
         };
         assert_eq!(
-            error("; did you mean `SSL_write`?").to_string(),
+            error(Hint::near("SSL_write")).to_string(),
             "no function `SSL_wirte` in libssl.so.3; did you mean `SSL_write`?"
         );
         assert_eq!(
-            error("stripped").to_string(),
+            error(Hint::note("stripped")).to_string(),
             "no function `SSL_wirte` in libssl.so.3 (stripped)"
         );
     }

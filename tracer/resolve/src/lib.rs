@@ -40,7 +40,7 @@ mod view;
 pub use address::{ElfAddr, FileOffset, RuntimeAddr};
 pub use code::{CodeReader, code_pieces};
 pub use elf::{Arch, Segment};
-pub use error::ResolveError;
+pub use error::{Hint, ResolveError, TargetKind};
 pub use object_file::{FileId, ObjectFile, SymbolSource};
 pub use process::Pid;
 pub use resolver::{Listing, Resolver};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::error::ResolveError;
+use super::error::{Hint, ResolveError};
 use super::object_file::{FileId, ObjectFile, SymbolSource};
 use super::pattern::{Pattern, described};
 use super::select::{self, ListedFunction, Resolution};
@@ -194,13 +194,7 @@ fn no_such_function(file: &ObjectFile, base: &str, function: &FunctionPattern) -
         FunctionPattern::Name(name) => near_function(file, name),
         FunctionPattern::Glob(_) | FunctionPattern::Regex(_) => None,
     };
-    let mut hint = near.map(|near| format!("; did you mean `{near}`?"));
-    if let Some(stripped) = stripped(file) {
-        hint = Some(match hint {
-            Some(near) => format!("{near} ({stripped})"),
-            None => stripped,
-        });
-    }
+    let hint = Hint { near, note: stripped(file) };
     ResolveError::NoSuchFunction { what: described(function), file: base.to_owned(), hint }
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use object::read::ReadCache;
 
 use super::elf::{Arch, Frame};
-use super::error::ResolveError;
+use super::error::{Hint, ResolveError, TargetKind};
 use super::ldcache::{self, CachedLibrary};
 use super::library_name::{best_version, is_library_name, is_version_of, version_key};
 use super::object_file::{FileId, Opened};
@@ -177,7 +177,8 @@ impl Targets {
     }
 
     fn no_such_name(&mut self, root: &Root, target: &str) -> ResolveError {
-        let kind = if is_library_name(target) { "library" } else { "command" };
+        let is_library = is_library_name(target);
+        let kind = if is_library { TargetKind::Library } else { TargetKind::Command };
         let mut names: Vec<String> = Vec::new();
         if let Root::Process(process) = root
             && let Ok(mapped) = self.mapped(process)
@@ -185,7 +186,7 @@ impl Targets {
             names.extend(mapped.iter().filter_map(base_name));
         }
         names.extend(self.libraries(root).iter().map(|library| library.name.clone()));
-        if kind == "command" {
+        if !is_library {
             for directory in self.command_directories(root).unwrap_or_default() {
                 let entries = root.names_in(directory);
                 names.extend(entries.into_iter().filter_map(|name| name.into_string().ok()));
@@ -196,10 +197,10 @@ impl Targets {
         let stem = |name: &str| name.find(".so").unwrap_or(name.len());
         let candidates = names.iter().map(|name| if whole { name } else { &name[..stem(name)] });
         let hint = match suggest::nearest(target, candidates) {
-            _ if target.is_empty() => Some("a target is a path, a library or a command".to_owned()),
-            Some(near) => Some(format!("; did you mean `{near}`?")),
+            _ if target.is_empty() => Hint::note("a target is a path, a library or a command"),
+            Some(near) => Hint::near(near),
             None if matches!(root, Root::Host) && Path::new(target).is_file() => {
-                Some(format!("for the file in this directory write `./{target}`"))
+                Hint::note(format!("for the file in this directory write `./{target}`"))
             }
             None => looked_in(root, kind),
         };
@@ -207,16 +208,16 @@ impl Targets {
     }
 }
 
-fn looked_in(root: &Root, kind: &str) -> Option<String> {
+fn looked_in(root: &Root, kind: TargetKind) -> Hint {
     match root {
-        Root::Process(process) => Some(format!(
+        Root::Process(process) => Hint::note(format!(
             "it was looked for among the files that process {} maps, and below its root",
             process.pid
         )),
-        Root::Host if kind == "library" => {
-            Some("it was looked for in /etc/ld.so.cache and the library directories".to_owned())
+        Root::Host if kind == TargetKind::Library => {
+            Hint::note("it was looked for in /etc/ld.so.cache and the library directories")
         }
-        Root::Host => Some("it was looked for on PATH".to_owned()),
+        Root::Host => Hint::note("it was looked for on PATH"),
     }
 }
 
@@ -261,8 +262,8 @@ fn locate_path(root: &Root, target: &str) -> Result<Located, ResolveError> {
         ResolveError::Unreadable { source, .. } if is_missing(&source) => {
             ResolveError::NoSuchTarget {
                 target: target.to_owned(),
-                kind: "file",
-                hint: near_file(root, &path),
+                kind: TargetKind::File,
+                hint: near_file(root, &path).map(Hint::near).unwrap_or_default(),
             }
         }
         other => other,
@@ -280,7 +281,7 @@ fn near_file(root: &Root, path: &Path) -> Option<String> {
     let names: Vec<_> =
         root.names_in(directory).into_iter().filter_map(|name| name.into_string().ok()).collect();
     let near = suggest::nearest(wanted, names.iter().map(String::as_str))?;
-    Some(format!("; did you mean `{}`?", path.with_file_name(near).display()))
+    Some(path.with_file_name(near).display().to_string())
 }
 
 fn located(opened: Opened, base: Option<String>) -> Result<Located, ResolveError> {

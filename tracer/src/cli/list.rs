@@ -20,7 +20,8 @@ use faultline_engine::kernel;
 use faultline_output::Palette;
 use faultline_plan::{self as plan, Costs, Outlook, Place, PlanOptions};
 use faultline_resolve::{
-    self as resolve, CodeReader, FileOffset, ListedFunction, Listing, Pid, Resolver, View,
+    self as resolve, CodeReader, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason,
+    View,
 };
 use faultline_spec::{FunctionPattern, ProbeSpec};
 
@@ -104,7 +105,7 @@ struct List {
 /// What a probe on a function would meet.
 enum Prospect {
     Placed { place: Place, doubtful: bool },
-    Refused(String),
+    Refused(SkipReason),
 }
 
 /// Runs the command.
@@ -148,11 +149,11 @@ fn prospects(listing: &Listing) -> Vec<Prospect> {
     let entries: Vec<_> = listing.functions.iter().map(entry).collect();
     let outlooks = plan::survey(&listing.file, &entries, &resolve::code_pieces, &kernel::classes());
     let prospect = |(function, outlook): (&ListedFunction, Outlook)| match outlook {
-        _ if let Some(reason) = &function.unprobeable => Prospect::Refused(reason.to_string()),
+        _ if let Some(reason) = &function.unprobeable => Prospect::Refused(reason.clone()),
         Outlook::Placed(place) => Prospect::Placed { place, doubtful: false },
         Outlook::Doubtful(place) => Prospect::Placed { place, doubtful: true },
-        Outlook::Misread => Prospect::Refused(resolve::SkipReason::Misread.to_string()),
-        Outlook::Unreadable => Prospect::Refused(resolve::SkipReason::CodeUnreadable.to_string()),
+        Outlook::Misread => Prospect::Refused(SkipReason::Misread),
+        Outlook::Unreadable => Prospect::Refused(SkipReason::CodeUnreadable),
     };
     listing.functions.iter().zip(outlooks).map(prospect).collect()
 }
@@ -211,7 +212,7 @@ impl List {
                 Prospect::Placed { place, doubtful } => {
                     (Some(PlaceLine::new(place, self.cost(place))), *doubtful, None)
                 }
-                Prospect::Refused(reason) => (None, false, Some(reason.clone())),
+                Prospect::Refused(reason) => (None, false, Some(reason.to_string())),
             };
             let line = Line {
                 r#type: "function",
