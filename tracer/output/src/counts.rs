@@ -1,5 +1,7 @@
 //! Calls a function, as a table or as JSON.
 
+use std::io;
+
 use serde::Serialize;
 
 use crate::{
@@ -40,7 +42,7 @@ fn is_zero(number: &u64) -> bool {
 /// # Errors
 ///
 /// None that a count can cause.
-pub fn json_counts(calls: &[Calls], so_far: bool, out: &mut Vec<u8>) -> serde_json::Result<()> {
+pub fn json_counts(calls: &[Calls], so_far: bool, out: &mut Vec<u8>) -> io::Result<()> {
     for Calls { label, hits, filtered, cost_ns, seen, .. } in calls {
         let line = Line {
             r#type: "count",

@@ -9,7 +9,7 @@
 
 mod line;
 
-pub use self::line::json_line;
+pub use self::line::{json_line, json_text};
 use crate::{
     Sink,
     digits::{push_decimal, push_hex},

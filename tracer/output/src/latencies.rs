@@ -1,5 +1,7 @@
 //! Durations of a function's calls, as a table with pictures or as JSON.
 
+use std::io;
+
 use serde::Serialize;
 
 use crate::{
@@ -48,11 +50,7 @@ struct BucketLine {
 /// # Errors
 ///
 /// None that a duration can cause.
-pub fn json_latencies(
-    rows: &[Durations],
-    so_far: bool,
-    out: &mut Vec<u8>,
-) -> serde_json::Result<()> {
+pub fn json_latencies(rows: &[Durations], so_far: bool, out: &mut Vec<u8>) -> io::Result<()> {
     for row in rows {
         let bucket = |bucket: &Bucket| BucketLine {
             from_ns: bucket.from_ns,

@@ -38,7 +38,7 @@ mod writer;
 
 pub use self::{
     counts::{count_table, json_counts},
-    json::{JsonSink, json_line},
+    json::{JsonSink, json_line, json_text},
     latencies::{json_latencies, latency_picture, latency_table},
     output::Output,
     palette::Palette,

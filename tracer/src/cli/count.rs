@@ -85,7 +85,7 @@ impl CountFigures {
 }
 
 impl Figures for CountFigures {
-    fn json(&mut self, so_far: bool, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    fn json(&mut self, so_far: bool, out: &mut Vec<u8>) -> std::io::Result<()> {
         let calls = self.read();
         json_counts(split(&calls, self.top, usize::MAX).0, so_far, out)
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Failure, colour};
 use faultline_engine::kernel::{self, Feature, Finding, probe_features};
+use faultline_output::json_line;
 use faultline_plan::{self as plan, Class, Costs, Form, KernelQuirks};
 use faultline_resolve::{Pid, Resolver, View, process};
 use faultline_spec::units::duration_text;
@@ -74,7 +75,7 @@ fn print(out: &mut impl io::Write, feature: &Feature, json: bool, colour: bool) 
     let Feature { name, means, .. } = feature;
     if json {
         let line = Line { r#type: "feature", feature: name, finding: word, means };
-        writeln!(out, "{}", serde_json::to_string(&line)?)
+        json_line(&line, out)
     } else if colour {
         writeln!(out, "\x1b[{code}m{word:<9}\x1b[0m {name}: {means}")
     } else {

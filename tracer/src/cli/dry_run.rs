@@ -15,7 +15,7 @@ use super::{
     selection::{Selected, SelectionArgs},
 };
 use faultline_engine::kernel::{self, Features, Scope, links_needed};
-use faultline_output::summary::SkippedProbe;
+use faultline_output::{json_line, summary::SkippedProbe};
 use faultline_plan::{AttachPlan, Costs, Place, PlannedProbe, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::units::{counted, duration_text};
@@ -166,12 +166,12 @@ impl DryRun {
                     load: self.preview.as_ref().map(|preview| preview.load_of(id)),
                     options: &options,
                 };
-                writeln!(out, "{}", serde_json::to_string(&line)?)?;
+                json_line(&line, out)?;
             }
         }
         for skipped in skipped {
             let line = SkippedLine { r#type: "skipped", skipped };
-            writeln!(out, "{}", serde_json::to_string(&line)?)?;
+            json_line(&line, out)?;
         }
         let line = PlanLine {
             r#type: "plan",
@@ -180,7 +180,7 @@ impl DryRun {
             skipped: skipped.len(),
             load: self.preview.as_ref().map(Preview::load),
         };
-        writeln!(out, "{}", serde_json::to_string(&line)?)
+        json_line(&line, out)
     }
 
     fn cost(&self, probe: &PlannedProbe) -> Option<u64> {

@@ -87,7 +87,7 @@ impl LatencyFigures {
 }
 
 impl Figures for LatencyFigures {
-    fn json(&mut self, so_far: bool, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    fn json(&mut self, so_far: bool, out: &mut Vec<u8>) -> std::io::Result<()> {
         let rows = self.read();
         json_latencies(split(&rows, self.top, usize::MAX).0, so_far, out)
     }

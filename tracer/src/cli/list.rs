@@ -17,7 +17,7 @@ use super::{
     tell::tell,
 };
 use faultline_engine::kernel;
-use faultline_output::Palette;
+use faultline_output::{Palette, json_line};
 use faultline_plan::{self as plan, Costs, Outlook, Place, PlanOptions};
 use faultline_resolve::{
     self as resolve, CodeReader, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason,
@@ -228,8 +228,7 @@ impl List {
                 load,
                 unprobeable,
             };
-            serde_json::to_writer(&mut *out, &line)?;
-            out.write_all(b"\n")?;
+            json_line(&line, out)?;
         }
         Ok(())
     }

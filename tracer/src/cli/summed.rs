@@ -62,7 +62,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// Figures that can be read at any time.
 pub(super) trait Figures: Send {
     /// Appends them as JSON; `so_far`: they are not the last.
-    fn json(&mut self, so_far: bool, out: &mut Vec<u8>) -> serde_json::Result<()>;
+    fn json(&mut self, so_far: bool, out: &mut Vec<u8>) -> std::io::Result<()>;
     /// As text of at most so many lines, for a screen.
     fn live(&mut self, lines: usize) -> String;
     /// As text, whole.

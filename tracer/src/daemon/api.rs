@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     body::{Body, Bytes},
     extract::{Path, State},
     http::{StatusCode, header},
@@ -25,8 +25,9 @@ use super::{
     engine::Changed,
     tail::Heard,
 };
-use faultline_output::prometheus::{
-    Catalog, CpuFigures, Durations, Kind, OverheadStatus, OwnUse, Reading,
+use faultline_output::{
+    json_text,
+    prometheus::{Catalog, CpuFigures, Durations, Kind, OverheadStatus, OwnUse, Reading},
 };
 
 /// Largest body: some tens of thousands of probes.
@@ -52,6 +53,19 @@ pub(super) fn router(control: Arc<Control>) -> Router {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message)
         })
         .with_state(control)
+}
+
+/// A body of JSON, with the escapes of every other JSON that faultline writes.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match json_text(&self.0) {
+            Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    }
 }
 
 /// An error as the client sees it: `{"error": "…"}`.

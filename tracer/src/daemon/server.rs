@@ -114,7 +114,7 @@ pub(super) async fn serve<L: Listener>(
 
 async fn forbidden() -> impl axum::response::IntoResponse {
     let error = "only root and members of the daemon's group may control it";
-    (StatusCode::FORBIDDEN, axum::Json(serde_json::json!({ "error": error })))
+    (StatusCode::FORBIDDEN, super::api::Json(serde_json::json!({ "error": error })))
 }
 
 fn lock(connections: &Connections) -> std::sync::MutexGuard<'_, VecDeque<Connection>> {

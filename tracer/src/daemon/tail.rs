@@ -9,7 +9,10 @@ use std::{
 };
 
 use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
 use tokio::sync::mpsc;
+
+use faultline_output::json_text;
 
 /// Batches that wait for a listener; one is what came within some milliseconds.
 const WAITING: usize = 256;
@@ -33,6 +36,13 @@ struct Listener {
     missed: Arc<Missed>,
 }
 
+/// The line that says how many events a listener missed.
+#[derive(Serialize)]
+struct Line {
+    r#type: &'static str,
+    events: u64,
+}
+
 /// Events that a listener was not sent, and has not been told of.
 #[derive(Debug, Default)]
 struct Missed(AtomicU64);
@@ -46,7 +56,7 @@ impl Missed {
     fn tell(&self) -> Option<Vec<u8>> {
         match self.0.swap(0, Ordering::SeqCst) {
             0 => None,
-            missed => Some(format!("{{\"type\":\"missed\",\"events\":{missed}}}\n").into_bytes()),
+            events => json_text(&Line { r#type: "missed", events }).ok().map(String::into_bytes),
         }
     }
 }

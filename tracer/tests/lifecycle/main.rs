@@ -11,6 +11,7 @@ mod breakpoints;
 mod commands;
 mod conservation;
 mod endings;
+mod hidden_characters;
 mod outputs;
 mod privileges;
 mod processes;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::json_line;
+use crate::{json_line, json_text};
 
 fn ms(ms: u64) -> Millis {
     Millis(Duration::from_millis(ms))
@@ -135,8 +135,8 @@ fn json_of_trouble() {
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
-    let code = serde_json::to_string(&CommandEnd::Code(3)).unwrap();
-    assert_eq!(code, r#"{"exit_code":3}"#);
+    let code = json_text(&CommandEnd::Code(3)).unwrap();
+    assert_eq!(code, "{\"exit_code\":3}\n");
 }
 
 /// Check that a clean run is told in few words.

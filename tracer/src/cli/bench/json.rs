@@ -9,7 +9,7 @@ use super::{
 use faultline_engine::kernel::bench::{
     Batches, Check, Faulting, HitCost, Host, Spread, Throughput,
 };
-use faultline_output::json_line;
+use faultline_output::json_text;
 
 #[derive(Serialize)]
 struct Hit {
@@ -90,11 +90,11 @@ struct Summary<'a> {
 }
 
 fn lines<T: Serialize>(values: impl IntoIterator<Item = T>) -> anyhow::Result<String> {
-    let mut out = Vec::new();
+    let mut out = String::new();
     for value in values {
-        json_line(&value, &mut out)?;
+        out.push_str(&json_text(&value)?);
     }
-    Ok(String::from_utf8(out)?)
+    Ok(out)
 }
 
 pub(super) fn hits(hits: &[HitCost]) -> anyhow::Result<String> {

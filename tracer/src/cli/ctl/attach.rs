@@ -10,6 +10,7 @@ use crate::{
     cli::Failure,
     daemon::config::{Action, ProbeText},
 };
+use faultline_spec::ProbeSpec;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -69,14 +70,17 @@ struct File {
     probes: Vec<ProbeText>,
 }
 
-/// The probe with the path of its target as we see it: the daemon's own folder is another.
+/// The probe with the path of its target as we see it: the daemon's own folder is another. What is no
+/// probe stays as it is, to be refused with its error.
 fn absolute(probe: String) -> Result<String, Failure> {
-    let target = probe.split(':').next().unwrap_or_default();
-    if target.starts_with('/') || !target.contains('/') {
-        return Ok(probe);
+    match probe.parse::<ProbeSpec>() {
+        Ok(mut spec) if spec.target.contains('/') && !spec.target.starts_with('/') => {
+            let folder = std::env::current_dir().context("failed to find the current folder")?;
+            spec.target = format!("{}/{}", folder.display(), spec.target);
+            Ok(spec.to_string())
+        }
+        _ => Ok(probe),
     }
-    let folder = std::env::current_dir().context("failed to find out the current folder")?;
-    Ok(format!("{}/{probe}", folder.display()))
 }
 
 impl Args {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use self::client::Client;
 use super::{Failure, selection::duration};
 use crate::daemon::config::{DEFAULT_SOCKET, check_name};
+use faultline_output::json_text;
 
 /// Control a running daemon
 #[derive(Debug, clap::Args)]
@@ -132,7 +133,7 @@ async fn control(args: Args) -> Result<(), Failure> {
 }
 
 fn print(json: bool, value: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), Failure> {
-    let text = if json { format!("{value}\n") } else { text(value) };
+    let text = if json { json_text(value)? } else { text(value) };
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

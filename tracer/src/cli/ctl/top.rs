@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::Client;
 use crate::cli::{Failure, screen::Screen};
+use faultline_output::json_text;
 use faultline_spec::units::{counted, duration_text, size_text};
 
 /// What is shown, and how often.
@@ -40,7 +41,7 @@ pub(super) async fn run(client: &Client, options: Options) -> Result<(), Failure
         let Some(last) = before.replace(now.clone()) else { continue };
         shown += 1;
         let text = if options.json {
-            format!("{now}\n")
+            json_text(&now)?
         } else {
             let (columns, lines) = if in_place { Screen::size() } else { (0, usize::MAX) };
             let text = table(&last, &now, options.top, lines);
