@@ -113,7 +113,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         text::advice(&advice, results.is_complete(), colour(io::stdout().is_terminal()))
     };
     if let (Some(path), Some(mut file)) = (&args.svg, svg) {
-        let picture = picture::draw(&results)?;
+        let picture = picture::draw(&results);
         let written = file.set_len(0).and_then(|()| file.write_all(picture.as_bytes()));
         written.with_context(|| format!("failed to write {}", path.display()))?;
     }
