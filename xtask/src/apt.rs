@@ -46,10 +46,18 @@ fn install(packages: &[&str]) -> Result<()> {
     let attempt = || apt_get(&["install", "--yes", "--no-install-recommends"], packages);
     let Err(first) = attempt() else { return Ok(()) };
     // A new machine has no package lists, an old one has outdated ones.
-    note("setup", &format!("updating apt's package lists, because: {first:#}"));
-    apt_get(&["update"], &[])?;
+    update(&format!("because: {first:#}"))?;
     attempt()
         .with_context(|| format!("(install by hand: `apt-get install {}`)", packages.join(" ")))
+}
+
+/// Updates the lists of packages of this machine's apt.
+///
+/// # Errors
+/// If apt fails.
+pub(crate) fn update(why: &str) -> Result<()> {
+    note("setup", &format!("updating apt's package lists, {why}"));
+    apt_get(&["update"], &[])
 }
 
 fn apt_get(args: &[&str], packages: &[&str]) -> Result<()> {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use anyhow::{Context as _, Result, bail};
 
 use crate::command::{cargo, note, shown, user_command};
-use crate::{ebpf, layers, no_args, setup, tools, versions, workspace};
+use crate::{ebpf, no_args, setup, tools, versions, workspace};
 
 struct Check {
     name: &'static str,
@@ -17,7 +17,6 @@ const CHECKS: &[Check] = &[
     Check { name: "lints", run: lints },
     Check { name: "eBPF lints", run: ebpf_lints },
     Check { name: "dependencies", run: dependencies },
-    Check { name: "layers", run: layers::check },
     Check { name: "pinned versions", run: pinned_versions },
 ];
 

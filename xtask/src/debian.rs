@@ -1,9 +1,9 @@
-//! Packages of any Debian suite, as files: downloaded, alone or with all that they depend on, and
-//! unpacked into a folder. Nothing is installed, and the machine's own apt is not touched.
+//! Packages of any Debian suite, as files: found with all that they depend on, downloaded, and
+//! unpacked into a folder. Nothing is installed, and the machine's own apt is left alone.
 //!
 //! A private apt does it, with its own sources, lists and cache below `target/debian/SUITE`, and an
-//! empty list of installed packages, so that every dependency is downloaded. The mirror is the one
-//! that this machine is configured for, with another suite.
+//! empty list of installed packages, so that it sees every dependency. The mirror is the one that
+//! this machine is configured for, with another suite.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,82 +11,155 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::apt_sources::{self, Archive};
+use crate::apt;
 use crate::command::{note, on_path, quiet, retried, user_command};
 use crate::workspace;
 
-/// Downloads packages of a suite (`sid`, `trixie`, …) and their dependencies, without those that
-/// are only recommended. Gives the `.deb` files.
+/// Names an archive where apt's configuration does not: on a system that is not Debian.
+const OVERRIDE: &str = "FAULTLINE_DEBIAN_MIRROR";
+
+/// What Debian's archive is signed with; where it is missing, apt's own keys have to do.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Puts a package of a suite and all that it depends on into a folder.
 ///
 /// # Errors
-/// If this machine has no apt or names no Debian archive, or if apt fails three times.
-pub(crate) fn download(suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
-    let apt = PrivateApt::prepare(suite, &packages.join("+"))?;
-    let what = format!("downloading {} of Debian {suite}", packages.join(" "));
-    note("debian", &what);
-    retried(&what, || {
-        // Each time: sid moves, and yesterday's list names files that are gone.
-        quiet(apt.get().arg("update"))?;
-        quiet(apt.get().args(["install", "--yes", "--download-only"]).args(packages))
-    })?;
-    apt.downloaded()
+/// If apt fails three times, or the folder exists and is not empty.
+pub(crate) fn unpack_with_dependencies(suite: &str, package: &str, folder: &Path) -> Result<()> {
+    let suite = Suite::new(suite)?;
+    let packages = suite.with_dependencies(package)?;
+    unpack(&suite.download(&packages)?, folder)
 }
 
-/// A suite whose list of packages is of today.
+/// A suite (`sid`, `trixie`, …) of Debian's archive.
 pub(crate) struct Suite {
     name: String,
-    apt: PrivateApt,
+    config: PathBuf,
+    archives: PathBuf,
 }
 
 impl Suite {
     /// # Errors
-    /// If this machine has no apt or names no Debian archive, or if apt fails three times.
-    pub(crate) fn updated(name: &str) -> Result<Self> {
-        let apt = PrivateApt::prepare(name, "alone")?;
-        let what = format!("downloading the list of packages of Debian {name}");
-        retried(&what, || quiet(apt.get().arg("update")))?;
-        Ok(Self { name: name.to_owned(), apt })
+    /// If this machine has no apt, or its apt knows no Debian archive.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
+            bail!("packages of Debian {name} need apt-get and dpkg-deb, which this machine lacks");
+        }
+        let folder = workspace::target().join("debian").join(name);
+        let archives = folder.join("packages");
+        create_folder(&folder.join("lists/partial"))?;
+        create_folder(&folder.join("partial"))?;
+        write(&folder.join("debian.list"), &source(name)?)?;
+        write(&folder.join("status"), "")?;
+        let config = folder.join("apt.conf");
+        write(&config, &configuration(&folder))?;
+        Ok(Self { name: name.to_owned(), config, archives })
     }
 
-    /// The packages whose names begin like this.
+    /// A package and all that it depends on, by the list of today. What is only recommended is not
+    /// among it.
     ///
     /// # Errors
-    /// If apt fails.
-    pub(crate) fn package_names(&self, prefix: &str) -> Result<Vec<String>> {
-        let names = quiet(self.apt.command("apt-cache").args(["pkgnames", prefix]))?;
-        Ok(names.lines().map(str::to_owned).collect())
+    /// If apt fails three times.
+    pub(crate) fn with_dependencies(&self, package: &str) -> Result<Vec<String>> {
+        retried(&format!("resolving {package} in Debian {}", self.name), || {
+            self.update()?;
+            Ok(installed_by(&quiet(self.apt().args(["install", "--simulate", package]))?))
+        })
     }
 
-    /// Downloads packages without what they depend on. Gives the `.deb` files.
+    /// Downloads these packages, without their dependencies. Gives the `.deb` files, in a folder
+    /// that the next download empties.
     ///
     /// # Errors
     /// If apt fails three times.
     pub(crate) fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
-        let what = format!("downloading {} of Debian {}", packages.join(" "), self.name);
+        let what = format!("downloading {} from Debian {}", packages.join(" "), self.name);
         note("debian", &what);
         retried(&what, || {
-            quiet(self.apt.get().arg("download").args(packages).current_dir(&self.apt.archives))
+            // Files of an earlier day must not be mixed with those of today.
+            remove_folder(&self.archives)?;
+            create_folder(&self.archives)?;
+            self.update()?;
+            quiet(self.apt().arg("download").args(packages).current_dir(&self.archives))
         })?;
-        self.apt.downloaded()
+        let context = || format!("failed to list {}", self.archives.display());
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.archives).with_context(context)? {
+            files.push(entry.with_context(context)?.path());
+        }
+        files.sort();
+        Ok(files)
     }
+
+    /// sid moves, and yesterday's list names files that are gone.
+    fn update(&self) -> Result<()> {
+        quiet(self.apt().arg("update")).map(drop)
+    }
+
+    fn apt(&self) -> Command {
+        let mut command = user_command("apt-get");
+        command.arg("--config-file").arg(&self.config).env("LC_ALL", "C.UTF-8");
+        command
+    }
+}
+
+/// The packages that apt says it would install.
+fn installed_by(simulation: &str) -> Vec<String> {
+    let lines = simulation.lines().filter_map(|line| line.strip_prefix("Inst "));
+    lines.filter_map(|rest| rest.split(' ').next().map(str::to_owned)).collect()
 }
 
 /// Unpacks packages one over the other. The folder appears only when it is complete.
 ///
 /// # Errors
-/// If a package cannot be unpacked or the folder exists and is not empty.
+/// If a package cannot be unpacked, or the folder exists and is not empty.
 pub(crate) fn unpack(packages: &[PathBuf], folder: &Path) -> Result<()> {
     let partial = folder.with_extension("partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial)
-            .with_context(|| format!("failed to remove {}", partial.display()))?;
-    }
+    remove_folder(&partial)?;
     create_folder(&partial)?;
     for package in packages {
         quiet(user_command("dpkg-deb").arg("-x").arg(package).arg(&partial))?;
     }
     fs::rename(&partial, folder)
         .with_context(|| format!("failed to move {} into place", partial.display()))
+}
+
+/// The line of a `sources.list` for a suite: see sources.list(5).
+///
+/// # Errors
+/// If this machine's apt knows no Debian archive.
+pub(crate) fn source(suite: &str) -> Result<String> {
+    let archive = archive()?;
+    let signed_by =
+        if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
+    Ok(format!("deb {signed_by}{archive} {suite} main\n"))
+}
+
+/// Where this machine's apt has Debian's packages from.
+fn archive() -> Result<String> {
+    if let Ok(archive) = std::env::var(OVERRIDE) {
+        return Ok(archive);
+    }
+    let ask = || -> Result<Option<String>> {
+        let listed = quiet(user_command("apt-get").args([
+            "indextargets",
+            "--format=$(REPO_URI)",
+            "Created-By: Packages",
+            "Origin: Debian",
+            "Label: Debian",
+            "Component: main",
+        ]))?;
+        Ok(listed.lines().next().map(str::to_owned))
+    };
+    if let Some(archive) = ask()? {
+        return Ok(archive);
+    }
+    // Without package lists, as on a new machine, apt does not know whose archives it has.
+    apt::update("to find Debian's archive")?;
+    ask()?.with_context(|| {
+        format!("apt's sources name no Debian archive (set {OVERRIDE} to the address of one)")
+    })
 }
 
 /// Debian's name of this machine's architecture.
@@ -98,81 +171,18 @@ fn architecture() -> &'static str {
     }
 }
 
-/// An apt with its own state.
-struct PrivateApt {
-    config: PathBuf,
-    archives: PathBuf,
-}
-
-impl PrivateApt {
-    fn prepare(suite: &str, request: &str) -> Result<Self> {
-        if on_path("apt-get").is_none() || on_path("dpkg-deb").is_none() {
-            bail!("packages of Debian {suite} need apt-get and dpkg-deb, which this machine lacks");
-        }
-        let folder = workspace::target().join("debian").join(suite);
-        let archives = folder.join(request);
-        if archives.exists() {
-            // Packages of an earlier day could be mixed with today's.
-            fs::remove_dir_all(&archives)
-                .with_context(|| format!("failed to remove {}", archives.display()))?;
-        }
-        create_folder(&archives.join("partial"))?;
-        create_folder(&folder.join("lists/partial"))?;
-        let archive = apt_sources::debian_archive()?;
-        write(&folder.join("debian.sources"), &source(&archive, suite))?;
-        write(&folder.join("status"), "")?;
-        let config = folder.join("apt.conf");
-        write(&config, &configuration(&folder, &archives))?;
-        Ok(Self { config, archives })
-    }
-
-    fn get(&self) -> Command {
-        self.command("apt-get")
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = user_command(program);
-        command.arg("--config-file").arg(&self.config).env("LC_ALL", "C.UTF-8");
-        command
-    }
-
-    fn downloaded(&self) -> Result<Vec<PathBuf>> {
-        let context = || format!("failed to list {}", self.archives.display());
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.archives).with_context(context)? {
-            let file = entry.with_context(context)?.path();
-            if file.extension().is_some_and(|extension| extension == "deb") {
-                files.push(file);
-            }
-        }
-        if files.is_empty() {
-            bail!("apt-get reported success, but left no package in {}", self.archives.display());
-        }
-        files.sort();
-        Ok(files)
-    }
-}
-
-fn source(archive: &Archive, suite: &str) -> String {
-    let signed_by = match &archive.signed_by {
-        Some(key) => format!("Signed-By: {key}\n"),
-        None => String::new(),
-    };
-    format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}", archive.uri)
-}
-
 /// Read after the machine's own configuration, so that a proxy set there stays in force. The
-/// machine's hooks are cleared: they are meant for its own apt and may need root. apt's own retries take minutes, and are done here.
-fn configuration(folder: &Path, archives: &Path) -> String {
-    let (folder, archives) = (folder.display(), archives.display());
-    let architecture = architecture();
+/// machine's hooks are cleared: they are meant for its own apt and may need root. apt's own retries
+/// take minutes, and are done here.
+fn configuration(folder: &Path) -> String {
+    let (folder, architecture) = (folder.display(), architecture());
     format!(
         r##"Dir::State "{folder}";
 Dir::State::lists "{folder}/lists";
 Dir::State::status "{folder}/status";
 Dir::Cache "{folder}";
-Dir::Cache::archives "{archives}";
-Dir::Etc::sourcelist "{folder}/debian.sources";
+Dir::Cache::archives "{folder}";
+Dir::Etc::sourcelist "{folder}/debian.list";
 Dir::Etc::sourceparts "/dev/null";
 Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";
@@ -196,10 +206,37 @@ APT::Architectures {{ "{architecture}"; }};
     )
 }
 
+fn remove_folder(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    fs::remove_dir_all(folder).with_context(|| format!("failed to remove {}", folder.display()))
+}
+
 fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("failed to create {}", folder.display()))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that names are taken from apt's simulation, each once.
+    #[test]
+    fn simulated_installation() {
+        let simulation = "\
+Reading package lists...
+The following NEW packages will be installed:
+  busybox linux-image-6.12.117+deb13-amd64
+Inst busybox (1:1.37.0-6 Debian:13/stable [amd64])
+Inst linux-image-6.12.117+deb13-amd64 (6.12.117-1 Debian:13/stable [amd64])
+Conf busybox (1:1.37.0-6 Debian:13/stable [amd64])
+";
+        let expected = ["busybox", "linux-image-6.12.117+deb13-amd64"];
+        assert_eq!(installed_by(simulation), expected);
+    }
 }

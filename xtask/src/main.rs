@@ -4,7 +4,6 @@
 //! install the pinned one ([`versions`]), which then runs everything else.
 
 mod apt;
-mod apt_sources;
 mod bench;
 mod build;
 mod check;
@@ -12,10 +11,8 @@ mod command;
 mod debian;
 mod dist;
 mod ebpf;
-mod layers;
 mod peers;
 mod run;
-mod rust_paths;
 mod setup;
 mod test;
 mod tools;
@@ -38,7 +35,7 @@ const TASKS: &[Task] = &[
     task("run", "set up, build, run `faultline ARGS…` as root", run::run),
     task("test", "set up, run every test; ARGS go to cargo test", test::run),
     task("build", "set up, leave target/release/faultline", build::run),
-    task("check", "format, lints, dependencies, layers", check::run),
+    task("check", "format, lints, dependencies", check::run),
     task("setup", "install what this machine lacks to build", setup::run),
     task("bench", "measure what tracing costs, next to bpftrace", bench::run),
     task("dist", "make the Debian package and an archive; --test installs it", dist::run),

@@ -47,7 +47,7 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     }
     fs::create_dir_all(&bin).with_context(|| format!("failed to create {}", bin.display()))?;
     if !sid.exists() {
-        debian::unpack(&debian::download("sid", &["bpftrace"])?, &sid)?;
+        debian::unpack_with_dependencies("sid", "bpftrace", &sid)?;
     }
     fs::write(&bpftrace, BPFTRACE)
         .and_then(|()| fs::set_permissions(&bpftrace, Permissions::from_mode(0o755)))

@@ -100,7 +100,7 @@ pub(super) fn prepare() -> Result<()> {
     quiet(cc.arg(format!("-Wl,-rpath,{}", folder.display())))?;
     let openssl = target("sid-openssl");
     if !openssl.exists() {
-        debian::unpack(&debian::download("sid", &["openssl"])?, &openssl)?;
+        debian::unpack_with_dependencies("sid", "openssl", &openssl)?;
     }
     Ok(())
 }

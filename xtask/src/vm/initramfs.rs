@@ -1,18 +1,28 @@
 //! The first file system of a guest: an archive with busybox, some modules and [`INIT`].
 //!
-//! All that it does is to make the machine's own file system the guest's, so that programs,
-//! libraries and debug information are there under their own paths, and the tests notice nothing.
+//! It only makes the machine's own file system the guest's, so that programs, libraries and debug
+//! information are there under their own paths, and the tests notice nothing. What a module needs is
+//! asked of modprobe; cpio makes the archive.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command::user_command;
+use crate::apt::Needed;
+use crate::command::{quiet, user_command};
 
-/// What runs first. The command line of the kernel tells it `scratch=`, the folder that is on the
-/// guest's disk, and `run=`, the script to go on with.
+pub(crate) const NEEDED: &[Needed] = &[
+    Needed { command: "modprobe", packages: &["kmod"], why: "knows what kernel modules need" },
+    Needed { command: "cpio", packages: &["cpio"], why: "makes a guest's first file system" },
+    Needed { command: "xz", packages: &["xz-utils"], why: "unpacks kernel modules" },
+];
+
+/// What runs first. The kernel's command line gives it `scratch=`, the folder that is on the guest's
+/// disk, and `run=`, the script to continue with.
 const INIT: &str = r#"#!/bin/busybox sh
 # If this fails, the kernel panics for want of a first process, and QEMU ends.
 set -e
@@ -45,7 +55,7 @@ done
 exec /bin/busybox switch_root /host /bin/sh "$run"
 "#;
 
-/// For a guest with a disk of its own: makes that its file system, and starts what is its init.
+/// For a guest with a disk of its own: makes that its file system and starts its init.
 const INIT_OF_DISK: &str = r#"#!/bin/busybox sh
 set -e
 /bin/busybox mkdir -p /disk
@@ -58,185 +68,92 @@ done
 exec /bin/busybox switch_root /disk /sbin/init
 "#;
 
-/// A kernel module, ready to be loaded.
-#[derive(Debug)]
-pub(crate) struct Module {
-    name: String,
-    bytes: Vec<u8>,
+/// What is to be the guest's file system.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Root {
+    /// This machine's own files.
+    Host,
+    /// A disk.
+    Disk,
 }
 
-/// These modules and all that they depend on, in the order in which they load.
+/// The files of these modules and of all that they depend on, in the order in which they load.
+/// `folder` is `lib/modules` of some system. What is built into the kernel has no file.
 ///
 /// # Errors
-/// If one cannot be read.
-pub(crate) fn closure(folder: &Path, names: &[&str]) -> Result<Vec<Module>> {
-    let mut files = BTreeMap::new();
-    find_modules(&folder.join("kernel"), &mut files)?;
-    let mut loaded = Vec::new();
+/// If depmod or modprobe fails.
+pub(crate) fn modules(folder: &Path, release: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
+    // Both look for lib/modules below a folder.
+    let lib = folder.parent().context("modules lie below a folder")?;
+    let base = lib.parent().context("modules lie below lib")?;
+    quiet(user_command("depmod").arg("-b").arg(base).arg(release))?;
+    let mut modules: Vec<PathBuf> = Vec::new();
     for name in names {
-        add(name, &files, &mut loaded)?;
-    }
-    Ok(loaded)
-}
-
-fn add(name: &str, files: &BTreeMap<String, PathBuf>, loaded: &mut Vec<Module>) -> Result<()> {
-    // What has no file is built in.
-    let Some(file) = files.get(name) else { return Ok(()) };
-    if loaded.iter().any(|module| module.name == name) {
-        return Ok(());
-    }
-    let bytes = read_module(file)?;
-    for needed in dependencies(&bytes) {
-        add(&needed, files, loaded)?;
-    }
-    loaded.push(Module { name: name.to_owned(), bytes });
-    Ok(())
-}
-
-/// Every module below a folder, by the name that the kernel knows it by.
-fn find_modules(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
-    let context = || format!("failed to list {}", folder.display());
-    for entry in fs::read_dir(folder).with_context(context)? {
-        let path = entry.with_context(context)?.path();
-        if path.is_dir() {
-            find_modules(&path, files)?;
-        } else if let Some((name, _)) =
-            path.file_name().and_then(|name| name.to_str()?.split_once(".ko"))
-        {
-            files.insert(name.replace('-', "_"), path);
+        let loads = quiet(
+            user_command("modprobe")
+                .args(["--show-depends", "--set-version", release, "--dirname"])
+                .args([base.as_os_str(), name.as_ref()]),
+        )?;
+        // `insmod FILE [OPTIONS]`, or `builtin NAME`.
+        let files = loads.lines().filter_map(|line| line.strip_prefix("insmod "));
+        for file in files.filter_map(|rest| rest.split_whitespace().next()).map(PathBuf::from) {
+            if !modules.contains(&file) {
+                modules.push(file);
+            }
         }
     }
-    Ok(())
+    Ok(modules)
 }
 
-fn read_module(file: &Path) -> Result<Vec<u8>> {
-    let context = || format!("failed to read {}", file.display());
-    if file.extension().is_none_or(|extension| extension != "xz") {
-        return fs::read(file).with_context(context);
-    }
-    let output = user_command("xz").arg("-dc").arg(file).output().with_context(context)?;
-    if !output.status.success() {
-        bail!("{}: {}", context(), String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(output.stdout)
-}
-
-/// What a module says that it needs, in its section of `name=value` strings.
-fn dependencies(module: &[u8]) -> Vec<String> {
-    let depends = module.split(|&byte| byte == 0).find_map(|text| text.strip_prefix(b"depends="));
-    let depends = String::from_utf8_lossy(depends.unwrap_or_default()).into_owned();
-    depends.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
-}
-
-/// The archive without [`INIT`]: what stays the same as long as the kernel does.
+/// Fills a folder with what goes into the archive of a kernel: busybox and modules.
 ///
 /// # Errors
-/// If busybox cannot be read.
-pub(crate) fn modules(busybox: &Path, modules: &[Module]) -> Result<Vec<u8>> {
-    let busybox =
-        fs::read(busybox).with_context(|| format!("failed to read {}", busybox.display()))?;
-    let mut archive = Archive::default();
-    archive.folder("bin");
-    archive.file("bin/busybox", &busybox);
-    archive.folder("modules");
+/// If a file cannot be read or written.
+pub(crate) fn fill(folder: &Path, busybox: &Path, modules: &[PathBuf]) -> Result<()> {
+    let context = || format!("failed to fill {}", folder.display());
     let mut order = String::new();
+    fs::create_dir_all(folder.join("modules")).with_context(context)?;
+    fs::create_dir_all(folder.join("bin")).with_context(context)?;
+    fs::copy(busybox, folder.join("bin/busybox")).with_context(context)?;
     for module in modules {
-        archive.file(&format!("modules/{}.ko", module.name), &module.bytes);
-        order += &format!("{}\n", module.name);
-    }
-    archive.file("modules/order", order.as_bytes());
-    // The kernel gives the first process its console as this file.
-    archive.folder("dev");
-    archive.entry("dev/console", 0o020_600, &[], (5, 1));
-    Ok(archive.finish())
-}
-
-/// An archive of [`INIT`] alone. The kernel unpacks archives one after another out of one file.
-pub(crate) fn init() -> Vec<u8> {
-    only_init(INIT)
-}
-
-/// The same for a guest with a disk of its own.
-pub(crate) fn init_of_disk() -> Vec<u8> {
-    only_init(INIT_OF_DISK)
-}
-
-fn only_init(script: &str) -> Vec<u8> {
-    let mut archive = Archive::default();
-    archive.file("init", script.as_bytes());
-    archive.finish()
-}
-
-/// An archive in cpio's `newc` format: see Documentation/driver-api/early-userspace/
-/// buffer-format.rst of the kernel.
-#[derive(Debug, Default)]
-struct Archive {
-    bytes: Vec<u8>,
-    entries: u32,
-}
-
-impl Archive {
-    fn folder(&mut self, name: &str) {
-        self.entry(name, 0o040_755, &[], (0, 0));
-    }
-
-    fn file(&mut self, name: &str, content: &[u8]) {
-        self.entry(name, 0o100_755, content, (0, 0));
-    }
-
-    fn entry(&mut self, name: &str, mode: u32, content: &[u8], device: (u32, u32)) {
-        self.entries += 1;
-        // A file of 4 GiB would not fit; none of ours comes near.
-        let size = content.len() as u32;
-        let name_size = name.len() as u32 + 1;
-        let (major, minor) = device;
-        let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0];
-        self.bytes.extend(b"070701");
-        for field in fields {
-            self.bytes.extend(format!("{field:08x}").into_bytes());
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        let copy = folder.join("modules").join(&*name);
+        fs::copy(module, &copy).with_context(context)?;
+        if name.ends_with(".xz") {
+            quiet(user_command("xz").arg("-d").arg(&copy))?;
         }
-        self.bytes.extend(name.as_bytes());
-        self.bytes.push(0);
-        self.align();
-        self.bytes.extend(content);
-        self.align();
+        order += name.trim_end_matches(".xz").trim_end_matches(".ko");
+        order.push('\n');
     }
-
-    fn align(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, &[], (0, 0));
-        self.bytes
-    }
+    fs::write(folder.join("modules/order"), order).with_context(context)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Check the layout: magic number, thirteen fields, name and content aligned to four bytes.
-    #[test]
-    fn archive_layout() {
-        let mut archive = Archive::default();
-        archive.file("init", b"hello");
-        let bytes = archive.finish();
-        assert_eq!(&bytes[..14], b"07070100000001");
-        assert_eq!(&bytes[14..22], b"000081ed");
-        assert_eq!(&bytes[54..62], b"00000005");
-        assert_eq!(&bytes[94..102], b"00000005");
-        assert_eq!(&bytes[110..124], b"init\0\0hello\0\0\0");
-        assert_eq!(&bytes[124..130], b"070701");
-        assert!(bytes.len() % 4 == 0 && bytes.ends_with(b"TRAILER!!!\0\0\0\0"), "{bytes:?}");
+/// Packs such a folder, with what runs first, into an archive that the kernel unpacks.
+///
+/// # Errors
+/// If cpio fails.
+pub(crate) fn pack(folder: &Path, root: Root, archive: &Path) -> Result<()> {
+    let context = || format!("failed to write {}", archive.display());
+    let init = match root {
+        Root::Host => INIT,
+        Root::Disk => INIT_OF_DISK,
+    };
+    let file = folder.join("init");
+    fs::write(&file, init)
+        .and_then(|()| fs::set_permissions(&file, Permissions::from_mode(0o755)))
+        .with_context(context)?;
+    let names = quiet(user_command("find").args([".", "-mindepth", "1"]).current_dir(folder))?;
+    let mut cpio = user_command("cpio")
+        .args(["--create", "--format=newc", "--owner=0:0", "--quiet"])
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(File::create(archive).with_context(context)?)
+        .spawn()
+        .context("failed to start cpio")?;
+    let written = cpio.stdin.take().context("cpio has no input")?.write_all(names.as_bytes());
+    let status = cpio.wait().with_context(context)?;
+    if !status.success() {
+        bail!("{}: cpio {status}", context());
     }
-
-    /// Check that dependencies are found among a module's strings, under their names in the kernel.
-    #[test]
-    fn module_dependencies() {
-        let module = b"\x7fELF\0license=GPL\0depends=mbcache,jbd2,crc32c-intel\0retpoline=Y\0";
-        assert_eq!(dependencies(module), ["mbcache", "jbd2", "crc32c_intel"]);
-        assert!(dependencies(b"depends=\0").is_empty());
-        assert!(dependencies(b"nothing").is_empty());
-    }
+    written.with_context(context)
 }

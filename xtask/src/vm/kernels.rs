@@ -1,8 +1,8 @@
 //! The kernels that `vm` boots: which, where they come from, and their files below `target/vm`.
 //!
-//! A kernel is two files: the kernel itself and an archive of the modules that reach the machine's
-//! disk and file system. Both are cut out of Debian's packages, which are then thrown away; the
-//! packages of one kernel are four hundred megabytes of drivers.
+//! Of a kernel there is the kernel itself and a folder with the modules that reach the machine's disk
+//! and file system. Both are cut out of Debian's packages, which are then thrown away; the packages
+//! of one kernel are four hundred megabytes of drivers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,17 @@ use crate::workspace;
 /// How long a kernel counts as the newest before its suite is asked again.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Depends on the newest kernel of its suite, in its plain flavour (not `-cloud`), signed.
+const NEWEST: &str = "linux-image-amd64";
+
+/// What a kernel consists of: since 7.0, the kernel and its modules are packages of their own.
+const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
+
 /// Brings the shell of the first moments after boot; links with nothing.
 const BUSYBOX: &str = "busybox-static";
 
-/// The modules that the guest needs, without what they depend on. One that is built into a kernel
-/// is not among its files. (`crc32c_generic` is what `ext4` asks for by another name.)
-const MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "crc32c_generic", "ext4", "overlay"];
+/// The modules that the guest needs, without what they depend on.
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "ext4", "overlay"];
 
 /// A line of kernels.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,13 +63,13 @@ impl Kernel {
         self.folder.join("vmlinuz")
     }
 
-    /// An archive of [`MODULES`]; named after them, so that another choice is not mistaken for it.
+    /// A folder with [`MODULES`]; named after them, so that another choice is not mistaken for it.
     pub(crate) fn modules(&self) -> PathBuf {
         self.folder.join(MODULES.join("+"))
     }
 
     fn is_complete(&self) -> bool {
-        self.image().is_file() && self.modules().is_file()
+        self.image().is_file() && self.modules().is_dir()
     }
 
     /// The first two numbers of its version.
@@ -117,7 +121,7 @@ pub(crate) fn newest(line: &Line) -> Result<Kernel> {
         (Ok(kernel), _) => Ok(kernel),
         (Err(error), Some(kernel)) => {
             note("vm", &format!("{error:#}"));
-            note("vm", &format!("going on with {} of an earlier day", kernel.release));
+            note("vm", &format!("using {} of an earlier day", kernel.release));
             Ok(kernel)
         }
         (Err(error), None) => Err(error),
@@ -137,11 +141,9 @@ fn known(line: &Line) -> Option<Kernel> {
 }
 
 fn fetch(line: &Line) -> Result<Kernel> {
-    let suite = Suite::updated(line.suite)?;
-    let names = suite.package_names("linux-")?;
-    let Some((release, mut packages)) = newest_of(&names, line.series) else {
-        bail!("Debian {} has no kernel for amd64", line.suite);
-    };
+    let suite = Suite::new(line.suite)?;
+    let (release, mut packages) = parts(suite.with_dependencies(NEWEST)?)
+        .with_context(|| format!("Debian {} has no kernel for amd64", line.suite))?;
     let kernel = Kernel::at(line.suite, &release);
     if kernel.is_complete() {
         // Still the newest. The time of the folder says when that was found out.
@@ -151,42 +153,45 @@ fn fetch(line: &Line) -> Result<Kernel> {
         return Ok(kernel);
     }
     packages.push(BUSYBOX.to_owned());
-    let files = suite.download(&packages)?;
     let unpacked = kernel.folder.with_file_name("unpacked");
     remove(&unpacked)?;
+    let files = suite.download(&packages)?;
     debian::unpack(&files, &unpacked)?;
     install(&kernel, &unpacked)?;
     remove(&unpacked)?;
-    files
-        .iter()
-        .try_for_each(|file| fs::remove_file(file).context("failed to remove a package"))?;
+    for file in files {
+        fs::remove_file(&file).with_context(|| format!("failed to remove {}", file.display()))?;
+    }
     Ok(kernel)
 }
 
-/// Puts a kernel's two files into place, out of its packages.
+/// Puts a kernel and its modules into place, out of its packages.
 fn install(kernel: &Kernel, unpacked: &Path) -> Result<()> {
-    let modules = ["usr/lib/modules", "lib/modules"]
-        .iter()
-        .find_map(|folder| fs::read_dir(unpacked.join(folder)).ok()?.flatten().next())
-        .with_context(|| format!("the packages of {} hold no modules", kernel.release))?
-        .path();
-    let release = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let image = [modules.join("vmlinuz"), unpacked.join(format!("boot/vmlinuz-{release}"))];
-    let image = image.iter().find(|file| file.is_file());
-    let image = image.with_context(|| format!("the packages of {release} hold no vmlinuz"))?;
-    let busybox = ["usr/bin/busybox", "bin/busybox"].map(|file| unpacked.join(file));
-    let busybox = busybox.iter().find(|file| file.is_file());
-    let busybox = busybox.with_context(|| format!("{BUSYBOX} holds no busybox"))?;
+    let first = |files: &[&str]| {
+        let mut files = files.iter().map(|file| unpacked.join(file));
+        files
+            .find(|file| file.exists())
+            .with_context(|| format!("the packages of {} hold none of {files:?}", kernel.release))
+    };
+    let release = format!("{}-amd64", kernel.release);
+    // Debian's folders of programs and libraries are moving below usr.
+    let image = first(&[
+        &format!("usr/lib/modules/{release}/vmlinuz"),
+        &format!("boot/vmlinuz-{release}"),
+    ])?;
+    let modules = first(&["usr/lib/modules", "lib/modules"])?;
+    let busybox = first(&["usr/bin/busybox", "bin/busybox"])?;
 
     let partial = kernel.folder.with_file_name("partial");
     remove(&partial)?;
-    fs::create_dir_all(&partial)
-        .with_context(|| format!("failed to create {}", partial.display()))?;
-    let archive = initramfs::modules(busybox, &initramfs::closure(&modules, MODULES)?)?;
+    initramfs::fill(
+        &partial.join(kernel.modules().file_name().unwrap_or_default()),
+        &busybox,
+        &initramfs::modules(&modules, &release, MODULES)?,
+    )?;
     remove(&kernel.folder)?;
     fs::copy(image, partial.join("vmlinuz"))
-        .and_then(|_| fs::write(partial.join(MODULES.join("+")), archive))
-        .and_then(|()| fs::rename(&partial, &kernel.folder))
+        .and_then(|_| fs::rename(&partial, &kernel.folder))
         .with_context(|| format!("failed to write {}", kernel.folder.display()))
 }
 
@@ -199,26 +204,16 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// The newest release among a suite's packages, and the packages that it is made of.
-fn newest_of(names: &[String], series: Option<&str>) -> Option<(String, Vec<String>)> {
-    // Since 7.0 the kernel and its modules are packages of their own.
-    let forms: [&[&str]; 2] = [&["linux-binary-", "linux-modules-"], &["linux-image-"]];
-    let newest = |form: &&[&str]| {
-        let releases = names.iter().filter_map(|name| {
-            release(name.strip_prefix(form[0])?.strip_suffix("-amd64")?, series)
-        });
-        let release = releases.max_by_key(|release| version(release))?;
-        let packages = form.iter().map(|prefix| format!("{prefix}{release}-amd64"));
-        Some((release.to_owned(), packages.collect()))
+/// Of the packages that the newest kernel brings along: its release, and the packages that it
+/// consists of.
+fn parts(mut packages: Vec<String>) -> Option<(String, Vec<String>)> {
+    let release = |name: &str| {
+        let part = PARTS.iter().find_map(|part| name.strip_prefix(part))?;
+        let release = part.strip_suffix("-amd64")?;
+        release.starts_with(|first: char| first.is_ascii_digit()).then(|| release.to_owned())
     };
-    forms.iter().find_map(newest)
-}
-
-/// The text, if it is the release of a kernel of the series, in its plain flavour (not `-cloud`).
-fn release<'a>(text: &'a str, wanted: Option<&str>) -> Option<&'a str> {
-    let is_number = |part: &str| part.starts_with(|first: char| first.is_ascii_digit());
-    let fits = text.split('-').all(is_number) && wanted.is_none_or(|one| series(text) == one);
-    fits.then_some(text)
+    packages.retain(|name| release(name).is_some());
+    Some((release(packages.first()?)?, packages))
 }
 
 /// The numbers in a version, to compare by.
@@ -230,47 +225,25 @@ pub(crate) fn version(text: &str) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
-    }
-
-    /// Check that the newest signed kernel of the plain flavour is found by number, not by letter.
+    /// Check that a kernel's packages are told from what else is installed with it.
     #[test]
-    fn newest_in_one_package() {
-        let names = names(&[
-            "linux-image-amd64",
-            "linux-image-6.12.94+deb13-amd64",
-            "linux-image-6.12.107+deb13-amd64",
-            "linux-image-6.12.107+deb13-amd64-dbg",
-            "linux-image-6.12.107+deb13-amd64-unsigned",
-            "linux-image-6.12.108+deb13-cloud-amd64",
-            "linux-image-6.18.1+deb13-amd64",
-        ]);
-        let (release, packages) = newest_of(&names, Some("6.12")).unwrap();
-        assert_eq!(release, "6.12.107+deb13");
-        assert_eq!(packages, ["linux-image-6.12.107+deb13-amd64"]);
-    }
-
-    /// Check that numbers of the binary interface, as in bookworm, are told apart.
-    #[test]
-    fn newest_with_abi_numbers() {
-        let names = names(&["linux-image-6.1.0-9-amd64", "linux-image-6.1.0-50-amd64"]);
-        assert_eq!(newest_of(&names, Some("6.1")).unwrap().0, "6.1.0-50");
-    }
-
-    /// Check that a kernel in two packages is preferred over the empty one that depends on them.
-    #[test]
-    fn newest_in_two_packages() {
-        let names = names(&[
-            "linux-image-7.2.13+deb14-amd64",
-            "linux-binary-7.2.13+deb14-amd64",
-            "linux-binary-unsigned-7.2.14+deb14-amd64",
+    fn packages_of_a_kernel() {
+        let of = |names: &[&str]| parts(names.iter().map(|&name| name.to_owned()).collect());
+        let one = of(&["kmod", "linux-base", "linux-image-6.1.0-50-amd64", "linux-image-amd64"]);
+        assert_eq!(
+            one.unwrap(),
+            ("6.1.0-50".to_owned(), vec!["linux-image-6.1.0-50-amd64".to_owned()])
+        );
+        let names = [
             "linux-modules-7.2.13+deb14-amd64",
-        ]);
-        let (release, packages) = newest_of(&names, None).unwrap();
+            "linux-base-7.2.13+deb14-amd64",
+            "linux-binary-7.2.13+deb14-amd64",
+            "linux-image-7.2.13+deb14-amd64",
+        ];
+        let (release, packages) = of(&names).unwrap();
         assert_eq!(release, "7.2.13+deb14");
-        let expected = ["linux-binary-7.2.13+deb14-amd64", "linux-modules-7.2.13+deb14-amd64"];
-        assert_eq!(packages, expected);
+        assert_eq!(packages, [names[0], names[2], names[3]]);
+        assert_eq!(of(&["linux-base"]), None);
     }
 
     /// Check what names of kernels mean.

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::Scratch;
+use super::initramfs::{self, Root};
 use super::kernels::Kernel;
 use super::results::Run;
-use super::{Scratch, initramfs};
 use crate::apt::{self, Needed};
 use crate::command::{shown, user_command};
 use crate::workspace;
@@ -38,7 +39,8 @@ const LAST_LINES: usize = 25;
 /// # Errors
 /// If QEMU is missing and cannot be installed.
 pub(crate) fn ensure() -> Result<()> {
-    apt::ensure(&[QEMU])
+    apt::ensure(&[QEMU])?;
+    apt::ensure(initramfs::NEEDED)
 }
 
 /// What a guest is made of.
@@ -151,12 +153,8 @@ impl<'a> Guest<'a> {
     fn command(&self, script: &str) -> Result<Command> {
         let script_file = self.folder.join("init.sh");
         write(&script_file, script.as_bytes())?;
-        let modules = self.kernel.modules();
-        let mut archive =
-            fs::read(&modules).with_context(|| format!("failed to read {}", modules.display()))?;
-        archive.extend(initramfs::init());
         let initramfs = self.folder.join("initramfs");
-        write(&initramfs, &archive)?;
+        initramfs::pack(&self.kernel.modules(), Root::Host, &initramfs)?;
 
         let append = format!(
             // All messages, or a crash of a program cannot be explained; a panic ends QEMU. The

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::initramfs::{self, Root};
 use super::kernels::{self, Kernel};
-use super::{initramfs, qemu};
+use super::qemu;
 use crate::apt::{self, Needed};
 use crate::command::{is_root, note, quiet, user_command};
-use crate::{apt_sources, dist, setup, workspace};
+use crate::{debian, dist, setup, workspace};
 
 /// One with a systemd from before `notify-reload`, and the first with a later one.
 const SUITES: &[&str] = &["bookworm", "trixie"];
@@ -76,8 +77,6 @@ fn image(folder: &Path, suite: &str, package: &Path) -> Result<PathBuf> {
     }
     write(&folder.join("check"), CHECK)?;
     write(&folder.join("check.service"), CHECK_UNIT)?;
-    let archive = apt_sources::debian_archive()?;
-    let signed_by = archive.signed_by.map(|key| format!("[signed-by={key}] ")).unwrap_or_default();
     note("vm", &format!("installing Debian {suite} and the package into {}", root.display()));
     let hook = |text: String| format!("--customize-hook={text}");
     let shown = |file: &Path| file.display().to_string();
@@ -98,7 +97,7 @@ fn image(folder: &Path, suite: &str, package: &Path) -> Result<PathBuf> {
             .arg(hook("chroot \"$1\" systemctl enable check.service".to_owned()))
             .arg(suite)
             .arg(&root)
-            .arg(format!("deb {signed_by}{} {suite} main", archive.uri)),
+            .arg(debian::source(suite)?.trim_end()),
     )?;
     if image.exists() {
         fs::remove_file(&image).with_context(|| format!("failed to remove {}", image.display()))?;
@@ -129,12 +128,7 @@ fn boot_until_checked(folder: &Path, kernel: &Kernel, image: &Path) -> Result<()
 /// Whether the checks have run, and all is good.
 fn boot(folder: &Path, kernel: &Kernel, image: &Path) -> Result<bool> {
     let archive = folder.join("initramfs");
-    let modules = kernel.modules();
-    let mut bytes =
-        fs::read(&modules).with_context(|| format!("failed to read {}", modules.display()))?;
-    bytes.extend(initramfs::init_of_disk());
-    fs::write(&archive, bytes).with_context(|| format!("failed to write {}", archive.display()))?;
-
+    initramfs::pack(&kernel.modules(), Root::Disk, &archive)?;
     let mut command = qemu::machine(kernel, &archive, "console=ttyS0 loglevel=5 panic=-1");
     let console = folder.join("console.log");
     command
