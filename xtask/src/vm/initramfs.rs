@@ -81,7 +81,7 @@ pub(crate) enum Root {
 /// `folder` is `lib/modules` of some system. What is built into the kernel has no file.
 ///
 /// # Errors
-/// If depmod or modprobe fails.
+/// If depmod fails or modprobe cannot be started.
 pub(crate) fn modules(folder: &Path, release: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
     // Both look for lib/modules below a folder.
     let lib = folder.parent().context("modules lie below a folder")?;
@@ -89,11 +89,14 @@ pub(crate) fn modules(folder: &Path, release: &str, names: &[&str]) -> Result<Ve
     quiet(user_command("depmod").arg("-b").arg(base).arg(release))?;
     let mut modules: Vec<PathBuf> = Vec::new();
     for name in names {
-        let loads = quiet(
-            user_command("modprobe")
-                .args(["--show-depends", "--set-version", release, "--dirname"])
-                .args([base.as_os_str(), name.as_ref()]),
-        )?;
+        let output = user_command("modprobe")
+            .args(["--show-depends", "--set-version", release, "--dirname"])
+            .args([base.as_os_str(), name.as_ref()])
+            .output()
+            .context("failed to start modprobe")?;
+        // modprobe fails for what has no file: without modules.builtin, which not every package of a
+        // kernel has, it does not know that it is built in.
+        let loads = String::from_utf8_lossy(&output.stdout);
         // `insmod FILE [OPTIONS]`, or `builtin NAME`.
         let files = loads.lines().filter_map(|line| line.strip_prefix("insmod "));
         for file in files.filter_map(|rest| rest.split_whitespace().next()).map(PathBuf::from) {
