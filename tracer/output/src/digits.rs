@@ -5,13 +5,6 @@ pub(super) fn push_decimal(number: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// Appends `0x` and a number in hex, without leading zeros.
-pub(super) fn push_hex(number: u64, out: &mut Vec<u8>) {
-    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
-    out.extend_from_slice(b"0x");
-    out.extend((0..digits).rev().map(|digit| HEX[(number >> (digit * 4)) as usize & 0xf]));
-}
-
 /// The digits of hexadecimal numbers.
 pub(super) const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -28,19 +21,6 @@ pub(super) fn padded<const N: usize>(mut number: u32) -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Check that hex has no leading zeros, and zero a digit.
-    #[test]
-    fn hex() {
-        let text = |number| {
-            let mut out = Vec::new();
-            push_hex(number, &mut out);
-            String::from_utf8(out).unwrap()
-        };
-        for number in [0, 1, 0xf, 0x10, 0xdead_beef, u64::MAX] {
-            assert_eq!(text(number), format!("{number:#x}"));
-        }
-    }
 
     /// Check that padded numbers have all their digits.
     #[test]

@@ -12,13 +12,14 @@ mod line;
 pub use self::line::{json_line, json_text};
 use crate::{
     Sink,
-    digits::{push_decimal, push_hex},
+    digits::push_decimal,
     escape::{push_json, push_json_text},
     per_probe::PerProbe,
     time::{TimeText, utc},
 };
-use faultline_engine::decode::{Event, EventKind, Value};
+use faultline_engine::decode::{Errno, Event, EventKind};
 use faultline_plan::PlannedProbe;
+use faultline_spec::types::{Show, Value};
 
 /// Writes events as JSON.
 #[derive(Debug)]
@@ -149,42 +150,56 @@ fn push_name(name: &str, out: &mut Vec<u8>) {
 
 /// Appends a value as JSON, and remarks what cannot be seen in it.
 #[inline]
-fn push_value(slot: usize, value: Value<'_>, remarks: &mut Remarks, out: &mut Vec<u8>) {
+fn push_value(
+    slot: usize,
+    value: Result<Value<'_>, Errno>,
+    remarks: &mut Remarks,
+    out: &mut Vec<u8>,
+) {
     match value {
-        Value::Int(number) => push_decimal(number, out),
-        Value::Uint(number) => push_decimal(number, out),
-        // Numbers of more than 53 bits suffer in most JSON parsers; these are strings anyway.
-        Value::Hex { value, .. } | Value::Ptr(value) => {
-            out.push(b'"');
-            push_hex(value, out);
-            out.push(b'"');
-        }
-        Value::Bool(value) => out.extend_from_slice(if value { b"true" } else { b"false" }),
-        Value::Char(byte) => push_bytes(slot, &[byte], false, remarks, out),
-        Value::Str { bytes, truncated } | Value::Bytes { bytes, truncated } => {
-            push_bytes(slot, bytes, truncated, remarks, out);
-        }
-        Value::Unread(_) => {
+        Ok(value) => value.show(&mut Json { slot, remarks, out }),
+        Err(_) => {
             out.extend_from_slice(b"null");
             remarks.unread |= bit(slot);
         }
     }
 }
 
-fn push_bytes(
+/// Values for programs.
+struct Json<'a> {
     slot: usize,
-    bytes: &[u8],
-    truncated: bool,
-    remarks: &mut Remarks,
-    out: &mut Vec<u8>,
-) {
-    out.push(b'"');
-    if push_json(bytes, out) {
-        remarks.escaped |= bit(slot);
+    remarks: &'a mut Remarks,
+    out: &'a mut Vec<u8>,
+}
+
+impl Show for Json<'_> {
+    #[inline]
+    fn plain(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
     }
-    out.push(b'"');
-    if truncated {
-        remarks.truncated |= bit(slot);
+
+    #[inline]
+    fn word(&mut self, text: &str) {
+        self.out.push(b'"');
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.push(b'"');
+    }
+
+    #[inline]
+    fn character(&mut self, byte: u8) {
+        self.text(&[byte], false);
+    }
+
+    #[inline]
+    fn text(&mut self, bytes: &[u8], truncated: bool) {
+        self.out.push(b'"');
+        if push_json(bytes, self.out) {
+            self.remarks.escaped |= bit(self.slot);
+        }
+        self.out.push(b'"');
+        if truncated {
+            self.remarks.truncated |= bit(self.slot);
+        }
     }
 }
 
@@ -199,7 +214,7 @@ impl Remarks {
             out.extend_from_slice(br#","unread":{"#);
             let mut comma = Comma::default();
             for (_, name, value) in named(event, self.unread) {
-                let Value::Unread(errno) = value else { continue };
+                let Err(errno) = value else { continue };
                 comma.push(out);
                 push_name(name, out);
                 out.extend_from_slice(br#":""#);
@@ -237,7 +252,7 @@ impl Remarks {
 fn named<'a>(
     event: &Event<'a>,
     slots: u32,
-) -> impl Iterator<Item = (usize, &'a str, Value<'a>)> + use<'a> {
+) -> impl Iterator<Item = (usize, &'a str, Result<Value<'a>, Errno>)> + use<'a> {
     let ret = event.ret().map(|value| ("ret", value));
     let values = event.values().chain(ret).enumerate();
     values

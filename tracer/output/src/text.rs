@@ -12,15 +12,18 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::{
     Sink,
-    digits::{push_decimal, push_hex},
+    digits::push_decimal,
     escape::{Quotes, push_byte, push_text},
     palette::Palette,
     per_probe::PerProbe,
     time::{SecondText, TimeText, local_of_day},
 };
-use faultline_engine::decode::{Event, EventKind, Value};
+use faultline_engine::decode::{Errno, Event, EventKind};
 use faultline_plan::PlannedProbe;
-use faultline_spec::units::push_duration;
+use faultline_spec::{
+    types::{Show, Value},
+    units::push_duration,
+};
 
 /// Most bytes that the kernel keeps of a task's name.
 const COMM_COLUMNS: usize = 15;
@@ -165,35 +168,54 @@ fn fill(columns: usize, out: &mut Vec<u8>) {
 }
 
 #[inline]
-fn push_value(value: Value<'_>, palette: Palette, out: &mut Vec<u8>) {
+fn push_value(value: Result<Value<'_>, Errno>, palette: Palette, out: &mut Vec<u8>) {
     match value {
-        Value::Int(number) => push_decimal(number, out),
-        Value::Uint(number) => push_decimal(number, out),
-        Value::Hex { value, .. } | Value::Ptr(value) => push_hex(value, out),
-        Value::Bool(value) => push_str(if value { "true" } else { "false" }, out),
-        Value::Char(byte) => {
-            push_str(palette.string, out);
-            out.push(b'\'');
-            push_char(byte, out);
-            out.push(b'\'');
-            push_str(palette.reset, out);
-        }
-        Value::Str { bytes, truncated } | Value::Bytes { bytes, truncated } => {
-            push_str(palette.string, out);
-            out.push(b'"');
-            push_text(bytes, Quotes::Double, out);
-            out.push(b'"');
-            push_str(palette.reset, out);
-            if truncated {
-                push_str("…", out);
-            }
-        }
-        Value::Unread(errno) => {
+        Ok(value) => value.show(&mut Text { palette, out }),
+        Err(errno) => {
             push_str(palette.error, out);
             out.push(b'<');
             push_str(errno.name(), out);
             out.push(b'>');
             push_str(palette.reset, out);
+        }
+    }
+}
+
+/// Values for people.
+struct Text<'a> {
+    palette: Palette,
+    out: &'a mut Vec<u8>,
+}
+
+impl Show for Text<'_> {
+    #[inline]
+    fn plain(&mut self, text: &str) {
+        push_str(text, self.out);
+    }
+
+    #[inline]
+    fn word(&mut self, text: &str) {
+        push_str(text, self.out);
+    }
+
+    #[inline]
+    fn character(&mut self, byte: u8) {
+        push_str(self.palette.string, self.out);
+        self.out.push(b'\'');
+        push_char(byte, self.out);
+        self.out.push(b'\'');
+        push_str(self.palette.reset, self.out);
+    }
+
+    #[inline]
+    fn text(&mut self, bytes: &[u8], truncated: bool) {
+        push_str(self.palette.string, self.out);
+        self.out.push(b'"');
+        push_text(bytes, Quotes::Double, self.out);
+        self.out.push(b'"');
+        push_str(self.palette.reset, self.out);
+        if truncated {
+            push_str("…", self.out);
         }
     }
 }

@@ -27,7 +27,7 @@ pub use self::{
     quirks::KernelQuirks,
 };
 use faultline_resolve::{FileOffset, ObjectFile, Skipped};
-use faultline_spec::{IntFormat, ProbeSpec, ValueType};
+use faultline_spec::{ProbeSpec, ValueType};
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,8 +94,7 @@ pub fn specialize(spec: &mut ProbeSpec, action: Action, conditional: bool, names
         Action::Count if !names_return => spec.ret = None,
         Action::Count => {}
         Action::Latency => {
-            let any = ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned };
-            spec.ret.get_or_insert(any);
+            spec.ret.get_or_insert(ValueType::U64);
         }
     }
     if !conditional {

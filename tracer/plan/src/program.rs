@@ -12,7 +12,10 @@ use tracer_common::{
 };
 
 use faultline_resolve::{Arch, SkipReason};
-use faultline_spec::{ArgSpec, BytesLen, IntFormat, ProbeSpec, ValueType};
+use faultline_spec::{
+    ArgSpec, ProbeSpec,
+    types::{BytesLen, IntShape, Read},
+};
 
 /// Most bytes of a `str` without a limit of its own: a path of the longest kind (`PATH_MAX`).
 pub const DEFAULT_STR_BYTES: u32 = 4096;
@@ -42,19 +45,19 @@ pub(super) fn program(spec: &ProbeSpec, arch: Arch) -> Result<ProbeProgram, Skip
             return Err(SkipReason::StackInside);
         }
         op.slot = slot;
-        match ty {
-            ValueType::Str { .. } => {
+        match ty.read() {
+            Read::Str { .. } => {
                 op.kind = ReadKind::Str as u8;
                 op.max_bytes = limits[position];
                 objects.push(op);
             }
-            ValueType::Bytes(length) => {
+            Read::Bytes(length) => {
                 op.kind = ReadKind::Bytes as u8;
                 op.max_bytes = limits[position];
-                if let BytesLen::Arg(other) = *length
+                if let BytesLen::Arg(other) = length
                     && let Some(length_slot) = slots.get(other).copied().flatten()
                 {
-                    let (bits, signed) = integer_shape(&spec.args[other]);
+                    let IntShape { bits, signed } = length_shape(&spec.args[other]);
                     op.kind = ReadKind::BytesOf as u8;
                     op.length_slot = length_slot;
                     op.length_bits = bits;
@@ -62,7 +65,7 @@ pub(super) fn program(spec: &ProbeSpec, arch: Arch) -> Result<ProbeProgram, Skip
                 }
                 objects.push(op);
             }
-            ValueType::Int { .. } | ValueType::Bool | ValueType::Char | ValueType::Ptr => {
+            Read::Register => {
                 op.kind = ReadKind::Value as u8;
                 values.push(op);
             }
@@ -84,16 +87,18 @@ pub(super) fn program(spec: &ProbeSpec, arch: Arch) -> Result<ProbeProgram, Skip
     if let Some(ty) = &spec.ret {
         program.flags |= FLAG_TRACK_RETURN;
         program.return_len = 1;
-        match ty {
-            ValueType::Str { max } => {
+        match ty.read() {
+            Read::Str { max } => {
                 program.on_return.kind = ReadKind::Str as u8;
                 program.on_return.max_bytes = max.unwrap_or(DEFAULT_STR_BYTES);
             }
-            ValueType::Bytes(BytesLen::Const(length)) => {
+            Read::Bytes(BytesLen::Const(length)) => {
                 program.on_return.kind = ReadKind::Bytes as u8;
-                program.on_return.max_bytes = *length;
+                program.on_return.max_bytes = length;
             }
-            _ => program.return_flags |= FLAG_REGISTERS_ONLY,
+            Read::Bytes(BytesLen::Arg(_)) | Read::Register => {
+                program.return_flags |= FLAG_REGISTERS_ONLY;
+            }
         }
     }
     Ok(program)
@@ -116,15 +121,14 @@ fn slots(args: &[ArgSpec]) -> Vec<Option<u8>> {
 /// Most bytes of each position's string or range; 0 for what is neither.
 fn limits(args: &[ArgSpec]) -> Result<Vec<u32>, SkipReason> {
     let wanted = args.iter().map(|arg| match arg {
-        ArgSpec::Read { ty: ValueType::Str { max }, .. } => match max {
-            Some(max) => Wanted::Exactly(*max),
-            None => Wanted::UpTo(DEFAULT_STR_BYTES),
+        ArgSpec::Skip => Wanted::Exactly(0),
+        ArgSpec::Read { ty, .. } => match ty.read() {
+            Read::Str { max: Some(max) } => Wanted::Exactly(max),
+            Read::Str { max: None } => Wanted::UpTo(DEFAULT_STR_BYTES),
+            Read::Bytes(BytesLen::Const(length)) => Wanted::Exactly(length),
+            Read::Bytes(BytesLen::Arg(_)) => Wanted::UpTo(DEFAULT_BYTES),
+            Read::Register => Wanted::Exactly(0),
         },
-        ArgSpec::Read { ty: ValueType::Bytes(BytesLen::Const(length)), .. } => {
-            Wanted::Exactly(*length)
-        }
-        ArgSpec::Read { ty: ValueType::Bytes(BytesLen::Arg(_)), .. } => Wanted::UpTo(DEFAULT_BYTES),
-        ArgSpec::Read { .. } | ArgSpec::Skip => Wanted::Exactly(0),
     });
     let wanted: Vec<_> = wanted.collect();
     let exact: u64 = wanted.iter().map(Wanted::exact).sum();
@@ -173,14 +177,13 @@ impl Wanted {
     }
 }
 
-/// Bits of an integer argument and whether it is signed.
-fn integer_shape(arg: &ArgSpec) -> (u8, bool) {
-    match arg {
-        ArgSpec::Read { ty: ValueType::Int { width_bytes, format }, .. } => {
-            (width_bytes * 8, *format == IntFormat::Signed)
-        }
-        _ => (64, false),
-    }
+/// The shape of an argument that is a length.
+fn length_shape(arg: &ArgSpec) -> IntShape {
+    let shape = match arg {
+        ArgSpec::Read { ty, .. } => ty.as_length(),
+        ArgSpec::Skip => None,
+    };
+    shape.unwrap_or(IntShape { bits: 64, signed: false })
 }
 
 /// Where a calling convention puts its arguments.

@@ -7,8 +7,9 @@ use std::ops::Range;
 
 use super::cursor::Cursor;
 use super::suggest::{known_elsewhere, nearest};
+use super::types::{BytesLen, from_word};
 use super::value::{RawType, is_name, value_type};
-use super::{ArgSpec, BytesLen, MAX_ARGS, SpecError, ValueType};
+use super::{ArgSpec, MAX_ARGS, SpecError};
 
 /// For a C++ name with its parameters, or a Go method, written without quotes.
 const QUOTE_HINT: &str =
@@ -86,7 +87,7 @@ fn arg<'a>(cursor: &mut Cursor<'a>) -> Result<RawArg<'a>, SpecError> {
     if !typed {
         let error = cursor.error(span, format!("expected `: TYPE` after `{name}`"));
         let is_type = matches!(name, "const" | "struct")
-            || ValueType::from_word(name).is_some()
+            || from_word(name).is_some()
             || known_elsewhere(name).is_some();
         return Err(if is_type || is_path { error.with_hint(QUOTE_HINT) } else { error });
     }
@@ -103,14 +104,13 @@ fn resolve_lengths(cursor: &Cursor<'_>, args: &[RawArg<'_>]) -> Result<Vec<ArgSp
             Some((name, RawType::Value(ty))) => {
                 ArgSpec::Read { name: (*name).to_owned(), ty: ty.clone() }
             }
-            Some((name, RawType::BytesOf { name: length, span })) => {
+            Some((name, RawType::OfArgument { name: length, span, of })) => {
                 if name == length {
                     let message = format!("`{name}` cannot hold its own length");
                     return Err(cursor.error(span.clone(), message));
                 }
                 let index = length_index(cursor, args, length, span)?;
-                let ty = ValueType::Bytes(BytesLen::Arg(index));
-                ArgSpec::Read { name: (*name).to_owned(), ty }
+                ArgSpec::Read { name: (*name).to_owned(), ty: of(BytesLen::Arg(index)) }
             }
         });
     }
@@ -147,28 +147,29 @@ impl<'a> RawArg<'a> {
     }
 
     fn is_integer(&self) -> bool {
-        matches!(self.read, Some((_, RawType::Value(ValueType::Int { .. }))))
+        matches!(&self.read, Some((_, RawType::Value(ty))) if ty.as_length().is_some())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::IntFormat;
+    use crate::ValueType;
+    use crate::types::{Bytes, Int, IntFormat};
 
     fn read(name: &str, ty: ValueType) -> ArgSpec {
         ArgSpec::Read { name: name.to_owned(), ty }
     }
 
     fn int(width_bytes: u8, format: IntFormat) -> ValueType {
-        ValueType::Int { width_bytes, format }
+        Int { width_bytes, format }.into()
     }
 
     /// Check that lengths are found before and behind, and white space is free.
     #[test]
     fn lists() {
         let u64_type = int(8, IntFormat::Unsigned);
-        let bytes = |index| ValueType::Bytes(BytesLen::Arg(index));
+        let bytes = |index| ValueType::from(Bytes { length: BytesLen::Arg(index) });
         for (text, wanted) in [
             ("()", vec![]),
             ("( )", vec![]),

@@ -6,7 +6,7 @@
 use std::fmt::{self, Display, Formatter, Write as _};
 
 use super::cursor::Cursor;
-use super::{ArgSpec, BytesLen, FunctionPattern, IntFormat, ProbeSpec, ValueType};
+use super::{ArgSpec, FunctionPattern, ProbeSpec};
 use super::{function, parse, quoted};
 
 impl Display for ProbeSpec {
@@ -28,7 +28,7 @@ impl Display for ProbeSpec {
                     ArgSpec::Skip => f.write_char('_')?,
                     ArgSpec::Read { name, ty } => {
                         write!(f, "{name}: ")?;
-                        write_type(f, ty, &self.args)?;
+                        ty.write(f, &self.args)?;
                     }
                 }
             }
@@ -36,7 +36,7 @@ impl Display for ProbeSpec {
         }
         if let Some(ty) = &self.ret {
             f.write_str(" -> ")?;
-            write_type(f, ty, &self.args)?;
+            ty.write(f, &self.args)?;
         }
         Ok(())
     }
@@ -85,39 +85,10 @@ fn write_regex(f: &mut Formatter<'_>, pattern: &str) -> fmt::Result {
     f.write_char('/')
 }
 
-/// A type as it is written.
-pub(super) fn type_text(ty: &ValueType, args: &[ArgSpec]) -> String {
-    fmt::from_fn(|f| write_type(f, ty, args)).to_string()
-}
-
-/// Writes a type; a length that is an argument's is written as its name.
-fn write_type(f: &mut Formatter<'_>, ty: &ValueType, args: &[ArgSpec]) -> fmt::Result {
-    match ty {
-        ValueType::Int { width_bytes, format } => {
-            let letter = match format {
-                IntFormat::Signed => 'i',
-                IntFormat::Unsigned => 'u',
-                IntFormat::Hex => 'x',
-            };
-            write!(f, "{letter}{}", u32::from(*width_bytes) * 8)
-        }
-        ValueType::Bool => f.write_str("bool"),
-        ValueType::Char => f.write_str("char"),
-        ValueType::Ptr => f.write_str("ptr"),
-        ValueType::Str { max: None } => f.write_str("str"),
-        ValueType::Str { max: Some(max) } => write!(f, "str[{max}]"),
-        ValueType::Bytes(BytesLen::Const(length)) => write!(f, "bytes[{length}]"),
-        ValueType::Bytes(BytesLen::Arg(index)) => {
-            // Only a probe made by hand can name an argument that is not there.
-            let name = args.get(*index).and_then(ArgSpec::name).unwrap_or("_");
-            write!(f, "bytes[{name}]")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{Bytes, BytesLen};
 
     /// Check that each probe prints in its canonical way.
     #[test]
@@ -149,7 +120,7 @@ mod tests {
             function: FunctionPattern::Regex("\\".to_owned()),
             offset: 0,
             args: vec![],
-            ret: Some(ValueType::Bytes(BytesLen::Arg(7))),
+            ret: Some(Bytes { length: BytesLen::Arg(7) }.into()),
         };
         assert_eq!(probe.to_string(), r#""":/\/ -> bytes[_]"#);
     }

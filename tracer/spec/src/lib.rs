@@ -37,10 +37,11 @@ mod function;
 mod limits;
 mod parse;
 mod pattern;
+mod probe;
 mod quoted;
 mod suggest;
 mod text;
-mod types;
+pub mod types;
 pub mod units;
 mod value;
 
@@ -53,8 +54,7 @@ pub use condition::{
 };
 pub use error::SpecError;
 pub use limits::{LimitError, Rate, Sample};
+pub use probe::{ArgSpec, FunctionPattern, MAX_ARGS, MAX_READ_BYTES, ProbeSpec};
 pub use suggest::nearest;
 pub use text::is_hidden;
-pub use types::{
-    ArgSpec, BytesLen, FunctionPattern, IntFormat, MAX_ARGS, MAX_READ_BYTES, ProbeSpec, ValueType,
-};
+pub use types::ValueType;

@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(probe.function, FunctionPattern::Glob("SSL_*".to_owned()));
         assert_eq!(probe.offset, 31);
         assert_eq!(probe.args.len(), 2);
-        assert!(matches!(probe.ret, Some(ValueType::Int { width_bytes: 4, .. })));
+        assert!(matches!(probe.ret, Some(ValueType::Int(int)) if int.width_bytes == 4));
     }
 
     /// Check that white space is free behind the function and around the probe.

@@ -3,9 +3,8 @@
 use proptest::prelude::*;
 
 use super::text::is_hidden;
-use super::{
-    ArgSpec, BytesLen, FunctionPattern, IntFormat, MAX_ARGS, MAX_READ_BYTES, ProbeSpec, ValueType,
-};
+use super::types::{Bytes, BytesLen};
+use super::{ArgSpec, FunctionPattern, MAX_ARGS, ProbeSpec, ValueType};
 
 /// Pieces that mean something to the parser, so that chance finds their combinations.
 const TOKENS: [&str; 40] = [
@@ -50,32 +49,15 @@ fn unescape_slashes(pattern: &str) -> String {
     out
 }
 
-/// Any type but one whose length is an argument.
-fn value_type() -> impl Strategy<Value = ValueType> {
-    let format =
-        prop::sample::select(&[IntFormat::Signed, IntFormat::Unsigned, IntFormat::Hex][..]);
-    let width = prop::sample::select(&[1_u8, 2, 4, 8][..]);
-    prop_oneof![
-        4 => (width, format)
-            .prop_map(|(width_bytes, format)| ValueType::Int { width_bytes, format }),
-        1 => Just(ValueType::Bool),
-        1 => Just(ValueType::Char),
-        1 => Just(ValueType::Ptr),
-        2 => prop::option::of(1..=MAX_READ_BYTES).prop_map(|max| ValueType::Str { max }),
-        1 => (1..=MAX_READ_BYTES).prop_map(|length| ValueType::Bytes(BytesLen::Const(length))),
-    ]
-}
-
 /// Arguments, some with the length of another.
 fn args() -> impl Strategy<Value = Vec<ArgSpec>> {
     let arg = (
         prop::option::weighted(0.8, "[a-z_]{0,3}"),
-        value_type(),
+        ValueType::any(),
         any::<Option<prop::sample::Index>>(),
     );
     prop::collection::vec(arg, 0..=MAX_ARGS).prop_map(|raw| {
-        let is_int =
-            |index: usize| raw[index].0.is_some() && matches!(raw[index].1, ValueType::Int { .. });
+        let is_int = |index: usize| raw[index].0.is_some() && raw[index].1.as_length().is_some();
         let arg = |(index, (name, ty, length)): (
             usize,
             &(Option<String>, _, Option<prop::sample::Index>),
@@ -83,7 +65,7 @@ fn args() -> impl Strategy<Value = Vec<ArgSpec>> {
             let Some(name) = name else { return ArgSpec::Skip };
             let ty = match length.map(|length| length.index(raw.len())) {
                 Some(length) if is_int(length) && !is_int(index) => {
-                    ValueType::Bytes(BytesLen::Arg(length))
+                    Bytes { length: BytesLen::Arg(length) }.into()
                 }
                 _ => ValueType::clone(ty),
             };
@@ -97,7 +79,7 @@ fn args() -> impl Strategy<Value = Vec<ArgSpec>> {
 fn probe() -> impl Strategy<Value = ProbeSpec> {
     let target = prop_oneof!["[a-z./]{1,8}", hostile_text()];
     let offset = prop_oneof![Just(0), any::<u64>()];
-    (target, function(), offset, args(), prop::option::of(value_type())).prop_map(
+    (target, function(), offset, args(), prop::option::of(ValueType::any())).prop_map(
         |(target, function, offset, args, ret)| ProbeSpec { target, function, offset, args, ret },
     )
 }

@@ -2,6 +2,8 @@
 //!
 //! A suggestion is for an error's hint only; nothing is ever parsed as something else.
 
+use super::types;
+
 /// The candidate that `wrong` is most likely a misspelling of, if one is near enough.
 ///
 /// Near is one edit (a letter added, lost, changed, or swapped with its neighbour) in every three
@@ -24,22 +26,14 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
         .map(|(_, candidate)| candidate)
 }
 
-/// Every type that has no length, and those with one as they are written.
-const TYPES: [&str; 18] = [
-    "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64", "bool",
-    "char", "ptr", "str", "str[MAX]", "bytes[N]",
-];
-
 /// A hint for text that stands where a type should and is none.
 pub(super) fn type_hint(wrong: &str) -> String {
     if is_float(wrong) {
         return "floating-point values are not in the registers that a probe reads".to_owned();
     }
-    match known_elsewhere(wrong).or_else(|| nearest(wrong, TYPES)) {
+    match known_elsewhere(wrong).or_else(|| nearest(wrong, types::spellings())) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => "types are i8…i64, u8…u64, x8…x64, bool, char, ptr, str, str[MAX], bytes[N] and \
-                 bytes[ARGUMENT]"
-            .to_owned(),
+        None => format!("types are {}", types::type_summaries().join(", ")),
     }
 }
 
@@ -55,29 +49,7 @@ pub(super) fn known_elsewhere(name: &str) -> Option<&'static str> {
         .split_whitespace()
         .filter(|word| !matches!(*word, "const" | "volatile" | "restrict" | "mut"))
         .collect();
-    let name = words.join(" ").replace(" *", "*");
-    Some(match name.as_str() {
-        "int" | "signed" | "signed int" | "int32" | "int32_t" | "__s32" | "s32" | "pid_t"
-        | "rune" | "c_int" => "i32",
-        "unsigned" | "unsigned int" | "uint" | "uint32" | "uint32_t" | "__u32" | "u_int"
-        | "uid_t" | "gid_t" | "mode_t" | "socklen_t" | "dword" | "c_uint" => "u32",
-        "long" | "long int" | "long long" | "long long int" | "int64" | "int64_t" | "__s64"
-        | "s64" | "ssize_t" | "off_t" | "off64_t" | "time_t" | "ptrdiff_t" | "intptr_t"
-        | "isize" | "c_long" => "i64",
-        "unsigned long" | "unsigned long int" | "unsigned long long" | "ulong" | "uint64"
-        | "uint64_t" | "__u64" | "size_t" | "usize" | "c_ulong" => "u64",
-        "short" | "short int" | "int16" | "int16_t" | "__s16" | "s16" => "i16",
-        "unsigned short" | "ushort" | "uint16" | "uint16_t" | "__u16" | "word" => "u16",
-        "signed char" | "int8" | "int8_t" | "__s8" | "s8" => "i8",
-        "unsigned char" | "uchar" | "uint8" | "uint8_t" | "__u8" | "byte" => "u8",
-        "_Bool" | "boolean" => "bool",
-        "hex" => "x64",
-        "char*" | "string" | "String" | "&str" | "cstr" | "cstring" | "CStr" | "text" => "str",
-        "bytes" | "buf" | "buffer" | "slice" | "[]byte" | "&[u8]" => "bytes[N]",
-        "pointer" | "void" | "uintptr_t" | "uintptr" | "addr" | "address" => "ptr",
-        name if name.ends_with('*') || name.starts_with(['*', '&']) => "ptr",
-        _ => return None,
-    })
+    types::from_elsewhere(&words.join(" ").replace(" *", "*"))
 }
 
 #[cfg(test)]

@@ -7,16 +7,18 @@ use std::ops::Range;
 
 use super::cursor::Cursor;
 use super::suggest::{known_elsewhere, type_hint};
+use super::types::{BytesLen, Word, from_word};
 use super::units::{UnitError, parse_size};
-use super::{BytesLen, MAX_READ_BYTES, SpecError, ValueType};
+use super::{MAX_READ_BYTES, SpecError, ValueType};
 
 /// A type whose length, if it is an argument, is not looked up yet.
 pub(super) enum RawType<'a> {
     Value(ValueType),
-    /// `bytes[name]`
-    BytesOf {
+    /// One with the length `[name]`.
+    OfArgument {
         name: &'a str,
         span: Range<usize>,
+        of: fn(BytesLen) -> ValueType,
     },
 }
 
@@ -28,7 +30,7 @@ pub(super) fn return_type(cursor: &mut Cursor<'_>) -> Result<ValueType, SpecErro
     }
     match value_type(cursor)? {
         RawType::Value(ty) => Ok(ty),
-        RawType::BytesOf { span, .. } => Err(cursor
+        RawType::OfArgument { span, .. } => Err(cursor
             .error(span, "a return value has no other argument to take its length from")
             .with_hint("give a number: `-> bytes[64]`")),
     }
@@ -38,33 +40,31 @@ pub(super) fn return_type(cursor: &mut Cursor<'_>) -> Result<ValueType, SpecErro
 pub(super) fn value_type<'a>(cursor: &mut Cursor<'a>) -> Result<RawType<'a>, SpecError> {
     let start = cursor.position();
     let word = cursor.take_while(is_word);
-    let known = ValueType::from_word(word);
-    if (known.is_none() && word != "bytes") || is_foreign(word, cursor.rest()) {
-        return Err(unknown_type(cursor, start, word));
-    }
+    let known = from_word(word).filter(|_| !is_foreign(word, cursor.rest()));
+    let Some(known) = known else { return Err(unknown_type(cursor, start, word)) };
     let word_span = cursor.span_since(start);
     cursor.skip_space();
     let has_length = cursor.peek() == Some('[');
     match known {
-        None if has_length => bytes_length(cursor),
-        None => Err(cursor
-            .error(word_span, "`bytes` needs a length")
-            .with_hint("`bytes[64]`, or `bytes[count]` with another argument's name")),
-        Some(ValueType::Str { .. }) if has_length => {
+        Word::HasLength(of) if has_length => bytes_length(cursor, of),
+        Word::HasLength(_) => Err(cursor
+            .error(word_span, format!("`{word}` needs a length"))
+            .with_hint(format!("`{word}[64]`, or `{word}[count]` with another argument's name"))),
+        Word::MayHaveLength { of, .. } if has_length => {
             let (token, span) = bracketed(cursor)?;
-            let max = const_length(cursor, token, &span).map_err(|error| {
+            let length = const_length(cursor, token, &span).map_err(|error| {
                 if is_name(token) {
                     error.with_hint("only `bytes` takes an argument's name")
                 } else {
                     error
                 }
             })?;
-            Ok(RawType::Value(ValueType::Str { max: Some(max) }))
+            Ok(RawType::Value(of(length)))
         }
-        Some(_) if has_length => Err(cursor
+        Word::Whole(_) if has_length => Err(cursor
             .error_here(format!("`{word}` has no length"))
             .with_hint("`bytes[N]` and `str[MAX]` have one")),
-        Some(ty) => Ok(RawType::Value(ty)),
+        Word::MayHaveLength { bare: ty, .. } | Word::Whole(ty) => Ok(RawType::Value(ty)),
     }
 }
 
@@ -87,18 +87,21 @@ fn unknown_type(cursor: &mut Cursor<'_>, start: usize, word: &str) -> SpecError 
     cursor.error(span, format!("unknown type `{text}`")).with_hint(type_hint(text))
 }
 
-/// Reads `[N]` or `[name]` after `bytes`.
-fn bytes_length<'a>(cursor: &mut Cursor<'a>) -> Result<RawType<'a>, SpecError> {
+/// Reads `[N]` or `[name]`.
+fn bytes_length<'a>(
+    cursor: &mut Cursor<'a>,
+    of: fn(BytesLen) -> ValueType,
+) -> Result<RawType<'a>, SpecError> {
     let (token, span) = bracketed(cursor)?;
     if is_name(token) && token != "_" {
-        return Ok(RawType::BytesOf { name: token, span });
+        return Ok(RawType::OfArgument { name: token, span, of });
     }
     if !token.starts_with(|c: char| c.is_ascii_digit()) {
         let message = "expected a number of bytes, or the name of the argument that holds it";
         return Err(cursor.error(span, message));
     }
     let length = const_length(cursor, token, &span)?;
-    Ok(RawType::Value(ValueType::Bytes(BytesLen::Const(length))))
+    Ok(RawType::Value(of(BytesLen::Const(length))))
 }
 
 /// Reads `[…]`; gives what is in it, trimmed, with its place.
@@ -145,10 +148,14 @@ pub(super) fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::IntFormat;
+    use crate::types::{Bool, Bytes, Char, Int, IntFormat, Ptr, Str};
 
     fn int(width_bytes: u8, format: IntFormat) -> ValueType {
-        ValueType::Int { width_bytes, format }
+        Int { width_bytes, format }.into()
+    }
+
+    fn bytes(length: u32) -> ValueType {
+        Bytes { length: BytesLen::Const(length) }.into()
     }
 
     /// Check that every type is read.
@@ -159,15 +166,15 @@ mod tests {
             ("i64", int(8, IntFormat::Signed)),
             ("u16", int(2, IntFormat::Unsigned)),
             ("x32", int(4, IntFormat::Hex)),
-            ("bool", ValueType::Bool),
-            ("char", ValueType::Char),
-            ("ptr", ValueType::Ptr),
-            ("str", ValueType::Str { max: None }),
-            ("str[256]", ValueType::Str { max: Some(256) }),
-            ("bytes[1]", ValueType::Bytes(BytesLen::Const(1))),
-            ("bytes[ 4KiB ]", ValueType::Bytes(BytesLen::Const(4096))),
-            ("bytes[0x10]", ValueType::Bytes(BytesLen::Const(16))),
-            ("bytes [32KiB]", ValueType::Bytes(BytesLen::Const(MAX_READ_BYTES))),
+            ("bool", Bool.into()),
+            ("char", Char.into()),
+            ("ptr", Ptr.into()),
+            ("str", Str { max: None }.into()),
+            ("str[256]", Str { max: Some(256) }.into()),
+            ("bytes[1]", bytes(1)),
+            ("bytes[ 4KiB ]", bytes(4096)),
+            ("bytes[0x10]", bytes(16)),
+            ("bytes [32KiB]", bytes(MAX_READ_BYTES)),
         ] {
             assert_eq!(return_type(&mut Cursor::new(text)), Ok(ty), "{text}");
         }

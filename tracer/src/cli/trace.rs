@@ -12,7 +12,7 @@ use super::{
 };
 use faultline_engine::drain::Drain;
 use faultline_output::{EventWriter, JsonSink, Sink, Tally, TextSink, WriterEnd};
-use faultline_spec::units;
+use faultline_spec::{types::type_summaries, units};
 
 /// How long an output that takes nothing is waited for at the end.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
 
 /// Print a line per call
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = help())]
 pub(super) struct Args {
     #[command(flatten)]
     selection: SelectionArgs,
@@ -44,13 +44,18 @@ fn size(text: &str) -> Result<u64, units::UnitError> {
     units::parse_size(text)
 }
 
-const HELP: &str = r#"A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]
+fn help() -> String {
+    let types = type_summaries().join(", ");
+    format!("{PROBES}\n  Types     {types}\n{CONDITIONS_AND_EXAMPLES}")
+}
+
+const PROBES: &str = r#"A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]
   TARGET    a path, a library (libc, libssl.so.3) or a command on PATH (bash)
   FUNCTION  a symbol, a glob (SSL_*) or /regex/; C++ and Rust names as you read them
   ARGS      by position: (fd: i32, buf: bytes[count], count: u64); _ skips one
-  -> TYPE   trace the return too: its value and how long the call took
-  Types     i8…i64 u8…u64 x8…x64 (hex) bool char ptr str str[MAX] bytes[N] bytes[ARG]
+  -> TYPE   trace the return too: its value and how long the call took"#;
 
+const CONDITIONS_AND_EXAMPLES: &str = r#"
 A condition (--where) compares arguments, ret, duration, pid, tid and comm with constants:
   size > 64KiB && path ^= "/etc/"     flags in {0, 0x10} || flags & 0x40 != 0
   ret < 0 && !(comm == "bash")        duration > 10ms

@@ -19,9 +19,10 @@ use tracer_common::record::{HEADER_BYTES, KIND_ENTRY, KIND_RETURN, RecordHeader}
 use self::value::Body;
 pub use self::{
     clock::{Clock, WallTime},
-    value::{Errno, Value},
+    value::Errno,
 };
 use faultline_plan::{PlannedProbe, ProbeId};
+use faultline_spec::types::Value;
 
 /// One hit of a probe.
 #[derive(Debug, Clone, Copy)]
@@ -159,8 +160,9 @@ pub fn decode<'a>(
 }
 
 impl<'a> Event<'a> {
-    /// The named arguments with their values, in the order of the probe. A return has none.
-    pub fn values(&self) -> impl Iterator<Item = (&'a str, Value<'a>)> + use<'a> {
+    /// The named arguments with their values, or why there is none, in the order of the probe. A
+    /// return has no arguments.
+    pub fn values(&self) -> impl Iterator<Item = (&'a str, Result<Value<'a>, Errno>)> + use<'a> {
         let (probe, body): (&'a PlannedProbe, Body<'a>) = (self.probe, self.body);
         let args: &'a [_] = if self.kind == EventKind::Entry { &probe.args } else { &[] };
         args.iter()
@@ -169,9 +171,9 @@ impl<'a> Event<'a> {
             .filter_map(move |(slot, arg)| Some((&*arg.name, body.value(slot, &arg.ty).ok()?)))
     }
 
-    /// The value that the function returned. An entry has none.
+    /// The value that the function returned, or why it could not be read. An entry has none.
     #[must_use]
-    pub fn ret(&self) -> Option<Value<'a>> {
+    pub fn ret(&self) -> Option<Result<Value<'a>, Errno>> {
         match (self.kind, &self.probe.ret) {
             (EventKind::Return { .. }, Some(ty)) => self.body.value(0, ty).ok(),
             _ => None,

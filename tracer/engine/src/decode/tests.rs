@@ -13,7 +13,11 @@ fn values(probe: &str, raw: &[Raw]) -> Vec<String> {
     let probes = [planned(probe)];
     let bytes = entry(raw);
     let event = decode(&bytes, &probes, &CLOCK).unwrap();
-    event.values().map(|(name, value)| format!("{name}={value:?}")).collect()
+    let text = |value: Result<Value<'_>, Errno>| match value {
+        Ok(value) => value.to_string(),
+        Err(errno) => errno.name().to_owned(),
+    };
+    event.values().map(|(name, value)| format!("{name}={}", text(value))).collect()
 }
 
 fn error(probe: &str, bytes: &[u8]) -> DecodeError {
@@ -39,7 +43,7 @@ fn header_fields() {
     assert_eq!(event.kind, EventKind::Return { duration_ns: 5 });
     assert_eq!((event.pid, event.tid, event.cpu), (41, 42, 3));
     assert_eq!(event.comm, b"sixteen bytes ok");
-    assert_eq!(event.ret(), Some(Value::Int(-1)));
+    assert_eq!(event.ret().unwrap().unwrap().number(), Some(-1));
     assert_eq!(event.values().count(), 0);
 }
 
@@ -52,14 +56,14 @@ fn integers_have_their_width() {
     assert_eq!(
         values(probe, &vec![raw; 8]),
         [
-            "a=Int(-1)",
-            "b=Uint(255)",
-            "c=Hex { value: 33023, width_bytes: 2 }",
-            "d=Int(-2147450625)",
-            "e=Uint(2147516671)",
-            "f=Int(-2401053090464628481)",
-            "g=Hex { value: 16045690983244923135, width_bytes: 8 }",
-            "h=Ptr(16045690983244923135)",
+            "a=-1",
+            "b=255",
+            "c=0x80ff",
+            "d=-2147450625",
+            "e=2147516671",
+            "f=-2401053090464628481",
+            "g=0xdeadbeef800080ff",
+            "h=0xdeadbeef800080ff",
         ]
     );
 }
@@ -68,10 +72,7 @@ fn integers_have_their_width() {
 #[test]
 fn bytes_of_a_register() {
     let raw = [0x100, 0x102, 0xff41].map(Raw::Slot);
-    assert_eq!(
-        values("l:f(a: bool, b: bool, c: char)", &raw),
-        ["a=Bool(false)", "b=Bool(true)", "c=Char(65)"]
-    );
+    assert_eq!(values("l:f(a: bool, b: bool, c: char)", &raw), ["a=false", "b=true", "c='A'"]);
 }
 
 /// Check that strings and ranges are found, empty ones included, and how each read ended.
@@ -87,14 +88,7 @@ fn strings_and_ranges() {
     ];
     assert_eq!(
         values("l:f(a: str, b: bytes[2], c: str, d: str, e: bytes[1], f: u64)", &raw),
-        [
-            "a=Str { bytes: [97, 98, 99], truncated: false }",
-            "b=Bytes { bytes: [120, 121], truncated: true }",
-            "c=Str { bytes: [], truncated: false }",
-            "d=Unread(Efault)",
-            "e=Unread(Einval)",
-            "f=Unread(Eagain)",
-        ]
+        ["a=\"abc\"", "b=\"xy\"…", "c=\"\"", "d=EFAULT", "e=EINVAL", "f=EAGAIN",]
     );
 }
 

@@ -1,47 +1,12 @@
-//! One slot of a record as a value of its type.
+//! One slot of a record, read in the way of its type.
 
 use tracer_common::record::{BlobRef, ReadStatus, SLOT_BYTES};
 
 use super::DecodeError;
-use faultline_spec::{IntFormat, ValueType};
-
-/// A value, as its probe's author wants to see it. Strings and ranges point into the record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// `i8…i64`
-    Int(i64),
-    /// `u8…u64`
-    Uint(u64),
-    /// `x8…x64`
-    Hex {
-        /// The number.
-        value: u64,
-        /// 1, 2, 4 or 8.
-        width_bytes: u8,
-    },
-    /// `bool`
-    Bool(bool),
-    /// `char`: one byte, in whatever encoding the program uses.
-    Char(u8),
-    /// `ptr`
-    Ptr(u64),
-    /// `str`, without its terminator.
-    Str {
-        /// What was read.
-        bytes: &'a [u8],
-        /// The string goes on.
-        truncated: bool,
-    },
-    /// `bytes[…]`
-    Bytes {
-        /// What was read.
-        bytes: &'a [u8],
-        /// More was asked for than the limit.
-        truncated: bool,
-    },
-    /// The value could not be read.
-    Unread(Errno),
-}
+use faultline_spec::{
+    ValueType,
+    types::{Raw, Read, Value},
+};
 
 /// Why a value could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,28 +40,31 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// The value in a slot.
+    /// The value in a slot, or why it could not be read.
     #[inline]
-    pub(super) fn value(&self, slot: usize, ty: &ValueType) -> Result<Value<'a>, DecodeError> {
+    pub(super) fn value(
+        &self,
+        slot: usize,
+        ty: &'a ValueType,
+    ) -> Result<Result<Value<'a>, Errno>, DecodeError> {
         let status = ReadStatus::of_slot(self.statuses, slot);
         let truncated = match status.ok_or(DecodeError::UnknownStatus { slot })? {
             ReadStatus::Whole => false,
             ReadStatus::Truncated => true,
-            ReadStatus::Efault => return Ok(Value::Unread(Errno::Efault)),
-            ReadStatus::Einval => return Ok(Value::Unread(Errno::Einval)),
-            ReadStatus::Eagain => return Ok(Value::Unread(Errno::Eagain)),
+            ReadStatus::Efault => return Ok(Err(Errno::Efault)),
+            ReadStatus::Einval => return Ok(Err(Errno::Einval)),
+            ReadStatus::Eagain => return Ok(Err(Errno::Eagain)),
         };
-        let raw = self.slot(slot)?;
-        Ok(match ty {
-            ValueType::Str { .. } => Value::Str { bytes: self.blob(slot, raw)?, truncated },
-            ValueType::Bytes(_) => Value::Bytes { bytes: self.blob(slot, raw)?, truncated },
+        let content = self.slot(slot)?;
+        let raw = match ty.read() {
+            Read::Str { .. } | Read::Bytes(_) => {
+                Raw::Memory { bytes: self.blob(slot, content)?, truncated }
+            }
             // A register is never cut.
-            _ if truncated => return Err(DecodeError::UnknownStatus { slot }),
-            ValueType::Int { width_bytes, format } => integer(raw, *width_bytes, *format),
-            ValueType::Bool => Value::Bool(raw & 0xff != 0),
-            ValueType::Char => Value::Char((raw & 0xff) as u8),
-            ValueType::Ptr => Value::Ptr(raw),
-        })
+            Read::Register if truncated => return Err(DecodeError::UnknownStatus { slot }),
+            Read::Register => Raw::Register(content),
+        };
+        Ok(Ok(Value::new(ty, raw)))
     }
 
     fn slot(&self, slot: usize) -> Result<u64, DecodeError> {
@@ -104,23 +72,12 @@ impl<'a> Body<'a> {
         chunk.map(|bytes| u64::from_ne_bytes(*bytes)).ok_or(DecodeError::SlotOutside { slot })
     }
 
-    fn blob(&self, slot: usize, raw: u64) -> Result<&'a [u8], DecodeError> {
-        let BlobRef { offset, length } = BlobRef::from_slot(raw);
+    fn blob(&self, slot: usize, content: u64) -> Result<&'a [u8], DecodeError> {
+        let BlobRef { offset, length } = BlobRef::from_slot(content);
         let start = offset as usize;
         let bytes = start.checked_add(length as usize).and_then(|end| self.data.get(start..end));
         // What lies in the slots is no string.
         let bytes = bytes.filter(|_| start >= self.slots * SLOT_BYTES);
         bytes.ok_or(DecodeError::BlobOutside { slot, offset, length })
-    }
-}
-
-/// The low `width_bytes` of a register: what lies above them is whatever the caller left there.
-fn integer(raw: u64, width_bytes: u8, format: IntFormat) -> Value<'static> {
-    let unused_bits = 64_u32.saturating_sub(u32::from(width_bytes) * 8).min(63);
-    let value = (raw << unused_bits) >> unused_bits;
-    match format {
-        IntFormat::Signed => Value::Int(((raw << unused_bits) as i64) >> unused_bits),
-        IntFormat::Unsigned => Value::Uint(value),
-        IntFormat::Hex => Value::Hex { value, width_bytes },
     }
 }

@@ -9,7 +9,7 @@ use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN};
 use super::{Features, Links, LoadOptions, Programs, Progress, Scope, own_code};
 use faultline_plan::{Costs, Form, PlannedProbe, ProbeId};
 use faultline_resolve::Pid;
-use faultline_spec::{IntFormat, ValueType};
+use faultline_spec::ValueType;
 
 /// Calls of one batch. It takes half a millisecond where a hit is dear: few batches are disturbed.
 const BATCH: u32 = 50;
@@ -116,7 +116,7 @@ pub(super) fn measure_costs() -> anyhow::Result<Costs> {
 
     let mut returning =
         own_code::probe("returning", faultline_costs_returning as *const () as usize)?;
-    returning.ret = Some(ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned });
+    returning.ret = Some(ValueType::U64);
     returning.program.flags = FLAG_TRACK_RETURN;
     let ([pair_ns], timing_ns) =
         measure(vec![returning], Action::Latency, features, [faultline_costs_returning])?;

@@ -14,7 +14,7 @@ use super::{
 };
 use faultline_plan::{AttachPlan, KernelQuirks};
 use faultline_resolve::Pid;
-use faultline_spec::{IntFormat, ValueType};
+use faultline_spec::ValueType;
 
 /// Calls that are enough for the kernel to replace a nop.
 const CALLS: u64 = 100;
@@ -68,7 +68,7 @@ fn red_zone_survives() -> anyhow::Result<bool> {
 fn filtered_child_survives() -> anyhow::Result<bool> {
     let function = measured_return();
     let mut probe = own_code::probe("filtered", function as *const () as usize)?;
-    probe.ret = Some(ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned });
+    probe.ret = Some(ValueType::U64);
     probe.program.flags = FLAG_TRACK_RETURN;
     let plan = own_code::plan(vec![probe])?;
     let mut child = FilteredChild::start(function)?;

@@ -15,7 +15,7 @@ use super::{
 };
 use faultline_plan::{AttachPlan, PlannedValue, ProbeId};
 use faultline_resolve::Pid;
-use faultline_spec::{IntFormat, ValueType};
+use faultline_spec::{ValueType, types::Str};
 
 /// A feature, what was found of it, and what that means for the user.
 #[derive(Debug, Clone)]
@@ -229,8 +229,9 @@ fn own_plan() -> anyhow::Result<AttachPlan> {
     program.return_len = 1;
     program.entry[0].kind = ReadKind::Str as u8;
     program.entry[0].max_bytes = 64;
-    probe.args = vec![PlannedValue { name: "text".into(), ty: ValueType::Str { max: Some(64) } }];
-    probe.ret = Some(ValueType::Int { width_bytes: 4, format: IntFormat::Signed });
+    probe.args =
+        vec![PlannedValue { name: "text".into(), ty: ValueType::Str(Str { max: Some(64) }) }];
+    probe.ret = Some(ValueType::I32);
     own_code::plan(vec![probe])
 }
 

@@ -268,13 +268,13 @@ fn return_probe_without_a_return_address() {
     let path = bed.c_program("app", C_SOURCE, &[]);
     let mut start = spec(path.to_str().unwrap(), name("_start"));
     assert_eq!(host().resolve(&start).unwrap().probes.len(), 1);
-    start.ret = Some(ValueType::Ptr);
+    start.ret = Some(ValueType::U64);
     assert_eq!(
         only_reason(&host().resolve(&start).unwrap()),
         "the program starts here, so there is no return to trace (trace it without `-> TYPE`)"
     );
     let mut inside = spec(path.to_str().unwrap(), name("add"));
-    (inside.ret, inside.offset) = (Some(ValueType::Ptr), 1);
+    (inside.ret, inside.offset) = (Some(ValueType::U64), 1);
     assert_eq!(
         only_reason(&host().resolve(&inside).unwrap()),
         "a return can only be traced from the function's first instruction, not from an offset"

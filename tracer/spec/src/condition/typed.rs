@@ -7,7 +7,8 @@ use super::{
     Order, Relation, Spanned, Test,
 };
 use crate::{
-    ArgSpec, BytesLen, IntFormat, ProbeSpec, SpecError, ValueType, display::type_text, nearest,
+    ArgSpec, ProbeSpec, SpecError, nearest,
+    types::{BytesLen, Compared, IntShape},
 };
 
 /// Names that every probe has, and what they are.
@@ -89,18 +90,9 @@ impl Condition {
 struct Named<'a> {
     name: &'a Spanned<String>,
     operand: Operand,
-    kind: Kind,
+    kind: Compared,
     /// As errors call it.
     ty: String,
-}
-
-#[derive(Clone)]
-enum Kind {
-    Number { bits: u8, signed: bool },
-    Bool,
-    Duration,
-    Str,
-    Bytes(BytesLen),
 }
 
 struct Typing<'a> {
@@ -128,7 +120,7 @@ impl Typing<'_> {
     fn comparison(&self, comparison: &Comparison, negated: bool) -> Result<Formula, TypeError> {
         let named = self.named(&comparison.name)?;
         let Comparison { mask, relation, values, .. } = comparison;
-        if let (Some(mask), false) = (mask, matches!(named.kind, Kind::Number { .. })) {
+        if let (Some(mask), false) = (mask, matches!(named.kind, Compared::Number(_))) {
             let message =
                 format!("`&` takes bits of a number, and `{}` is {}", named.name.value, named.ty);
             return Err(self.wrong(mask.span.clone(), message));
@@ -146,7 +138,7 @@ impl Typing<'_> {
         let zero = [Spanned { value: Literal::Number(0), span: named.name.span.clone() }];
         let values = if *relation == Relation::NotZero { &zero[..] } else { &values[..] };
         let parts = values.iter().map(|value| match &named.kind {
-            Kind::Str | Kind::Bytes(_) => {
+            Compared::Str | Compared::Bytes(_) => {
                 let is_order = order != Order::Equal || *relation == Relation::NotZero;
                 if is_order {
                     let message = format!(
@@ -217,24 +209,11 @@ impl Typing<'_> {
                 });
             }
         };
-        let number = |bits, signed| Kind::Number { bits, signed };
         let (kind, ty) = match (operand, ty) {
-            (_, Some(ty)) => {
-                let kind = match ty {
-                    ValueType::Int { width_bytes, format } => {
-                        number(width_bytes * 8, *format == IntFormat::Signed)
-                    }
-                    ValueType::Bool => Kind::Bool,
-                    ValueType::Char => number(8, false),
-                    ValueType::Ptr => number(64, false),
-                    ValueType::Str { .. } => Kind::Str,
-                    ValueType::Bytes(length) => Kind::Bytes(length.clone()),
-                };
-                (kind, format!("`{}`", type_text(ty, &probe.args)))
-            }
-            (Operand::Duration, None) => (Kind::Duration, "a duration".to_owned()),
-            (Operand::Comm, None) => (Kind::Str, "text".to_owned()),
-            (_, None) => (number(32, false), "a number".to_owned()),
+            (_, Some(ty)) => (ty.compared(), format!("`{}`", ty.text(&probe.args))),
+            (Operand::Duration, None) => (Compared::Duration, "a duration".to_owned()),
+            (Operand::Comm, None) => (Compared::Str, "text".to_owned()),
+            (_, None) => (Compared::Number(IntShape::unsigned(32)), "a number".to_owned()),
         };
         Ok(Named { name, operand, kind, ty })
     }
@@ -278,21 +257,23 @@ impl Typing<'_> {
             constant,
         };
         match (&named.kind, &value.value) {
-            (Kind::Bool, Literal::Number(0)) if is_bare => Ok(check(8, false, 0)),
-            (Kind::Bool, Literal::Bool(wanted)) if order == Order::Equal => {
+            (Compared::Truth, Literal::Number(0)) if is_bare => Ok(check(8, false, 0)),
+            (Compared::Truth, Literal::Bool(wanted)) if order == Order::Equal => {
                 // Any value but 0 is true.
                 let (order, constant) =
                     if *wanted { (Order::Greater, 0) } else { (Order::Equal, 0) };
                 Ok(Check::Number { bits: 8, signed: false, mask: 0xff, order, constant })
             }
-            (Kind::Bool, Literal::Bool(_)) => Err(self.wrong(
+            (Compared::Truth, Literal::Bool(_)) => Err(self.wrong(
                 name.span.clone(),
                 format!("`{}` is true or false, and has no order", name.value),
             )),
-            (Kind::Bool, _) => Err(mismatch("it is `true` or `false`")),
-            (Kind::Duration, Literal::Duration(ns)) => Ok(check(64, false, i128::from(*ns))),
-            (Kind::Duration, _) => Err(mismatch("a duration has a unit, as in `duration > 10ms`")),
-            (Kind::Number { bits, signed }, value_literal) => {
+            (Compared::Truth, _) => Err(mismatch("it is `true` or `false`")),
+            (Compared::Duration, Literal::Duration(ns)) => Ok(check(64, false, i128::from(*ns))),
+            (Compared::Duration, _) => {
+                Err(mismatch("a duration has a unit, as in `duration > 10ms`"))
+            }
+            (Compared::Number(IntShape { bits, signed }), value_literal) => {
                 let constant = match value_literal {
                     Literal::Number(number) => *number,
                     Literal::Char(byte) => i128::from(*byte),
@@ -313,7 +294,7 @@ impl Typing<'_> {
                 let mask = u64::try_from(number).unwrap_or(u64::MAX);
                 Ok(Check::Number { bits: *bits, signed: false, mask, order, constant })
             }
-            (Kind::Str | Kind::Bytes(_), _) => Err(mismatch("text, as in `\"text\"`")),
+            (Compared::Str | Compared::Bytes(_), _) => Err(mismatch("text, as in `\"text\"`")),
         }
     }
 
@@ -366,7 +347,7 @@ impl Typing<'_> {
             return Err(error("everything begins with an empty text".to_owned()));
         }
         let test = |operand, check| Formula::Test(Test { operand, check, negated });
-        let Kind::Bytes(length) = kind else {
+        let Compared::Bytes(length) = kind else {
             if text.contains(&0) {
                 return Err(error(
                     "a string ends at its first NUL byte: it is never equal".to_owned(),
@@ -390,12 +371,13 @@ impl Typing<'_> {
             }
             BytesLen::Arg(position) => *position,
         };
-        let Some(ArgSpec::Read { ty: ValueType::Int { width_bytes, format }, .. }) =
-            self.probe.args.get(of_length)
-        else {
+        let shape = match self.probe.args.get(of_length) {
+            Some(ArgSpec::Read { ty, .. }) => ty.as_length(),
+            Some(ArgSpec::Skip) | None => None,
+        };
+        let Some(IntShape { bits, signed }) = shape else {
             return Err(error("its length is not a number".to_owned()));
         };
-        let (bits, signed) = (width_bytes * 8, *format == IntFormat::Signed);
         let check = Check::Number {
             bits,
             signed,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::kernel::{Links, Progress};
 use faultline_plan::{PlannedProbe, PlannedValue};
-use faultline_spec::{IntFormat, ValueType};
+use faultline_spec::{ValueType, types::Str};
 
 /// What happens at a hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Work {
 
     /// Has the probe read what the case is about.
     pub(super) fn shape(self, probe: &mut PlannedProbe) {
-        let any = ValueType::Int { width_bytes: 8, format: IntFormat::Unsigned };
+        let any = ValueType::U64;
         let program = &mut probe.program;
         match self {
             Self::Event { args } => {
@@ -145,8 +145,10 @@ impl Work {
                 (program.entry_len, program.entry_slots) = (1, 1);
                 program.entry[0].kind = ReadKind::Str as u8;
                 program.entry[0].max_bytes = faultline_plan::DEFAULT_STR_BYTES;
-                probe.args =
-                    vec![PlannedValue { name: "text".into(), ty: ValueType::Str { max: None } }];
+                probe.args = vec![PlannedValue {
+                    name: "text".into(),
+                    ty: ValueType::Str(Str { max: None }),
+                }];
             }
             Self::Latency | Self::EventReturn => {
                 program.flags = FLAG_TRACK_RETURN | FLAG_REGISTERS_ONLY;
