@@ -12,7 +12,7 @@ mod support;
 
 use std::{os::unix::process::CommandExt as _, path::PathBuf, time::Duration};
 
-use faultline_engine::kernel::{Links, Progress, Scope};
+use faultline_engine::kernel::{Links, Piece, Progress};
 use faultline_plan::ProbeId;
 use faultline_resolve::Pid;
 use support::{
@@ -104,8 +104,7 @@ fn refused_points() {
         plan.probes[refused as usize].doubtful = doubtful;
         let programs = load(&plan, None, features(""));
         let progress = Progress::default();
-        let (links, report) =
-            Links::attach(&programs, &plan, &Scope::AllProcesses, &progress).unwrap();
+        let (links, report) = Links::attach_plan(&programs, &plan, None, &progress).unwrap();
         assert_eq!(report.probes, probes - 1, "{report:?}");
         let [skipped] = &report.refused[..] else { panic!("{report:?}") };
         assert!(skipped.label.ends_with(":refused"), "{report:?}");
@@ -129,10 +128,11 @@ fn groups_of_probes() {
         let programs = load(&plan, Some(pid), features(assume));
         let counters = programs.counters(plan.probes.len()).unwrap();
         let progress = Progress::default();
-        let scope = Scope::Processes(vec![pid]);
         let groups: [&[ProbeId]; 2] = [&[ProbeId(0), ProbeId(2)], &[ProbeId(1)]];
-        let (mut links, report) =
-            Links::attach_groups(&programs, &plan, &groups, &scope, &progress).unwrap();
+        let file = &plan.files[0].file;
+        let pieces = groups.map(|probes| Piece { file, process: Some(pid), probes });
+        let (links, report) = Links::attach(&programs, &plan.probes, &pieces, &progress).unwrap();
+        let mut links: Vec<_> = links.into_iter().map(Option::unwrap).collect();
         assert_eq!((links.len(), report.probes), (2, 3), "{assume}");
         assert_eq!(links.iter().map(Links::points).collect::<Vec<_>>(), [2, 1], "{assume}");
         programs.enable(true);

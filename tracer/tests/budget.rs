@@ -89,7 +89,7 @@ fn detached_and_attached_again() {
         line.starts_with("over budget: ")
             && line.contains(" % of all CPUs, at most 2 %: detached `")
             && line.contains(":warm` (")
-            && line.contains("tried again in ")
+            && line.contains("trying again in ")
     });
     // It is said before it is done; then the target is a hundred times as fast.
     let before = calls(&mut target, "mark");
@@ -159,7 +159,7 @@ fn duty_cycle_estimates() {
         let called = calls(&mut target, "stop");
         run.signal(libc::SIGINT);
         let finished = run.finish().succeeded();
-        assert!(finished.stderr.contains("attached a part of the time"), "{}", finished.stderr);
+        assert!(finished.stderr.contains("attached only part of the time"), "{}", finished.stderr);
         assert!(target.finish().0.success());
         let near = |estimate: u64| {
             let ratio = estimate as f64 / called as f64;
@@ -317,7 +317,7 @@ fn the_daemon_has_a_budget() {
     daemon.configure(&probes, "[overhead]\nmax = \"1%\"\npolicy = \"duty-cycle\"\n");
     daemon.ask(&["reload"]);
     target.send("go");
-    daemon.running.stderr.wait_for(1, |line| line.contains("attached a part of the time"));
+    daemon.running.stderr.wait_for(1, |line| line.contains("attached only part of the time"));
     wait_until("it has come and gone", || {
         daemon.metric("faultline_overhead_exceeded_total", &[]) >= 3.0
     });

@@ -12,7 +12,7 @@ mod support;
 
 use std::{fs, thread, time::Duration};
 
-use faultline_engine::kernel::{Links, Progress, Scope};
+use faultline_engine::kernel::{Links, Progress};
 use faultline_plan::{AttachPlan, ProbeId};
 use support::{
     Target,
@@ -63,7 +63,7 @@ fn attach_and_detach(plan: &AttachPlan, features: faultline_engine::kernel::Feat
     let counters = programs.counters(plan.probes.len()).unwrap();
     let mut records = programs.take_records().unwrap();
     let progress = Progress::default();
-    let (links, report) = Links::attach(&programs, plan, &Scope::AllProcesses, &progress).unwrap();
+    let (links, report) = Links::attach_plan(&programs, plan, None, &progress).unwrap();
     assert_eq!((report.probes, report.refused.len()), (plan.probes.len(), 0));
     let hits =
         || -> u64 { (0..plan.probes.len() as u32).map(|id| counters.hits(ProbeId(id))).sum() };

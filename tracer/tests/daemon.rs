@@ -307,7 +307,7 @@ fn replaced_again_and_again() {
     running.ends_well();
     wait_until("the last build is probed", is_probed);
     let said = daemon.stop().stderr;
-    let refused = "2 functions would be probed; at most 1 may be (limits.max_functions)";
+    let refused = "2 functions would be probed; the limit is 1 (limits.max_functions)";
     assert_eq!(said.matches(refused).count(), 1, "{said}");
 }
 

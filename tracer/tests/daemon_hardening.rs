@@ -148,7 +148,7 @@ fn limits_hold_for_targets_that_come() {
     let daemon = Daemon::start(&probes, extra);
     let puppet = Puppet::start_program(&program);
     daemon.running.stderr.wait_for(1, |line| {
-        line.contains("2 functions would be probed; at most 1 may be (limits.max_functions)")
+        line.contains("2 functions would be probed; the limit is 1 (limits.max_functions)")
     });
     wait_until("it is said why", || {
         let problem = daemon.listed("ticks")["problem"].to_string();

@@ -7,19 +7,32 @@
 
 mod support;
 
-use std::collections::HashSet;
+use std::{path::Path, sync::Arc};
 
-use faultline_engine::kernel::{
-    Changed, Features, LinkSets, LoadOptions, Programs, Progress, Scope,
+use faultline_engine::{
+    Host, Options, Settings, Tracer,
+    discovery::Prepared,
+    kernel::Holding,
+    request::{Request, RequestText, Selection},
 };
-use faultline_plan::ProbeId;
 use faultline_resolve::Pid;
-use support::{
-    Target,
-    attaching::{ids, plan_of},
-    is_emulated, kernel_batches, target,
-};
+use support::{Target, attaching::ids, is_emulated, kernel_batches, live::probes_of, target};
 use tracer_common::{Action, counter::Counter};
+
+/// A function of a program, in one process.
+fn request(program: &Path, function: &str, action: Action, pid: Pid) -> Request {
+    let text = RequestText {
+        name: "exchanged".to_owned(),
+        probe: probes_of(program, &[function]).remove(0),
+        action,
+        ..RequestText::default()
+    };
+    Request {
+        name: function.into(),
+        selection: Selection::Pids(vec![pid]),
+        ..text.check().unwrap()
+    }
+}
 
 /// Check that links are exchanged under full load, on all CPUs, and that every call of a function
 /// that stays is counted once, at its entry and at its return, whatever becomes of hits, and also
@@ -43,41 +56,37 @@ fn exchanges_are_exact() {
         let program = target("load.c", &["-O0"]);
         let mut target = Target::start(&program, &["4", "one"]);
         let pid: Pid = target.pid().parse().unwrap();
-        let plan = plan_of(&program, functions);
-        let options = LoadOptions {
-            pids: vec![pid],
-            exchanges: true,
-            ..LoadOptions::new(action, Features::probe().unwrap())
-        };
-        let programs = Programs::load(&plan, &options).unwrap();
-        let scope = Scope::Processes(vec![pid]);
-        let attach = |probes: &[ProbeId]| {
-            LinkSets::attach(&programs, &plan, probes, &scope, &Progress::default()).unwrap().0
-        };
-        let all: Vec<_> = (0..plan.probes.len() as u32).map(ProbeId).collect();
-        let goes: HashSet<_> = ids(&plan, |label| label.ends_with(":warm")).into_iter().collect();
-        let stays = ids(&plan, |label| label.ends_with(":hot"));
-        let mut links = attach(&all);
-        programs.enable(true);
+        let mut requests: Vec<_> =
+            functions.iter().map(|function| request(&program, function, action, pid)).collect();
+        requests.push(request(&program, "fn_00[0-2]?", action, pid));
+        let host = Host::detect();
+        let prepared = Prepared::new(&host, requests);
+        let tracer = Tracer::start(Options {
+            host,
+            settings: Settings::default(),
+            holding: Holding::Here,
+            diagnostics: false,
+            // Its links may be exchanged.
+            changes: true,
+            handlers: None,
+            observer: Arc::new(|notice| eprintln!("{notice}")),
+        })
+        .unwrap();
+        let attached = tracer.attach(prepared, &Arc::default()).blocking_recv().unwrap().unwrap();
+        let set = attached.set;
+        let stays = ids(&set.plan, |label| label.ends_with(":hot"));
+        let goes = ids(&set.plan, |label| label.contains(":fn_"));
+        assert!(goes.len() >= exchanges, "{} functions for {exchanges}", goes.len());
+        set.begin();
         target.send("go");
-        for _ in 0..exchanges {
-            let Changed { old, exchange } =
-                links.take_out(&programs, &plan, &goes, &scope).unwrap();
-            assert!(exchange, "what stays is in the same link");
-            old.detach(&Progress::default());
-            programs.end_exchange();
-            links.add(attach(&goes.iter().copied().collect::<Vec<_>>()));
-            // All in one link again: what stays goes for good in the next round otherwise.
-            programs.begin_exchange();
-            let new = attach(&all);
-            programs.outlast_hits().unwrap();
-            std::mem::replace(&mut links, new).into_links().detach(&Progress::default());
-            programs.end_exchange();
+        for probe in goes.into_iter().take(exchanges) {
+            // What stays is in the same link.
+            tracer.detach(&set, &[probe]).blocking_recv().unwrap().unwrap();
         }
         target.send("stop");
         let called: u64 = target.line().split(' ').next().unwrap().parse().unwrap();
-        assert!(called > exchanges, "there was load");
-        let counters = programs.counters(plan.probes.len()).unwrap();
+        assert!(called > exchanges as u64, "there was load");
+        let counters = &set.source.counters;
         for probe in stays {
             let calls = [Counter::CallsOpened, Counter::CallsReturned, Counter::CallsLost]
                 .map(|counter| counters.sum(probe, counter));
@@ -88,7 +97,8 @@ fn exchanges_are_exact() {
             );
             assert_eq!(counters.sum(probe, Counter::NoEntry), 0, "{action:?}");
         }
-        links.into_links().detach(&Progress::default());
+        let stopped = tracer.stop(None, &Arc::default()).blocking_recv().unwrap();
+        assert!(stopped.complete);
         assert!(target.finish().0.success());
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     palette::Palette,
     seen::{SeenHits, column},
 };
-use faultline_engine::aggregate::Calls;
+use faultline_engine::collect::tables::Calls;
 use faultline_spec::units::duration_text;
 
 /// A function's line of JSON.

@@ -17,7 +17,7 @@ use crate::{
     per_probe::PerProbe,
     time::{TimeText, utc},
 };
-use faultline_engine::decode::{Errno, Event, EventKind};
+use faultline_engine::collect::decode::{Errno, Event, EventKind};
 use faultline_plan::PlannedProbe;
 use faultline_spec::types::{Show, Value};
 

@@ -11,7 +11,7 @@ use crate::{
     palette::Palette,
     seen::{SeenCount, column},
 };
-use faultline_engine::aggregate::{Bucket, Durations};
+use faultline_engine::collect::tables::{Bucket, Durations};
 use faultline_spec::units::duration_text;
 
 /// Most columns of a bar.

@@ -11,7 +11,7 @@
 //! slower than the probes loses events: what is the same in each line of a probe is put together
 //! once, and an event costs some copies and its digits.
 //!
-//! What the formats share: [`EventWriter`], from records to an [`Output`], with a [`Tally`] of what
+//! What the formats share: [`EventWriter`], from records to an [`Output`], with a [tally](faultline_engine::collect::Tally) of what
 //! became of each; [`Summary`], what a run counted and where everything that is missing went;
 //! escapes, digits, times and colours.
 //!
@@ -31,7 +31,6 @@ mod seen;
 #[cfg(test)]
 mod speed;
 pub mod summary;
-mod tally;
 pub mod text;
 mod time;
 mod writer;
@@ -43,11 +42,10 @@ pub use self::{
     output::Output,
     palette::Palette,
     summary::Summary,
-    tally::{Outcome, Tally},
     text::TextSink,
-    writer::{EventWriter, WriterEnd},
+    writer::{Batch, EventOutput, EventWriter, FileOutput, WriterEnd},
 };
-use faultline_engine::decode::Event;
+use faultline_engine::collect::decode::Event;
 
 /// Formats events. A sink remembers each probe that it has seen by its
 /// [`ProbeId`](faultline_plan::ProbeId), so it serves one plan: a new plan needs a new sink.

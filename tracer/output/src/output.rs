@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use faultline_engine::drain::Patience;
+use faultline_engine::collect::drain::Patience;
 
 /// How often a write that cannot proceed looks whether it is still wanted.
 const PATIENCE_MS: i32 = 50;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::summary::Ppm;
-use faultline_engine::aggregate::Seen;
+use faultline_engine::collect::tables::Seen;
 
 /// In a line of `count`, and of a probe in the summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

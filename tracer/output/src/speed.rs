@@ -7,7 +7,7 @@ use std::{hint::black_box, time::Instant};
 use tracer_common::record::RecordHeader;
 
 use crate::{JsonSink, Sink, TextSink};
-use faultline_engine::decode::{
+use faultline_engine::collect::decode::{
     Clock, decode,
     testbed::{Raw, header, record},
 };

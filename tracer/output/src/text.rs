@@ -18,7 +18,7 @@ use crate::{
     per_probe::PerProbe,
     time::{SecondText, TimeText, local_of_day},
 };
-use faultline_engine::decode::{Errno, Event, EventKind};
+use faultline_engine::collect::decode::{Errno, Event, EventKind};
 use faultline_plan::PlannedProbe;
 use faultline_spec::{
     types::{Show, Value},

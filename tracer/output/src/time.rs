@@ -1,7 +1,7 @@
 //! Moments to text. Events come by the thousand a second, so the text of a second is kept.
 
 use crate::digits::padded;
-use faultline_engine::decode::WallTime;
+use faultline_engine::collect::decode::WallTime;
 
 /// Text of a second, up to and including the point before its fraction.
 pub(super) type SecondText<const N: usize> = fn(u64) -> [u8; N];

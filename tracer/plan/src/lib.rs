@@ -63,6 +63,31 @@ impl AttachPlan {
         }
     }
 
+    /// Keeps only these probes. Their ids change.
+    pub fn retain(&mut self, keep: impl FnMut(&PlannedProbe) -> bool) {
+        let kept: Vec<bool> = self.probes.iter().map(keep).collect();
+        if kept.iter().all(|kept| *kept) {
+            return;
+        }
+        let mut new = 0;
+        let new_ids: Vec<Option<ProbeId>> = kept
+            .iter()
+            .map(|kept| {
+                kept.then(|| {
+                    new += 1;
+                    ProbeId(new - 1)
+                })
+            })
+            .collect();
+        let new_id = |id: &ProbeId| new_ids.get(id.0 as usize).copied().flatten();
+        for file in &mut self.files {
+            file.probes = file.probes.iter().filter_map(new_id).collect();
+        }
+        self.files.retain(|file| !file.probes.is_empty());
+        let mut kept = kept.into_iter();
+        self.probes.retain(|_| kept.next().unwrap_or(true));
+    }
+
     /// Adds what another plan attaches; the ids that its probes have here.
     pub fn append(&mut self, other: Self) -> std::ops::Range<u32> {
         let first = self.probes.len() as u32;

@@ -6,16 +6,15 @@ use tracer_common::Action;
 
 use super::{
     Failure,
-    governor::Presences,
     session::Session,
     summed::{self, Figures, SummedArgs, split},
 };
 use faultline_engine::{
-    aggregate::{Calls, calls},
-    kernel::{Counters, costs},
+    ProbeSet,
+    collect::tables::{Calls, calls},
 };
 use faultline_output::{count_table, json_counts};
-use faultline_plan::{AttachPlan, Costs, ProbeId};
+use faultline_plan::{Costs, ProbeId};
 
 /// Count the calls of functions, in the kernel
 #[derive(Debug, clap::Args)]
@@ -43,10 +42,8 @@ everything else to standard error. There may be a million functions.";
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     summed::run(&args.summed, Action::Count, |session: &mut Session, colour| {
         Ok(Box::new(CountFigures {
-            plan: Arc::clone(&session.plan),
-            counters: session.counters.clone(),
-            costs: costs(),
-            presences: session.presences.clone(),
+            set: Arc::clone(&session.set),
+            costs: session.host.costs(),
             top: args.summed.top,
             all: args.all,
             colour,
@@ -57,10 +54,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 struct CountFigures {
-    plan: Arc<AttachPlan>,
-    counters: Counters,
+    set: Arc<ProbeSet>,
     costs: Option<Costs>,
-    presences: Option<Presences>,
     top: Option<usize>,
     all: bool,
     colour: bool,
@@ -71,14 +66,9 @@ struct CountFigures {
 
 impl CountFigures {
     fn read(&self) -> Vec<Calls> {
-        let mut calls = calls(&self.plan, &self.counters, self.costs.as_ref());
+        let mut calls = calls(&self.set, self.costs.as_ref());
         if !self.all {
             calls.truncate(calls.partition_point(|calls| calls.hits != 0));
-        }
-        if let Some(presences) = &self.presences {
-            for calls in &mut calls {
-                calls.seen = presences.seen(calls.id, calls.hits);
-            }
         }
         calls
     }

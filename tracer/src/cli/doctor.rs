@@ -5,7 +5,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use serde::Serialize;
 
 use super::{Failure, colour};
-use faultline_engine::kernel::{self, Feature, Finding, probe_features};
+use faultline_engine::{
+    Host,
+    kernel::{Feature, Finding, probe_features},
+};
 use faultline_output::json_line;
 use faultline_plan::{self as plan, Class, Costs, Form, KernelQuirks};
 use faultline_resolve::{Pid, Resolver, View, process};
@@ -38,11 +41,12 @@ struct Line<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let machine = Host::detect();
     let mut host = probe_features();
-    host.extend(kernel::costs().as_ref().map(breakpoints));
-    host.extend(kernel::costs().is_some().then(|| quirks(kernel::quirks())).into_iter().flatten());
-    let process = args.pid.map(look_at_process);
-    let target = args.target.as_deref().map(|target| look_at_target(target, args.pid));
+    host.extend(machine.costs().as_ref().map(breakpoints));
+    host.extend(machine.costs().is_some().then(|| quirks(machine.quirks())).into_iter().flatten());
+    let process = args.pid.map(|pid| look_at_process(pid, &machine));
+    let target = args.target.as_deref().map(|target| look_at_target(target, args.pid, &machine));
     let mut out = io::stdout().lock();
     let colour = colour(out.is_terminal());
     let mut features = host.iter().chain(&process).chain(&target);
@@ -138,7 +142,7 @@ fn quirks(quirks: KernelQuirks) -> [Feature; 2] {
     ]
 }
 
-fn look_at_process(pid: Pid) -> Feature {
+fn look_at_process(pid: Pid, host: &Host) -> Feature {
     let feature = |finding, means| Feature { name: "process", finding, means };
     let comm = match process::comm(pid) {
         Ok(comm) => comm.to_string_lossy().escape_debug().to_string(),
@@ -150,7 +154,7 @@ fn look_at_process(pid: Pid) -> Feature {
         let means = format!("{pid} ({comm}) is a thread of the kernel: it runs no code of a file");
         return feature(Finding::Fails, means);
     }
-    if process::has_seccomp_filter(pid).unwrap_or(false) && kernel::quirks().returns_kill_filtered {
+    if process::has_seccomp_filter(pid).unwrap_or(false) && host.quirks().returns_kill_filtered {
         return feature(
             Finding::Degraded,
             format!(
@@ -170,14 +174,14 @@ fn look_at_process(pid: Pid) -> Feature {
     }
 }
 
-fn look_at_target(target: &str, pid: Option<Pid>) -> Feature {
+fn look_at_target(target: &str, pid: Option<Pid>, host: &Host) -> Feature {
     let feature = |finding, means| Feature { name: "target", finding, means };
     let mut resolver = Resolver::new(pid.map_or(View::Host, View::Process));
     match resolver.list(target, None) {
         Err(error) => feature(Finding::Fails, error.to_string()),
         Ok(listing) => {
             let total = listing.functions.len();
-            let not = super::list::refused(&listing);
+            let not = super::list::refused(&listing, host);
             let path = listing.file.shown_path().display().to_string();
             if let Some(reason) = plan::returns_in(&listing.file) {
                 let can = functions(total - not);

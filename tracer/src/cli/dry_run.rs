@@ -14,10 +14,9 @@ use super::{
     preview::{Load, Preview},
     selection::{Selected, SelectionArgs},
 };
-use faultline_engine::kernel::{self, Features, Scope, links_needed};
+use faultline_engine::kernel::Features;
 use faultline_output::{json_line, summary::SkippedProbe};
 use faultline_plan::{AttachPlan, Costs, Place, PlannedProbe, ProbeId};
-use faultline_resolve::Pid;
 use faultline_spec::units::{counted, duration_text};
 
 /// One line of `--json`.
@@ -81,7 +80,7 @@ pub(super) fn run(args: &SelectionArgs, selected: Selected, action: Action) -> R
         command::find(name)?;
     }
     let preview = args.preview.map(|time| Preview::of(&selected, action, time)).transpose()?;
-    let dry_run = DryRun { selected, action, costs: kernel::costs(), preview };
+    let dry_run = DryRun { action, costs: selected.host.costs(), selected, preview };
     let mut out = io::BufWriter::new(io::stdout().lock());
     let shown = if args.json { dry_run.json(&mut out) } else { dry_run.text(&mut out) };
     match shown.and_then(|()| out.flush()) {
@@ -101,7 +100,8 @@ struct DryRun {
 
 impl DryRun {
     fn text(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let Selected { plan, pids, command, skipped, .. } = &self.selected;
+        let Selected { pids, command, skipped, .. } = &self.selected;
+        let plan = self.selected.plan();
         for file in &plan.files {
             writeln!(out, "{}", file.file.shown_path().display())?;
             for (id, probe) in probes_of(plan, &file.probes) {
@@ -151,7 +151,7 @@ impl DryRun {
     }
 
     fn json(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let Selected { plan, skipped, .. } = &self.selected;
+        let (plan, skipped) = (self.selected.plan(), &self.selected.skipped);
         let options = self.options().into_iter().collect();
         for file in &plan.files {
             for (id, probe) in probes_of(plan, &file.probes) {
@@ -198,13 +198,8 @@ impl DryRun {
 
     /// Links that the plan takes on this kernel; on one that lacks nothing, where we may not ask.
     fn links(&self) -> usize {
-        let features = Features::probe().unwrap_or(Features::ALL);
-        // The command's process has no id yet; any serves to count.
-        let scope = match &self.selected.command {
-            Some(_) => Scope::Processes(vec![Pid::own()]),
-            None => self.selected.scope(),
-        };
-        links_needed(&self.selected.plan, &scope, features)
+        let features = self.selected.host.features().unwrap_or(Features::ALL);
+        self.selected.prepared.links(features)
     }
 }
 

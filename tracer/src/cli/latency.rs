@@ -6,16 +6,14 @@ use tracer_common::Action;
 
 use super::{
     Failure,
-    governor::Presences,
     session::Session,
     summed::{self, Figures, SummedArgs, split},
 };
 use faultline_engine::{
-    aggregate::{Durations, durations},
-    kernel::Latencies,
+    ProbeSet,
+    collect::tables::{Durations, durations},
 };
 use faultline_output::{json_latencies, latency_picture, latency_table};
-use faultline_plan::AttachPlan;
 
 /// Functions whose histogram is drawn at the end, those with most time; all have their line.
 const PICTURES: usize = 4;
@@ -42,33 +40,19 @@ return (exit, longjmp, nested deeper than 64) has none: the summary counts it.";
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     summed::run(&args.summed, Action::Latency, |session: &mut Session, colour| {
-        Ok(Box::new(LatencyFigures {
-            plan: Arc::clone(&session.plan),
-            latencies: session.take_latencies()?,
-            presences: session.presences.clone(),
-            top: args.summed.top,
-            colour,
-        }))
+        Ok(Box::new(LatencyFigures { set: Arc::clone(&session.set), top: args.summed.top, colour }))
     })
 }
 
 struct LatencyFigures {
-    plan: Arc<AttachPlan>,
-    latencies: Latencies,
-    presences: Option<Presences>,
+    set: Arc<ProbeSet>,
     top: Option<usize>,
     colour: bool,
 }
 
 impl LatencyFigures {
     fn read(&self) -> Vec<Durations> {
-        let mut rows = durations(&self.plan, &self.latencies);
-        if let Some(presences) = &self.presences {
-            for row in &mut rows {
-                row.seen = presences.seen(row.id, row.count);
-            }
-        }
-        rows
+        durations(&self.set)
     }
 
     /// As many pictures as fit into so many lines.

@@ -16,12 +16,11 @@ use super::{
     selection::{Selected, command_words, duration},
     tell::tell,
 };
-use faultline_engine::kernel;
+use faultline_engine::Host;
 use faultline_output::{Palette, json_line};
-use faultline_plan::{self as plan, Costs, Outlook, Place, PlanOptions};
+use faultline_plan::{self as plan, Costs, Outlook, Place};
 use faultline_resolve::{
-    self as resolve, CodeReader, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason,
-    View,
+    self as resolve, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View,
 };
 use faultline_spec::{FunctionPattern, ProbeSpec};
 
@@ -113,11 +112,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (target, pattern) = target_and_pattern(&args.target)?;
     let mut resolver = Resolver::new(args.pid.map_or(View::Host, View::Process));
     let listing = resolver.list(&target, pattern.as_ref())?;
+    let host = Host::detect();
     let preview = match args.preview {
-        Some(time) => Some(preview(args, &mut resolver, target, pattern, time)?),
+        Some(time) => Some(preview(args, &host, target, pattern, time)?),
         None => None,
     };
-    let list = List { prospects: prospects(&listing), listing, costs: kernel::costs(), preview };
+    let list =
+        List { prospects: prospects(&listing, &host), listing, costs: host.costs(), preview };
     let stdout = io::stdout().lock();
     let palette = Palette::new(colour(stdout.is_terminal()));
     let mut out = BufWriter::new(stdout);
@@ -140,14 +141,14 @@ fn target_and_pattern(text: &str) -> Result<(String, Option<FunctionPattern>), F
 }
 
 /// What a probe on each function would meet.
-fn prospects(listing: &Listing) -> Vec<Prospect> {
+fn prospects(listing: &Listing, host: &Host) -> Vec<Prospect> {
     let entry = |function: &ListedFunction| match (&function.unprobeable, function.offset) {
         // Nothing is at the end of all offsets.
         (Some(_), _) | (_, None) => (u64::MAX, None),
         (None, Some(offset)) => (offset.0, function.size_bytes),
     };
     let entries: Vec<_> = listing.functions.iter().map(entry).collect();
-    let outlooks = plan::survey(&listing.file, &entries, &resolve::code_pieces, &kernel::classes());
+    let outlooks = plan::survey(&listing.file, &entries, &resolve::code_pieces, &host.classes());
     let prospect = |(function, outlook): (&ListedFunction, Outlook)| match outlook {
         _ if let Some(reason) = &function.unprobeable => Prospect::Refused(reason.clone()),
         Outlook::Placed(place) => Prospect::Placed { place, doubtful: false },
@@ -159,8 +160,8 @@ fn prospects(listing: &Listing) -> Vec<Prospect> {
 }
 
 /// How many of the functions cannot be probed.
-pub(super) fn refused(listing: &Listing) -> usize {
-    count_refused(&prospects(listing))
+pub(super) fn refused(listing: &Listing, host: &Host) -> usize {
+    count_refused(&prospects(listing, host))
 }
 
 fn count_refused(prospects: &[Prospect]) -> usize {
@@ -170,23 +171,17 @@ fn count_refused(prospects: &[Prospect]) -> usize {
 /// Counts the calls; by the offset of each function.
 fn preview(
     args: &Args,
-    resolver: &mut Resolver,
+    host: &Host,
     target: String,
     pattern: Option<FunctionPattern>,
     time: Duration,
 ) -> Result<(Preview, HashMap<FileOffset, Load>), Failure> {
     let function = pattern.unwrap_or_else(|| FunctionPattern::Glob("*".to_owned()));
     let spec = ProbeSpec { target, function, offset: 0, args: Vec::new(), ret: None };
-    let classes = kernel::classes();
-    let code = CodeReader::default();
-    let options = PlanOptions { classes, quirks: kernel::quirks(), ..PlanOptions::default() };
-    let resolution = resolver.resolve(&spec)?;
-    let mut plan = plan::plan(vec![resolution], &|probe| code.read(probe), options);
-    plan::place(&mut plan, &resolve::code_pieces, &classes);
     let command = args.command.as_deref().map(command_words).transpose()?;
-    let selected = Selected::counts(plan, args.pid.into_iter().collect(), command);
+    let selected = Selected::counts(*host, spec, args.pid.into_iter().collect(), command);
     let preview = Preview::of(&selected, Action::Count, time)?;
-    let loads = selected.plan.probes.iter().enumerate().map(|(index, probe)| {
+    let loads = selected.plan().probes.iter().enumerate().map(|(index, probe)| {
         let entry = FileOffset(probe.offset.0 - probe.place.moved_bytes);
         (entry, preview.load_of(plan::ProbeId(index as u32)))
     });

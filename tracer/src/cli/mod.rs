@@ -11,7 +11,6 @@ mod daemon;
 mod doctor;
 mod dry_run;
 mod failure;
-mod governor;
 mod latency;
 mod list;
 mod preview;

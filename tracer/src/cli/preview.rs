@@ -7,8 +7,7 @@ use tokio::sync::mpsc;
 use tracer_common::Action;
 
 use super::{Failure, runtime, selection::Selected, session::Session};
-use faultline_engine::kernel;
-use faultline_output::prometheus::online_cpus;
+use faultline_engine::collect::catalog::online_cpus;
 use faultline_plan::ProbeId;
 use faultline_spec::units::{duration_text, percent_text};
 
@@ -34,10 +33,10 @@ impl Preview {
     /// Counts the calls of the functions for so long, or until the command or the processes end; says
     /// what they would cost with `action`.
     pub(super) fn of(selected: &Selected, action: Action, time: Duration) -> Result<Self, Failure> {
-        let costs = kernel::costs();
+        let costs = selected.host.costs();
         let runtime = runtime()?;
         let result = runtime.block_on(async {
-            let session = Session::attach(selected.counting(), Action::Count, 0).await?;
+            let session = Session::attach(selected.counting(), 0, None).await?;
             // Nothing is written, so nothing can go wrong with it.
             let (_keep, mut output_ended) = mpsc::unbounded_channel();
             session.run(Some(time), false, &mut output_ended).await
@@ -46,12 +45,12 @@ impl Preview {
         let ended = result?;
         let seconds = ended.ran.as_secs_f64().max(1e-9);
         let load = |(index, probe)| {
-            let calls = ended.counters.hits(ProbeId(index as u32));
+            let calls = ended.set.source.counters.hits(ProbeId(index as u32));
             let ns = costs.map_or(0, |costs| costs.of_call(probe, action));
             let per_second = calls as f64 / seconds;
             Load { calls, per_second, estimated_overhead_percent: per_second * ns as f64 / 1e7 }
         };
-        let loads = selected.plan.probes.iter().enumerate().map(load).collect();
+        let loads = selected.plan().probes.iter().enumerate().map(load).collect();
         Ok(Self { ran: ended.ran, loads })
     }
 

@@ -12,11 +12,11 @@ use tracer_common::counter::Counter;
 
 use super::{Failure, colour, session::Ended, tell::tell};
 use faultline_engine::{
-    drain::Patience,
-    kernel::{self, AttachReport, CounterSnapshot},
+    collect::{Outcome, Tally, drain::Patience},
+    kernel::{AttachReport, CounterSnapshot},
 };
 use faultline_output::{
-    Outcome, Output, Summary, Tally, json_line,
+    Output, Summary, json_line,
     summary::{
         Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults,
         Millis, ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
@@ -49,23 +49,27 @@ pub(super) fn skipped(skipped: &Skipped) -> SkippedProbe {
     SkippedProbe { probe: skipped.label.to_string(), reason: skipped.reason.to_string() }
 }
 
-/// Puts the summary together. `drained` says whether every record was taken out of the ring buffer.
-pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
-    let counters = &ended.counters;
-    let costs = kernel::costs();
+/// Puts the summary together.
+pub(super) fn summary(ended: &Ended) -> Summary {
+    let counters = &ended.set.source.counters;
+    let plan = &ended.set.plan;
+    let costs = ended.host.costs();
     let mut probes = Vec::new();
     let mut total = Counts::default();
     let mut cpus = vec![Counts::default(); counters.cpus()];
-    let mut unfinished = vec![0; ended.plan.probes.len()];
-    for id in &ended.unfinished {
+    let mut unfinished = vec![0; plan.probes.len()];
+    for id in ended.set.unfinished() {
         if let Some(count) = unfinished.get_mut(id.0 as usize) {
             *count += 1;
         }
     }
     // What was hit and has no outcome is still in its handler, or in the buffer: known, but only
     // where the run did not wait for it. Otherwise it would be a bug, and is not to be hidden.
-    let waited = drained && !ended.abandoned;
-    for (index, probe) in ended.plan.probes.iter().enumerate() {
+    let waited = ended.drained && !ended.abandoned;
+    let tally = ended.set.source.tally.as_deref();
+    let of_probe = |id, outcome| tally.map_or(0, |tally| tally.of_probe(id, outcome));
+    let of_cpu = |cpu, outcome| tally.map_or(0, |tally| tally.of_cpu(cpu, outcome));
+    for (index, probe) in plan.probes.iter().enumerate() {
         let id = ProbeId(index as u32);
         let mut counts = Counts::default();
         for (cpu, sum) in cpus.iter_mut().enumerate() {
@@ -77,20 +81,19 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
             counts += of_cpu;
             *sum += of_cpu;
         }
-        user_counts(&mut counts, |outcome| tally.of_probe(id, outcome), waited);
+        user_counts(&mut counts, |outcome| of_probe(id, outcome), waited);
         counts.returns.unfinished = unfinished[index];
         total += counts;
         if counts.hits != 0 {
-            let presences = ended.presences.as_ref();
-            let seen = presences.and_then(|presences| presences.seen(id, counts.hits));
+            let seen = ended.set.seen(id, counts.hits);
             let probe = probe.label.to_string();
             probes.push(ProbeSummary { probe, counts, seen: seen.map(Into::into) });
         }
     }
     for (cpu, counts) in cpus.iter_mut().enumerate() {
-        user_counts(counts, |outcome| tally.of_cpu(cpu, outcome), waited);
+        user_counts(counts, |outcome| of_cpu(cpu, outcome), waited);
     }
-    total.dropped.undecodable += tally.unknown();
+    total.dropped.undecodable += tally.map_or(0, Tally::unknown);
     let per_cpu = cpus.into_iter().enumerate().filter(|(_, counts)| counts.hits != 0);
     let attached = &ended.attached;
     let skipped: Vec<_> =
@@ -110,7 +113,10 @@ pub(super) fn summary(ended: &Ended, tally: &Tally, drained: bool) -> Summary {
                 ms: Millis(slowest.took),
             }),
         },
-        detach: Detach { ms: Millis(ended.detach.took), grace_ms: ended.detach.grace.map(Millis) },
+        detach: Detach {
+            ms: Millis(ended.stopped.released.report.took),
+            grace_ms: ended.stopped.released.report.grace.map(Millis),
+        },
         skipped,
         notes: ended.notes.clone(),
         overhead: ended.overhead.clone(),

@@ -8,13 +8,15 @@ use tracer_common::Action;
 
 use super::{Failure, report, tell::tell};
 use faultline_engine::{
-    guard::{OverheadLimit, OverheadPolicy},
-    kernel::{self, Scope},
+    Host,
+    discovery::Prepared,
+    limiter::{OverheadLimit, OverheadPolicy},
+    request::{Placement, Request, RequestText, Selection},
 };
 use faultline_output::summary::SkippedProbe;
-use faultline_plan::{self as plan, AttachPlan, PlanOptions, PlannedFile};
+use faultline_plan::{AttachPlan, PlannedFile};
 use faultline_resolve::{
-    self as resolve, CodeReader, Pid, Resolver, Skipped, View,
+    Pid, Skipped,
     process::{self, MappingSource},
     skip,
 };
@@ -84,7 +86,7 @@ pub(super) struct SelectionArgs {
     /// Where breakpoints go: `auto` moves each along its function's first instructions to the cheapest
     /// one, where that changes nothing that you see; `entry` does not
     #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
-    placement: Placement,
+    placement: PlacementArg,
 
     /// Fail if any function cannot be probed, instead of tracing the rest
     #[arg(long)]
@@ -97,7 +99,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, units::UnitError> {
 
 /// Where breakpoints go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Placement {
+enum PlacementArg {
     /// To the cheapest place.
     #[default]
     Auto,
@@ -123,11 +125,22 @@ impl From<PolicyArg> for OverheadPolicy {
     }
 }
 
+impl From<PlacementArg> for Placement {
+    fn from(placement: PlacementArg) -> Self {
+        match placement {
+            PlacementArg::Auto => Self::Auto,
+            PlacementArg::Entry => Self::Entry,
+        }
+    }
+}
+
 /// What was asked for, found on this machine.
 #[derive(Debug)]
 pub(super) struct Selected {
+    /// This machine.
+    pub(super) host: Host,
     /// What to attach.
-    pub(super) plan: AttachPlan,
+    pub(super) prepared: Prepared,
     /// In which processes; a command's process is added when it is started.
     pub(super) pids: Vec<Pid>,
     /// The command to start.
@@ -147,16 +160,40 @@ pub(super) struct Selected {
 }
 
 impl Selected {
-    /// In which processes the breakpoints are set.
-    pub(super) fn scope(&self) -> Scope {
-        if self.pids.is_empty() { Scope::AllProcesses } else { Scope::Processes(self.pids.clone()) }
+    /// What would be attached.
+    pub(super) fn plan(&self) -> &AttachPlan {
+        self.prepared.plan()
     }
 
-    /// Probes of which every call is counted, and nothing else: what is kept away by a budget is not
+    /// Functions of which every call is counted, and nothing else: what is kept away by a budget is not
     /// counted.
-    pub(super) fn counts(plan: AttachPlan, pids: Vec<Pid>, command: Option<Vec<String>>) -> Self {
+    pub(super) fn counts(
+        host: Host,
+        spec: ProbeSpec,
+        pids: Vec<Pid>,
+        command: Option<Vec<String>>,
+    ) -> Self {
+        let selection = selection(&pids, command.is_some());
+        let request = Request { action: Action::Count, ..request(spec, selection) };
+        let prepared = Prepared::new(&host, vec![request]);
+        Self::counted(host, prepared, pids, command)
+    }
+
+    /// The same functions, of which every call is only counted.
+    pub(super) fn counting(&self) -> Self {
+        let (pids, command) = (self.pids.clone(), self.command.clone());
+        Self::counted(self.host, self.prepared.counting(), pids, command)
+    }
+
+    fn counted(
+        host: Host,
+        prepared: Prepared,
+        pids: Vec<Pid>,
+        command: Option<Vec<String>>,
+    ) -> Self {
         Self {
-            plan,
+            host,
+            prepared,
             pids,
             command,
             condition: None,
@@ -167,10 +204,31 @@ impl Selected {
             skipped: Vec::new(),
         }
     }
+}
 
-    /// The same probes, of which every call is only counted.
-    pub(super) fn counting(&self) -> Self {
-        Self::counts(self.plan.counting(), self.pids.clone(), self.command.clone())
+/// In which processes the breakpoints are set.
+fn selection(pids: &[Pid], command: bool) -> Selection {
+    match pids {
+        _ if command => Selection::Command,
+        [] => Selection::All,
+        pids => Selection::Pids(pids.to_vec()),
+    }
+}
+
+/// A request for a probe, with nothing else wanted.
+fn request(spec: ProbeSpec, selection: Selection) -> Request {
+    let text = spec.to_string();
+    Request {
+        name: text.as_str().into(),
+        spec,
+        action: Action::Events,
+        selection,
+        condition: None,
+        sample: None,
+        rate: None,
+        force: false,
+        placement: Placement::default(),
+        text: RequestText { probe: text, ..RequestText::default() },
     }
 }
 
@@ -181,55 +239,40 @@ impl SelectionArgs {
             self.refuse_limits("every call is counted in the kernel, which costs next to nothing")?;
         }
         let condition = self.condition()?;
-        let names_return = condition.as_ref().is_some_and(Condition::names_return);
-        let specs = self.specs(action, names_return)?;
+        let specs = self.specs()?;
         let condition = condition.map(|condition| about(condition, &specs)).transpose()?;
         let command = self.command.as_deref().map(command_words).transpose()?;
         // A process that is named twice is traced once.
         let mut pids = self.pids.clone();
         pids.sort_unstable();
         pids.dedup();
-        let views = if pids.is_empty() {
-            vec![View::Host]
-        } else {
-            for pid in &pids {
-                check_process(*pid)?;
-            }
-            pids.iter().copied().map(View::Process).collect()
-        };
-        let mut resolutions = Vec::new();
-        let mut not_found = Vec::new();
-        for view in views {
-            let mut resolver = Resolver::new(view);
-            for spec in &specs {
-                match resolver.resolve(spec) {
-                    Ok(resolution) => resolutions.push(resolution),
-                    Err(error) => {
-                        let whole = format!("{:#}", anyhow::Error::from(error));
-                        not_found.push((spec.to_string(), whole));
-                    }
-                }
-            }
+        for pid in &pids {
+            check_process(*pid)?;
         }
-        let code = CodeReader::default();
-        let classes = kernel::classes();
-        let options = PlanOptions {
+        let requests = specs.into_iter().map(|spec| Request {
+            action,
+            condition: condition.clone(),
+            sample: self.sample,
+            rate: self.rate,
             force: self.force,
-            condition: condition.as_ref(),
-            classes,
-            quirks: kernel::quirks(),
-            may_be_filtered: may_be_filtered(&pids, command.is_some()),
-        };
-        let mut plan = plan::plan(resolutions, &|probe| code.read(probe), options);
-        if self.placement == Placement::Auto {
-            plan::place(&mut plan, &resolve::code_pieces, &classes);
-        }
-        self.judge(&plan, &not_found)?;
-        tell_unmapped(&plan, &pids);
+            placement: self.placement.into(),
+            ..request(spec, selection(&pids, command.is_some()))
+        });
+        let host = Host::detect();
+        let prepared = Prepared::new(&host, requests.collect());
+        let not_found: Vec<_> = prepared
+            .problems
+            .iter()
+            .map(|(request, why)| (request.spec.to_string(), why.to_string()))
+            .collect();
+        self.judge(prepared.plan(), &not_found)?;
+        tell_unmapped(prepared.plan(), &pids);
         let not_found = not_found.into_iter().map(|(probe, reason)| SkippedProbe { probe, reason });
-        let skipped = not_found.chain(plan.skipped.iter().map(report::skipped)).collect();
+        let skipped =
+            not_found.chain(prepared.plan().skipped.iter().map(report::skipped)).collect();
         Ok(Selected {
-            plan,
+            host,
+            prepared,
             pids,
             command,
             condition,
@@ -262,12 +305,9 @@ impl SelectionArgs {
         self.condition.as_ref().map(parse).transpose()
     }
 
-    fn specs(&self, action: Action, names_return: bool) -> Result<Vec<ProbeSpec>, Failure> {
+    fn specs(&self) -> Result<Vec<ProbeSpec>, Failure> {
         let spec = |text: &String| {
-            let mut spec: ProbeSpec =
-                text.parse().map_err(|error: SpecError| Failure::Usage(error.to_string()))?;
-            plan::specialize(&mut spec, action, self.condition.is_some(), names_return);
-            Ok(spec)
+            text.parse().map_err(|error: SpecError| Failure::Usage(error.to_string()))
         };
         self.probes.iter().map(spec).collect()
     }
@@ -300,14 +340,6 @@ impl SelectionArgs {
         }
         Ok(())
     }
-}
-
-/// Whether a process with a seccomp filter may be among those that are traced.
-fn may_be_filtered(pids: &[Pid], command: bool) -> bool {
-    // The command takes over what we have.
-    let own = command.then(Pid::own);
-    let mut all = pids.iter().copied().chain(own).peekable();
-    all.peek().is_none() || all.any(|pid| process::has_seccomp_filter(pid).unwrap_or(true))
 }
 
 /// The condition, if it is about at least one of the probes and wrong about none. Those that it is

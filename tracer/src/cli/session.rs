@@ -1,4 +1,4 @@
-//! One run: load, attach, wait until it is to end, detach. What every tracing command shares.
+//! One run: attach, wait until it is to end, stop. What every tracing command shares.
 
 use std::{
     process::ExitStatus,
@@ -13,75 +13,56 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use tracer_common::{Action, counter::Counter};
-
 use super::{
     Failure,
     command::{HeldCommand, RunningCommand},
-    governor::{Governed, Governor, Presences},
     progress::ProgressLine,
     report,
     selection::{Selected, tell_skipped},
     tell::tell,
 };
 use faultline_engine::{
-    guard::StuckWatch,
-    kernel::{
-        AttachReport, Calls, Counters, DetachReport, Diagnostics, Features, Latencies, LinkSets,
-        Links, LoadOptions, Programs, Records, Scope, costs, missing_privilege,
-    },
+    Attached, Host, Options, ProbeSet, Process, Settings, Stopped, Tracer,
+    collect::events::HandlerFactory,
+    kernel::{AttachReport, Holding, missing_privilege},
+    limiter::LimiterNotice,
+    notice::{Level, Notice},
 };
 use faultline_output::{
     WriterEnd,
-    summary::{Overhead, SkippedProbe},
+    summary::{Millis, Overhead, Ppm, SkippedProbe},
 };
-use faultline_plan::{AttachPlan, ProbeId};
-use faultline_resolve::{
-    Pid,
-    process::{self, StartTime},
-};
+use faultline_resolve::Pid;
 
-/// How often stuck faults and the end of traced processes are looked for.
+/// How often the end of traced processes is looked for, and progress is shown.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
-
-/// How often calls of tasks that have ended are looked for.
-const FORGET_EVERY: Duration = Duration::from_secs(10);
-/// Longer than any handler takes that does not wait for a page.
-const HANDLER_TIME: Duration = Duration::from_millis(2);
+/// From when on the user may end the wait for the kernel.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Links that are released one after another and are worth waiting for.
 const FEW_LINKS: usize = 8;
-/// How often the user is told whom a detach waits for.
-const TELL_WAITING_EVERY: Duration = Duration::from_secs(2);
 /// How long a command that is still running at the end has to react to SIGTERM.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
+/// How long an output that takes nothing is waited for at the end.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is told where the kernel takes long.
 const SLOW_DETACH: &str = "\
-    the probes are off; this kernel removes their breakpoints one after another (Ctrl-C: do not wait, \
-    it goes on by itself)";
+    the probes are off; this kernel removes their breakpoints one after another (Ctrl-C to exit now; \
+    the kernel finishes removing breakpoints)";
+const EXIT_NOW: &str = "(Ctrl-C to exit now)";
 
-/// The plan's programs in the kernel, with everything attached.
+/// Probes that are attached, and what is known of them.
 pub(super) struct Session {
-    pub(super) plan: Arc<AttachPlan>,
-    pub(super) counters: Counters,
-    pub(super) attached: AttachReport,
-    /// How long probes were attached, where they may come and go.
-    pub(super) presences: Option<Presences>,
-    programs: Arc<Programs>,
-    links: LinkSets,
-    governed: Option<Governed>,
-    records: Option<Records>,
-    latencies: Option<Latencies>,
-    calls: Calls,
-    watch: StuckWatch,
-    diagnostics: Option<Diagnostics>,
-    processes: Vec<(Pid, StartTime)>,
+    pub(super) set: Arc<ProbeSet>,
+    pub(super) host: Host,
+    attached: AttachReport,
+    tracer: Tracer,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    processes: Vec<Process>,
     held: Option<HeldCommand>,
     skipped: Vec<SkippedProbe>,
     notes: Vec<String>,
     interrupts: Interrupts,
-    /// The user knows that the ring buffer is too small.
-    told_full: bool,
 }
 
 /// Why a run ended.
@@ -119,24 +100,21 @@ impl std::fmt::Display for Reason {
 
 /// What is known when the run has ended.
 pub(super) struct Ended {
-    pub(super) plan: Arc<AttachPlan>,
-    pub(super) counters: Counters,
+    pub(super) set: Arc<ProbeSet>,
+    pub(super) host: Host,
     pub(super) attached: AttachReport,
     pub(super) skipped: Vec<SkippedProbe>,
     /// What works differently on this kernel.
     pub(super) notes: Vec<String>,
     pub(super) reason: Reason,
     pub(super) ran: Duration,
-    pub(super) detach: DetachReport,
-    /// The probe of each call that had not returned.
-    pub(super) unfinished: Vec<ProbeId>,
+    pub(super) stopped: Stopped,
     /// What the overhead budget has done, if there was one.
     pub(super) overhead: Option<Overhead>,
-    /// How long probes were attached, where they may come and go.
-    pub(super) presences: Option<Presences>,
     pub(super) command: Option<ExitStatus>,
-    /// The probes are gone, but a task is still inside a handler, and the user did not want to
-    /// wait for it.
+    /// Every record was taken out of the ring buffer and handed on.
+    pub(super) drained: bool,
+    /// The kernel has not let go of everything, and the user did not want to wait for it.
     pub(super) abandoned: bool,
 }
 
@@ -144,105 +122,61 @@ impl Session {
     /// Loads and attaches. Nothing counts yet.
     pub(super) async fn attach(
         selected: Selected,
-        action: Action,
         buffer_bytes: u32,
+        handlers: Option<HandlerFactory>,
     ) -> Result<Self, Failure> {
         if let Some(missing) = missing_privilege() {
             return Err(anyhow::anyhow!("{missing} (run it with sudo)").into());
         }
         let interrupts = Interrupts::new()?;
-        let held = selected.command.as_deref().map(HeldCommand::start).transpose()?;
-        let mut pids = selected.pids.clone();
-        pids.extend(held.as_ref().map(HeldCommand::pid));
-        let processes = pids
-            .iter()
-            .map(|pid| Ok((*pid, process::start_time(*pid)?)))
-            .collect::<std::io::Result<Vec<_>>>()
-            .context("a process to trace is gone")?;
-        let scope = match held {
-            Some(_) => Scope::Processes(pids.clone()),
-            None => selected.scope(),
-        };
-        let diagnostics = tracing::enabled!(target: "faultline_ebpf", tracing::Level::ERROR);
-        let begin_at_exec = held.is_some();
-        let by_process = scope != Scope::AllProcesses;
-        let (sample, rate, force) = (selected.sample, selected.rate, selected.force);
-        let limit = selected.overhead;
-        let plan = Arc::new(selected.plan);
-        let attaching = Arc::clone(&plan);
+        let Selected { host, mut prepared, pids, command, overhead, force, skipped, .. } = selected;
+        let held = command.as_deref().map(HeldCommand::start).transpose()?;
+        let of = |pid: Pid| Process::of(pid).context("a process to trace is gone");
+        let mut processes = pids.into_iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
+        if let Some(held) = &held {
+            let process = of(held.pid())?;
+            prepared = prepared.in_process(process);
+            processes.push(process);
+        }
+        let (tell, notices) = mpsc::unbounded_channel();
+        let tracer = Tracer::start(Options {
+            host,
+            settings: Settings { limit: overhead, buffer_bytes, ..Settings::default() },
+            holding: Holding::Here,
+            diagnostics: tracing::enabled!(target: "faultline_ebpf", tracing::Level::ERROR),
+            changes: false,
+            handlers,
+            observer: Arc::new(move |notice| drop(tell.send(notice))),
+        })
+        .map_err(anyhow::Error::from)?;
         let mut line = ProgressLine::new("attaching");
-        let progress = Arc::clone(&line.progress);
-        let run_scope = scope.clone();
-        let attach = blocking("attach", move || {
-            // Before anything of ours is attached, which would be in the way.
-            let costs = limit.and_then(|_| costs());
-            let features = Features::probe()?;
-            let options = LoadOptions {
-                action,
-                buffer_bytes,
-                pids,
-                more_pids: 0,
-                begin_at_exec,
-                exchanges: limit.is_some(),
-                diagnostics,
-                features,
-                force,
-                sample,
-                rate,
-            };
-            let programs = Programs::load(&attaching, &options)?;
-            let all: Vec<_> = (0..attaching.probes.len() as u32).map(ProbeId).collect();
-            let (links, attached) =
-                LinkSets::attach(&programs, &attaching, &all, &scope, &progress)?;
-            anyhow::Ok((programs, links, attached, costs))
-        });
-        let (mut programs, links, attached, costs) = showing(&mut line, attach).await??;
+        let attach = tracer.attach(prepared, &line.progress);
+        let attached = showing(&mut line, attach).await.context("the tracer ended early")?;
         drop(line);
-        let notes = programs.features().notes(by_process, force);
-        tell_skipped(&attached.refused);
-        if attached.probes == 0 {
+        let Attached { set, report } = attached.map_err(anyhow::Error::from)?;
+        tell_skipped(&report.refused);
+        if report.probes == 0 {
             return Err(anyhow::anyhow!("the kernel refused every probe").into());
         }
-        let diagnostics = if diagnostics { Some(programs.diagnostics()?) } else { None };
-        let counters = programs.counters(plan.probes.len())?;
-        let governed = limit.map(|limit| Governed { limit, costs, scope: run_scope });
+        let features = host.features().map_err(anyhow::Error::from)?;
+        let notes = features.notes(!processes.is_empty(), force);
         Ok(Self {
-            presences: limit.map(|limit| Presences::new(&counters, limit)),
-            governed,
-            counters,
-            records: (action == Action::Events).then(|| programs.take_records()).transpose()?,
-            latencies: (action == Action::Latency)
-                .then(|| programs.take_latencies())
-                .transpose()?,
-            calls: programs.take_calls()?,
-            watch: StuckWatch::new(programs.take_faults()?),
-            diagnostics,
-            plan,
-            attached,
-            programs: Arc::new(programs),
-            links,
+            set,
+            host,
+            attached: report,
+            tracer,
+            notices,
             processes,
             held,
-            skipped: selected.skipped,
+            skipped,
             notes,
             interrupts,
-            told_full: false,
         })
-    }
-
-    /// The records, to be drained.
-    pub(super) fn take_records(&mut self) -> Result<Records, Failure> {
-        self.records.take().ok_or_else(|| anyhow::anyhow!("the records are taken").into())
-    }
-
-    /// The durations of calls, for the action [`Action::Latency`].
-    pub(super) fn take_latencies(&mut self) -> Result<Latencies, Failure> {
-        self.latencies.take().ok_or_else(|| anyhow::anyhow!("the durations are taken").into())
     }
 
     /// Lets hits count, waits until the run is to end, and detaches.
     ///
-    /// When it returns, everything that was hit is in the ring buffer or counted.
+    /// When it returns, everything that was hit is handed on or counted.
     pub(super) async fn run(
         mut self,
         duration: Option<Duration>,
@@ -254,12 +188,14 @@ impl Session {
         let mut command = match self.held.take() {
             // Hits count from its first instruction on.
             Some(held) => {
+                self.tracer.watch(&self.set);
                 let command = held.release()?;
-                enabled_by_us = self.programs.enable_if_not_yet();
+                enabled_by_us = self.set.begin_if_not_yet();
                 Some(command)
             }
             None => {
-                self.programs.enable(true);
+                self.set.begin();
+                self.tracer.watch(&self.set);
                 None
             }
         };
@@ -267,12 +203,9 @@ impl Session {
         if tell {
             report::attached(&self.attached, &self.notes);
         }
-        let mut governor = self.govern()?;
         let mut command_status = None;
         let mut tick = interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut forget = interval(FORGET_EVERY);
-        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = async {
             match duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -297,181 +230,121 @@ impl Session {
                     }
                     None => break Reason::OutputFailed("its writer is gone".to_owned()),
                 },
-                () = Governor::due(&mut governor) => {
-                    if let Some(governor) = &mut governor {
-                        governor.look(|| self.watch.anyone_inside());
-                    }
-                }
-                _ = forget.tick() => self.calls.forget_ended(&self.counters),
+                Some(notice) = self.notices.recv() => say(&notice, &|text| tell!("{text}")),
                 _ = tick.tick() => {
-                    self.look();
                     if command.is_none() && self.all_gone() {
                         break Reason::ProcessesEnded;
                     }
                 }
             }
         };
-        if enabled_by_us && !self.programs.saw_command() {
+        if enabled_by_us && !self.set.saw_command() {
             tell!("warning: hits of the command's first moments may be missing");
         }
-        self.programs.enable(false);
+        self.set.end();
         let ran = started.elapsed();
-        self.calls.forget_ended(&self.counters);
-        let mut overhead = None;
-        if let Some(mut governor) = governor {
-            governor.end();
-            let (figures, keeper) = governor.finish();
-            overhead = Some(figures);
-            self.take_back(keeper).await?;
-        }
-        let (detach, abandoned) = self.detach().await?;
+        let (stopped, abandoned) = self.stop().await?;
+        let drained = if abandoned {
+            let set = Arc::clone(&self.set);
+            blocking("finish", move || set.finish(OUTPUT_PATIENCE)).await?
+        } else {
+            stopped.released.drained
+        };
         if let Some(command) = command {
             command_status = stop_command(command).await;
         }
-        if let Some(diagnostics) = &mut self.diagnostics {
-            diagnostics.flush();
-        }
+        let overhead = self.overhead(&stopped);
         Ok(Ended {
-            plan: self.plan,
-            counters: self.counters,
+            set: self.set,
+            host: self.host,
             attached: self.attached,
             skipped: self.skipped,
             notes: self.notes,
             reason,
             ran,
-            detach,
-            unfinished: self.calls.open(),
+            stopped,
             overhead,
-            presences: self.presences,
             command: command_status,
+            drained,
             abandoned,
         })
     }
 
-    /// Has the links kept within the budget, if there is one.
-    fn govern(&mut self) -> Result<Option<Governor>, Failure> {
-        let (Some(governed), Some(presences)) = (self.governed.take(), &self.presences) else {
-            return Ok(None);
-        };
-        let links = std::mem::take(&mut self.links);
-        let (programs, plan) = (Arc::clone(&self.programs), Arc::clone(&self.plan));
-        Ok(Some(Governor::start(governed, programs, plan, presences.clone(), links)?))
-    }
-
-    /// Takes the links back from the thread that has kept them, when it has done what it is at.
-    /// Where that waits for a task inside a handler, a signal ends the wait.
-    async fn take_back(
-        &mut self,
-        keeper: std::thread::JoinHandle<LinkSets>,
-    ) -> Result<(), Failure> {
-        let joined = blocking("join", move || keeper.join());
-        tokio::select! {
-            links = joined => {
-                self.links = links?.map_err(|_| anyhow::anyhow!("the keeper of the links panicked"))?;
-            }
-            _ = self.interrupts.next() => {}
-        }
-        Ok(())
-    }
-
-    /// Looks once for stuck tasks, and hands on the programs' diagnostics.
-    fn look(&mut self) {
-        match self.watch.check() {
-            Ok(reports) => {
-                for report in reports {
-                    tell!("warning: {report}; its process is read without faulting from now on");
-                }
-            }
-            Err(error) => tracing::warn!("failed to look for stuck tasks: {error}"),
-        }
-        if let Some(diagnostics) = &mut self.diagnostics {
-            diagnostics.flush();
-        }
-        self.tell_losses();
-    }
-
-    /// Tells once, while something can be done about it, that events find no room.
-    fn tell_losses(&mut self) {
-        let probes = 0..self.plan.probes.len() as u32;
-        let lost = |id| self.counters.sum(ProbeId(id), Counter::RingFull) != 0;
-        if !self.told_full && probes.into_iter().any(lost) {
-            self.told_full = true;
-            tell!(
-                "warning: events come faster than they can be written: those that find no room in the \
-                 ring buffer are lost, and counted (--buffer makes it larger; --where, --sample and \
-                 --rate take less)"
-            );
-        }
+    /// What the overhead budget has done, for the summary.
+    fn overhead(&self, stopped: &Stopped) -> Option<Overhead> {
+        let status = stopped.overhead.as_ref()?;
+        let cpus = faultline_engine::collect::catalog::online_cpus() as f64;
+        let elapsed = status.elapsed.as_secs_f64() * cpus;
+        let mean = (status.hits + status.work).as_secs_f64() / elapsed.max(1e-9);
+        Some(Overhead {
+            max_percent: Ppm::percent(status.limit),
+            policy: status.policy.clone(),
+            mean_percent: Ppm::percent(mean),
+            peak_percent: Ppm::percent(status.peak),
+            attach_work_ms: Millis(status.work),
+            exceeded: status.exceeded,
+            detached: status.detached,
+            attached_again: status.attached_again,
+            away: status.away as u64,
+            attached_share: self.set.share_of_all().map(Ppm::share),
+        })
     }
 
     fn all_gone(&self) -> bool {
-        !self.processes.is_empty()
-            && self.processes.iter().all(|(pid, started)| process::has_ended(*pid, *started))
+        !self.processes.is_empty() && self.processes.iter().all(|process| process.has_ended())
     }
 
-    /// Releases the links; how long it took, and whether the wait was given up.
-    async fn detach(&mut self) -> Result<(DetachReport, bool), Failure> {
-        let mut links = std::mem::take(&mut self.links).into_links();
+    /// Releases everything; how it went, and whether the wait was given up.
+    async fn stop(&mut self) -> Result<(Stopped, bool), Failure> {
         let started = Instant::now();
-        let (done, detached) = oneshot::channel();
-        // Who was inside a handler when counting stopped is inside a fault by now, or done.
-        tokio::time::sleep(HANDLER_TIME).await;
-        let mut releaser = None;
-        let slow = !self.programs.features().batches() && links.len() > FEW_LINKS;
-        if slow || self.watch.anyone_inside() {
-            match links.hand_over() {
-                Ok(child) => {
-                    releaser = Some(child);
-                    links = Links::default();
-                }
-                Err((ours, error)) => {
-                    tracing::warn!("failed to start a process that releases the links: {error}");
-                    links = ours;
-                }
-            }
-        }
         let mut line = ProgressLine::new("detaching");
-        let progress = Arc::clone(&line.progress);
-        std::thread::Builder::new().name("detach".to_owned()).spawn(move || {
-            let report = match releaser {
-                Some(releaser) => {
-                    drop(links);
-                    releaser.release(&progress)
-                }
-                None => links.detach(&progress),
-            };
-            let _ = done.send(DetachReport { took: started.elapsed(), ..report });
-        })?;
-        let so_far = || DetachReport { took: started.elapsed(), grace: None };
+        let stopping = self.tracer.stop(None, &line.progress);
+        let features = self.host.features().map_err(anyhow::Error::from)?;
+        let slow = !features.batches() && self.attached.links > FEW_LINKS;
         let mut tick = interval(WATCH_EVERY);
-        let mut told = started;
-        tokio::pin!(detached);
+        let mut may_leave = false;
+        tokio::pin!(stopping);
         loop {
             tokio::select! {
-                report = &mut detached => return Ok((report.unwrap_or_else(|_| so_far()), false)),
-                _ = self.interrupts.next(), if told != started => return Ok((so_far(), true)),
+                biased;
+                Some(notice) = self.notices.recv() => say(&notice, &|text| line.say(text)),
+                stopped = &mut stopping => return Ok((stopped.unwrap_or_default(), false)),
+                _ = self.interrupts.next(), if may_leave => {
+                    let mut stopped = Stopped::default();
+                    stopped.released.report.took = started.elapsed();
+                    return Ok((stopped, true));
+                }
                 _ = tick.tick() => {
                     line.show();
-                    let first = told == started && started.elapsed() > Duration::from_millis(500);
-                    if first && slow {
-                        line.say(SLOW_DETACH);
-                    }
-                    if first || (told != started && told.elapsed() > TELL_WAITING_EVERY) {
-                        told = Instant::now();
-                        self.tell_waiting(&line);
+                    if !may_leave && started.elapsed() > PATIENCE {
+                        may_leave = true;
+                        if slow {
+                            line.say(SLOW_DETACH);
+                        }
                     }
                 }
             }
         }
     }
+}
 
-    fn tell_waiting(&self, line: &ProgressLine) {
-        for report in self.watch.waiting() {
-            line.say(&format!(
-                "waiting for {report}; the probes are off, but the kernel cannot let go of them \
-                 before the page is served or the process is killed (Ctrl-C: do not wait)"
-            ));
+/// Says what the tracer has noticed.
+fn say(notice: &Notice, say: &dyn Fn(&str)) {
+    match notice {
+        // The summary says it.
+        Notice::Released { .. } | Notice::Refused(_) => {}
+        Notice::ReleaseWaits(_) => say(&format!("{notice} {EXIT_NOW}")),
+        Notice::BufferFull => say(&format!(
+            "warning: {notice} (--buffer makes it larger; --where, --sample and --rate take less)"
+        )),
+        // What it decides is what was asked for.
+        Notice::Limiter(limiter) if !matches!(limiter, LimiterNotice::Failed { .. }) => {
+            say(&limiter.to_string());
         }
+        notice => match notice.level() {
+            Level::Info => say(&notice.to_string()),
+            Level::Warning | Level::Error => say(&format!("warning: {notice}")),
+        },
     }
 }
 

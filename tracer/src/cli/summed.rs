@@ -21,8 +21,8 @@ use super::{
     session::{Interrupts, Session, blocking},
     tell::tell,
 };
-use faultline_engine::drain::Patience;
-use faultline_output::{Output, Tally, WriterEnd};
+use faultline_engine::collect::drain::Patience;
+use faultline_output::{Output, WriterEnd};
 
 /// How often figures are shown anew on a terminal, if the user does not say.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -88,9 +88,8 @@ pub(super) fn run(
     let result = runtime.block_on(async {
         let output = open_output(args.output.as_deref())?;
         let json = args.selection.json;
-        let mut session = Session::attach(selected, action, 0).await?;
+        let mut session = Session::attach(selected, 0, None).await?;
         let figures = figures(&mut session, colour(output.is_terminal()))?;
-        let tally = Tally::new(session.plan.probes.len(), session.counters.cpus());
         let (tell, mut output_ended) = mpsc::unbounded_channel();
         let show = Show::start(args, figures, output, tell)?;
         let ended = session.run(args.selection.duration, !json, &mut output_ended).await?;
@@ -103,7 +102,7 @@ pub(super) fn run(
             last.extend_from_slice(figures.text().as_bytes());
         }
         let written = write_last(output, last).await?;
-        let mut summary = report::summary(&ended, &tally, true);
+        let mut summary = report::summary(&ended);
         summary.check_probes();
         report::print(&summary, json, args.output.as_deref())?;
         written

@@ -1,6 +1,9 @@
 //! `faultline trace`: a line per call.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::sync::mpsc;
 use tracer_common::Action;
@@ -8,14 +11,17 @@ use tracer_common::Action;
 use super::{
     Failure, colour, dry_run, open_output, report, runtime,
     selection::{Selected, SelectionArgs},
-    session::{Reason, Session, blocking},
+    session::{Reason, Session},
 };
-use faultline_engine::drain::Drain;
-use faultline_output::{EventWriter, JsonSink, Sink, Tally, TextSink, WriterEnd};
+use faultline_engine::collect::{
+    Outcome,
+    decode::Event,
+    drain::Patience,
+    events::{EventHandler, EventStream, HandlerFactory},
+};
+use faultline_output::{EventWriter, FileOutput, JsonSink, Sink, TextSink, WriterEnd};
 use faultline_spec::{types::type_summaries, units};
 
-/// How long an output that takes nothing is waited for at the end.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 /// The largest record, and a second one while it is read.
 const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
 
@@ -104,18 +110,13 @@ async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), 
     let output = open_output(args.output.as_deref())?;
     let json = args.selection.json;
     let text_output = output.is_terminal();
-    let mut session = Session::attach(selected, Action::Events, buffer_bytes).await?;
     let sink: Box<dyn Sink> =
         if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour(text_output))) };
-    let tally = Arc::new(Tally::new(session.plan.probes.len(), session.counters.cpus()));
     let (tell_ended, mut writer_ended) = mpsc::unbounded_channel();
-    let plan = Arc::clone(&session.plan);
-    let writer =
-        EventWriter::new(plan, sink, output, args.max_events, Arc::clone(&tally), tell_ended);
-    let drain = Drain::start(session.take_records()?, Box::new(writer))?;
+    let output = FileOutput::new(output, args.max_events, tell_ended);
+    let session = Session::attach(selected, buffer_bytes, Some(handler(sink, output))).await?;
     let ended = session.run(args.selection.duration, !json, &mut writer_ended).await?;
-    let drained = blocking("finish", move || drain.finish(OUTPUT_PATIENCE)).await?;
-    let summary = report::summary(&ended, &tally, drained);
+    let summary = report::summary(&ended);
     report::print(&summary, json, args.output.as_deref())?;
     // The output may also have failed after the run had ended, with the last events.
     let failed = match (ended.reason, writer_ended.try_recv()) {
@@ -127,4 +128,27 @@ async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), 
         Some(error) => Err(anyhow::anyhow!("failed to write events: {error}").into()),
         None => Ok(()),
     }
+}
+
+/// Writes the events of a run, which has one set of probes.
+fn handler(sink: Box<dyn Sink>, output: FileOutput) -> HandlerFactory {
+    let once = Mutex::new(Some((sink, output)));
+    Arc::new(move |stream| {
+        let taken = once.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match taken {
+            Some((sink, output)) => Box::new(EventWriter::new(&stream, sink, Box::new(output))),
+            None => Box::new(Unwritten(stream)),
+        }
+    })
+}
+
+/// Counts events as lost that nobody writes.
+struct Unwritten(EventStream);
+
+impl EventHandler for Unwritten {
+    fn event(&mut self, event: &Event<'_>, _patience: &Patience) {
+        self.0.tally.count(event.id, event.cpu, Outcome::OutputLost);
+    }
+
+    fn flush(&mut self, _patience: &Patience) {}
 }

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,15 +20,16 @@ use hyper::body::{Body as _, Frame};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    config::{Action, ProbeText},
-    control::Control,
-    engine::Changed,
+    control::{Changed, Control},
     tail::Heard,
 };
-use faultline_output::{
-    json_text,
-    prometheus::{Catalog, CpuFigures, Durations, Kind, OverheadStatus, OwnUse, Reading},
+use faultline_engine::{
+    collect::catalog::{Catalog, CpuFigures, Durations, Kind, Reading, online_cpus},
+    limiter::OverheadStatus,
+    request::{RequestText, action},
 };
+use faultline_output::{json_text, prometheus::OwnUse};
+use tracer_common::Action;
 
 /// Largest body: some tens of thousands of probes.
 const MAX_BODY: usize = 16 << 20;
@@ -130,7 +131,7 @@ struct Status {
     functions: usize,
     links: usize,
     skipped: usize,
-    releasing: u64,
+    releasing: usize,
     hits: u64,
     events: u64,
     lost: u64,
@@ -139,6 +140,9 @@ struct Status {
     open_fds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     overhead: Option<Overhead>,
+    /// What takes unusually long: a file system that does not answer, a lock of the kernel.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    slow: Vec<String>,
 }
 
 /// What the overhead budget does.
@@ -211,18 +215,19 @@ async fn status(State(control): Controls) -> Result<Json<Status>, Refusal> {
         resident_bytes: own.resident_bytes,
         open_fds: own.open_fds,
         overhead: shared.metrics.overhead().map(Into::into),
+        slow: shared.slow().iter().map(ToString::to_string).collect(),
     }))
 }
 
 async fn probes(State(control): Controls) -> Response {
-    let probes = Arc::clone(&control.shared.probes.read().unwrap_or_else(PoisonError::into_inner));
+    let probes = control.shared.probes();
     Json(serde_json::json!({ "probes": &*probes })).into_response()
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Attach {
-    probes: Vec<ProbeText>,
+    probes: Vec<RequestText>,
     /// Probes whose target is not there may wait for it.
     #[serde(default)]
     wait: bool,
@@ -307,7 +312,7 @@ struct Probe {
 async fn figures(State(control): Controls) -> Result<Json<Figures>, Refusal> {
     let shared = &control.shared;
     let (catalog, reading) = reading(&control).await?;
-    let online = faultline_output::prometheus::online_cpus();
+    let online = online_cpus();
     let cpus = reading
         .cpus
         .iter()
@@ -361,14 +366,15 @@ async fn all_events(State(control): Controls) -> Result<Response, Refusal> {
 }
 
 async fn events(State(control): Controls, Path(name): Path<String>) -> Result<Response, Refusal> {
-    let probes = Arc::clone(&control.shared.probes.read().unwrap_or_else(PoisonError::into_inner));
+    let probes = control.shared.probes();
     let Some(probe) = probes.iter().find(|probe| probe.text.name == name) else {
         return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no probe `{name}`")));
     };
     match probe.text.action {
         Action::Events => tail(&control, Some(name)),
         action => {
-            let message = format!("`{name}` has no events: its action is `{action}`");
+            let message =
+                format!("`{name}` has no events: its action is `{}`", action::word(action));
             Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, message))
         }
     }

@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::{config::Config, find::Finder};
-use faultline_resolve::View;
+use faultline_engine::{Host, discovery::plan_on_host, request::action};
+
+use super::config::Config;
 
 /// Writes what each probe leads to on this machine; whether each leads to something.
 ///
@@ -11,11 +12,11 @@ use faultline_resolve::View;
 ///
 /// The output cannot be written.
 pub fn check(config: &Config, out: &mut impl Write) -> io::Result<bool> {
-    let mut finder = Finder::new();
+    let host = Host::detect();
     let mut all = true;
     for probe in &config.probes {
-        let head = format!("{}: {}, {}", probe.name, probe.action, probe.selection);
-        match finder.plan(probe, View::Host) {
+        let head = format!("{}: {}, {}", probe.name, action::word(probe.action), probe.selection);
+        match plan_on_host(&host, probe) {
             Ok(plan) => {
                 let files: Vec<_> = plan
                     .files

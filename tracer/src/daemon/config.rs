@@ -4,7 +4,6 @@
 //! file but the one it is told to read, and knows nothing of what its probes lead to.
 
 mod overhead;
-mod probe;
 mod units;
 
 use std::{
@@ -14,18 +13,21 @@ use std::{
     time::Duration,
 };
 
+use faultline_engine::{
+    Change, Settings,
+    request::{Request, RequestText},
+};
 use serde::Deserialize;
 use toml::Spanned;
 
 pub use self::overhead::Overhead;
-pub use self::probe::{Action, ProbeConfig, ProbeText, Selection, check_name};
 use self::units::{seconds, size, time};
 
 /// What the daemon is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The named probes, in the order of the file.
-    pub probes: Vec<ProbeConfig>,
+    pub probes: Vec<Request>,
     /// Where metrics are served.
     pub metrics: Metrics,
     /// The control socket.
@@ -38,6 +40,31 @@ pub struct Config {
     pub targets: Targets,
     /// What probes may take of the host.
     pub overhead: Overhead,
+}
+
+/// The smallest ring buffer of events: the largest record, and a second one while it is read.
+const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
+
+impl Config {
+    /// What it says to the tracer, besides its probes.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let buffer = self.events.buffer.max(LEAST_BUFFER_BYTES).next_power_of_two();
+        Settings {
+            limit: self.overhead.limit(),
+            buffer_bytes: u32::try_from(buffer).unwrap_or(1 << 30).min(1 << 30),
+            rescan_every: self.targets.rescan_every,
+            settle: self.targets.settle,
+            containers: self.targets.containers,
+            max_functions: self.limits.max_functions,
+        }
+    }
+
+    /// What puts it in force.
+    #[must_use]
+    pub fn change(&self) -> Change {
+        Change::Configure { requests: self.probes.clone(), settings: self.settings() }
+    }
 }
 
 /// Section `[metrics]`.
@@ -158,7 +185,7 @@ impl Default for Targets {
 #[serde(deny_unknown_fields)]
 struct Raw {
     #[serde(default, rename = "probe")]
-    probes: Vec<Spanned<ProbeText>>,
+    probes: Vec<Spanned<RequestText>>,
     #[serde(default)]
     metrics: Metrics,
     #[serde(default)]
@@ -226,7 +253,7 @@ impl Config {
         let raw: Raw = toml::from_str(text).map_err(|error| {
             place.error(error.span().map(|span| span.start), plain(error.message().trim()))
         })?;
-        let mut probes: Vec<ProbeConfig> = Vec::with_capacity(raw.probes.len());
+        let mut probes: Vec<Request> = Vec::with_capacity(raw.probes.len());
         let mut names = std::collections::HashSet::new();
         for probe in raw.probes {
             let table = probe.span().start;

@@ -4,29 +4,71 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, anyhow};
+use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::{
-    config::{Config, ProbeConfig},
-    engine::{Changed, Command, Shared},
-    event_log::EventLog,
-    notify::Notify,
-};
+use super::{config::Config, event_log::EventLog, notify::Notify, shared::Shared};
+use faultline_engine::{Added, Change, Tracer, TracerError, request::Request};
 use faultline_output::prometheus;
 use faultline_spec::units::counted;
+
+/// What a change did, as clients are told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(super) struct Changed {
+    /// Probes that are new.
+    pub(super) added: Vec<AddedProbe>,
+    /// Probes that are gone.
+    pub(super) removed: Vec<String>,
+    /// Probes that were not touched.
+    pub(super) kept: usize,
+    /// How long attaching took.
+    pub(super) attach_ms: f64,
+    /// What is not in force yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) notes: Vec<String>,
+}
+
+/// A probe that is new.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(super) struct AddedProbe {
+    /// Its name.
+    pub(super) name: String,
+    /// Functions that are probed.
+    pub(super) functions: usize,
+    /// Functions that cannot be.
+    pub(super) skipped: usize,
+    /// Why it waits, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) waiting: Option<String>,
+}
+
+impl From<faultline_engine::Changed> for Changed {
+    fn from(changed: faultline_engine::Changed) -> Self {
+        let added = changed.added.into_iter().map(|added| {
+            let Added { name, functions, skipped, waiting } = added;
+            AddedProbe { name, functions, skipped, waiting }
+        });
+        Self {
+            added: added.collect(),
+            removed: changed.removed,
+            kept: changed.kept,
+            attach_ms: changed.took.as_secs_f64() * 1e3,
+            notes: Vec::new(),
+        }
+    }
+}
 
 /// The daemon's controls.
 #[derive(Debug)]
 pub(super) struct Control {
     pub(super) shared: Arc<Shared>,
     pub(super) notify: Notify,
-    commands: Mutex<mpsc::Sender<Command>>,
+    tracer: Tracer,
     /// What is in force.
     config: Mutex<Config>,
     /// One reload after another.
@@ -38,16 +80,11 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        notify: Notify,
-        commands: mpsc::Sender<Command>,
-        config: Config,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, notify: Notify, tracer: Tracer, config: Config) -> Self {
         Self {
             shared,
             notify,
-            commands: Mutex::new(commands),
+            tracer,
             config: Mutex::new(config),
             reloading: tokio::sync::Mutex::new(()),
             reload_waits: AtomicBool::new(false),
@@ -55,23 +92,16 @@ impl Control {
         }
     }
 
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> anyhow::Result<T> {
-        let (reply, answer) = oneshot::channel();
-        let stopping = || anyhow!("the daemon is stopping");
-        {
-            let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-            commands.send(command(reply)).map_err(|_| stopping())?;
-        }
-        answer.await.map_err(|_| stopping())
+    async fn change(&self, change: Change) -> anyhow::Result<Changed> {
+        let answer: oneshot::Receiver<Result<_, TracerError>> = self.tracer.change(change);
+        let changed = answer.await.map_err(|_| anyhow!("the daemon is stopping"))?;
+        Ok(changed?.into())
     }
 
     /// Attaches the probes of the configuration that the daemon was started with.
     pub(super) async fn start(&self) -> anyhow::Result<Changed> {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let changed = self.ask(|reply| Command::Reload(Box::new(config), reply)).await??;
+        let changed = self.change(config.change()).await?;
         self.now_in_force();
         Ok(changed)
     }
@@ -127,8 +157,7 @@ impl Control {
             .context("a thread ended early")??;
         EventLog::check(&config.events).with_context(|| config.events.failed_to_open())?;
         let before = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut changed =
-            self.ask(|reply| Command::Reload(Box::new(config.clone()), reply)).await??;
+        let mut changed = self.change(config.change()).await?;
         let mut note = |note: String| {
             tracing::warn!("{note}");
             changed.notes.push(note);
@@ -159,25 +188,27 @@ impl Control {
     /// Attaches probes besides those of the configuration.
     pub(super) async fn attach(
         &self,
-        probes: Vec<ProbeConfig>,
+        requests: Vec<Request>,
         may_wait: bool,
     ) -> anyhow::Result<Changed> {
-        self.ask(|reply| Command::Attach { probes, may_wait, reply }).await?
+        self.change(Change::Add { requests, may_wait }).await
     }
 
     /// Detaches probes, wherever they came from.
     pub(super) async fn detach(&self, names: Vec<String>) -> anyhow::Result<Changed> {
-        self.ask(|reply| Command::Detach { names, reply }).await?
+        self.change(Change::Remove { names }).await
     }
 
     /// Releases everything; whether it was done in time.
     pub(super) async fn stop(&self) -> bool {
-        let patience = {
+        let within = {
             let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-            // An engine that is in the middle of a change finishes it first.
-            config.limits.stop_timeout + Duration::from_secs(5)
+            config.limits.stop_timeout
         };
-        matches!(tokio::time::timeout(patience, self.ask(Command::Stop)).await, Ok(Ok(true)))
+        let stopping = self.tracer.stop(Some(within), &Arc::default());
+        // The tracer keeps to the time itself; whatever happens, nobody waits much longer.
+        let stopped = tokio::time::timeout(within + Duration::from_secs(1), stopping).await;
+        matches!(stopped, Ok(Ok(stopped)) if stopped.complete)
     }
 
     /// The state in a line.

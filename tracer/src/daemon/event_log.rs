@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{config, tail::Tails};
-use faultline_engine::drain::Patience;
+use faultline_engine::collect::drain::Patience;
 use faultline_output::{Output, prometheus::OwnMetrics};
 
 /// How long a standard output that takes nothing is waited for, before events are lost.

@@ -15,27 +15,20 @@ mod api;
 mod check;
 pub mod config;
 mod control;
-mod engine;
 mod event_log;
-mod events;
-mod find;
 mod memory;
 mod notify;
 mod privileges;
-mod processes;
 mod scrape;
 mod server;
+mod shared;
 mod socket;
 mod tail;
-mod watch;
 
 use std::{
     net::TcpListener,
     path::Path,
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -46,14 +39,16 @@ pub use self::check::check;
 use self::{
     config::Config,
     control::Control,
-    engine::{Engine, Shared},
     event_log::EventLog,
     notify::Notify,
     server::{ControlListener, Limits},
+    shared::Shared,
     socket::ControlSocket,
-    watch::ProcessWatch,
 };
-use faultline_engine::kernel::{Features, missing_privilege};
+use faultline_engine::{
+    Host, Options, Tracer,
+    kernel::{Holding, missing_privilege},
+};
 use faultline_output::prometheus::Metrics;
 
 /// How often the line of `systemctl status` is renewed.
@@ -88,25 +83,18 @@ pub fn run(config_path: &Path) -> anyhow::Result<()> {
     let log = EventLog::open(&config.events, metrics.own.clone())
         .with_context(|| config.events.failed_to_open())?;
     // Asked for before: each way to find out needs privileges.
-    let perf_links = !Features::probe()?.batches();
-    let kept = privileges::drop_unneeded(perf_links).context("failed to give up privileges")?;
+    let host = Host::detect();
+    let features = host.features().context("failed to find out what this kernel can do")?;
+    let kept =
+        privileges::drop_unneeded(!features.batches()).context("failed to give up privileges")?;
     tracing::info!("keeps {}", kept.join(", "));
-    let shared = Arc::new(Shared {
-        metrics,
-        log: Arc::new(log),
-        probes: RwLock::default(),
-        releasing: AtomicU64::new(0),
-        ready: AtomicBool::new(false),
-        config_path,
-        beats: AtomicU64::new(0),
-        started: Instant::now(),
-    });
+    let shared = Arc::new(Shared::new(metrics, log, config_path));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("failed to start threads")?;
-    let result = runtime.block_on(serve(config, opened, shared));
+    let result = runtime.block_on(serve(config, opened, shared, host));
     // A thread that waits for a stuck task must not keep us here.
     runtime.shutdown_background();
     result
@@ -128,16 +116,26 @@ impl Opened {
     }
 }
 
-async fn serve(config: Config, opened: Opened, shared: Arc<Shared>) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    opened: Opened,
+    shared: Arc<Shared>,
+    host: Host,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let features = Features::probe().context("failed to find out what this kernel can do")?;
-    for note in features.notes(true, false) {
+    for note in host.features()?.notes(true, false) {
         tracing::warn!("{note}");
     }
-    let watch = ProcessWatch::start();
-    let engine = Engine::start(config.clone(), watch, features, Arc::clone(&shared))
-        .context("failed to start a thread")?;
-    let control = Arc::new(Control::new(Arc::clone(&shared), Notify::from_env(), engine, config));
+    let tracer = Tracer::start(Options {
+        host,
+        settings: config.settings(),
+        holding: Holding::InThreads,
+        diagnostics: false,
+        changes: true,
+        handlers: Some(shared.handlers()),
+        observer: Arc::clone(&shared) as Arc<_>,
+    })?;
+    let control = Arc::new(Control::new(Arc::clone(&shared), Notify::from_env(), tracer, config));
     let evicted = &shared.metrics.own.connections_evicted;
     if let Some(listener) = opened.metrics {
         tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);

@@ -15,7 +15,7 @@ use axum::{
 };
 use tokio::time::Instant;
 
-use super::engine::Shared;
+use super::shared::Shared;
 use faultline_output::prometheus::Format;
 
 /// The text of a scrape, for all who ask while it is written: a hundred clients cost as much as two.

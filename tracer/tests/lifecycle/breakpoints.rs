@@ -92,7 +92,7 @@ fn dry_run() {
 /// (a daemon makes many).
 #[test]
 fn no_descriptors_are_leaked() {
-    use faultline_engine::kernel::{Features, Links, LoadOptions, Programs, Progress, Scope};
+    use faultline_engine::kernel::{Features, Links, LoadOptions, Programs, Progress};
     use faultline_plan as plan;
     use faultline_resolve::{Resolver, View};
     let probe = probes_of(&Puppet::program(), &[&format!("{TICK} -> u64")]).remove(0);
@@ -109,8 +109,7 @@ fn no_descriptors_are_leaked() {
         };
         let progress = Progress::default();
         let mut programs = Programs::load(&plan, &options).unwrap();
-        let (links, report) =
-            Links::attach(&programs, &plan, &Scope::AllProcesses, &progress).unwrap();
+        let (links, report) = Links::attach_plan(&programs, &plan, None, &progress).unwrap();
         assert_eq!((report.probes, report.links), (1, 2));
         let records = programs.take_records().unwrap();
         programs.enable(true);

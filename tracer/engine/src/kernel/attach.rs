@@ -7,7 +7,7 @@
 //! is halved. Each failure waits out a grace period, which the threads do at the same time.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     ffi::CString,
     io,
     os::{
@@ -21,17 +21,29 @@ use std::{
 };
 
 use super::{
-    Features, KernelError, Links, Programs, Progress, Scope, descriptors,
+    Features, KernelError, Links, Programs, Progress, descriptors,
     links::{Link, LinkKind, small_thread},
     sys::{Points, UprobePmu, create_multi_link},
 };
-use faultline_plan::{AttachPlan, ProbeId};
-use faultline_resolve::{SkipReason, Skipped};
+use faultline_plan::{PlannedProbe, ProbeId};
+use faultline_resolve::{ObjectFile, Pid, SkipReason, Skipped};
 
 /// Most breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
 const MAX_POINTS: usize = 1 << 20;
 
-/// What became of the plan.
+/// Some probes of one file, in one process or in all. They get links of their own, so that one
+/// piece can be released while the others stay.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    /// The file, held open: it is attached to as it was parsed, whatever becomes of its path.
+    pub file: &'a ObjectFile,
+    /// The only process that is traced; every process that maps the file if `None`.
+    pub process: Option<Pid>,
+    /// The probes, all of them in this file.
+    pub probes: &'a [ProbeId],
+}
+
+/// What became of the pieces.
 #[derive(Debug, Default)]
 pub struct AttachReport {
     /// Probes that are attached.
@@ -46,6 +58,26 @@ pub struct AttachReport {
     pub took: Duration,
     /// The file that took longest, if there are several.
     pub slowest: Option<SlowestFile>,
+}
+
+impl AttachReport {
+    /// Adds what was attached after this, in the time that it took.
+    pub fn add(&mut self, other: Self) {
+        self.probes += other.probes;
+        self.links += other.links;
+        for (refused, id) in other.refused.into_iter().zip(other.refused_ids) {
+            // The same probe may have been refused in another process.
+            if !self.refused_ids.contains(&id) {
+                self.refused.push(refused);
+                self.refused_ids.push(id);
+            }
+        }
+        self.took += other.took;
+        self.slowest = [self.slowest.take(), other.slowest]
+            .into_iter()
+            .flatten()
+            .max_by_key(|slowest| slowest.took);
+    }
 }
 
 /// The file that took longest to attach to.
@@ -68,12 +100,9 @@ struct Point {
 /// The points of a link to be.
 #[derive(Debug)]
 struct Job {
-    /// Index of the group that the link is for.
-    group: usize,
-    /// Index of the file in the plan.
-    file: usize,
+    /// Index of the piece that the link is for.
+    piece: usize,
     at_return: bool,
-    pid: Option<u32>,
     points: Vec<Point>,
 }
 
@@ -83,9 +112,12 @@ struct State {
     queue: VecDeque<Job>,
     running: usize,
     workers: usize,
+    /// By piece.
     links: Vec<Vec<Link>>,
+    /// By piece: its process has ended.
+    gone: Vec<bool>,
     refused: BTreeMap<ProbeId, String>,
-    /// By file: when its first link was begun, and when the last one ended.
+    /// By piece: when its first link was begun, and when the last one ended.
     times: Vec<Option<(Instant, Instant)>>,
     failed: Option<KernelError>,
 }
@@ -110,8 +142,9 @@ impl Maker {
 #[derive(Debug)]
 pub(super) struct Transaction<'a> {
     programs: &'a Programs,
-    plan: &'a AttachPlan,
-    /// By file of the plan.
+    probes: &'a [PlannedProbe],
+    pieces: &'a [Piece<'a>],
+    /// By piece.
     paths: Vec<CString>,
     entry: BorrowedFd<'a>,
     ret: Option<BorrowedFd<'a>>,
@@ -126,9 +159,8 @@ impl<'a> Transaction<'a> {
     /// Plans the links; attaches nothing yet.
     pub(super) fn new(
         programs: &'a Programs,
-        plan: &'a AttachPlan,
-        groups: &[&[ProbeId]],
-        scope: &Scope,
+        probes: &'a [PlannedProbe],
+        pieces: &'a [Piece<'a>],
     ) -> Result<Self, KernelError> {
         let features = programs.features();
         let maker = if features.batches() {
@@ -136,19 +168,19 @@ impl<'a> Transaction<'a> {
         } else {
             Maker::Single(UprobePmu::find().map_err(|source| KernelError::Features { source })?)
         };
-        let paths = plan.files.iter().map(|file| {
-            let path = file.file.attach_path();
+        let paths = pieces.iter().map(|piece| {
+            let path = piece.file.attach_path();
             CString::new(path.as_os_str().as_bytes()).map_err(|_| KernelError::Attach {
-                file: file.file.shown_path().to_owned(),
+                file: piece.file.shown_path().to_owned(),
                 source: io::ErrorKind::InvalidInput.into(),
             })
         });
-        let queue = jobs(plan, groups, &scope.pids(features), features);
-        let probes = groups.iter().map(|group| group.len()).sum();
-        descriptors::make_room(queue.len(), probes)?;
+        let queue = jobs(probes, pieces, features);
+        descriptors::make_room(queue.len(), pieces.iter().map(|piece| piece.probes.len()).sum())?;
         Ok(Self {
             programs,
-            plan,
+            probes,
+            pieces,
             paths: paths.collect::<Result<_, _>>()?,
             entry: programs.entry()?,
             ret: programs.ret()?,
@@ -158,20 +190,22 @@ impl<'a> Transaction<'a> {
                 queue,
                 running: 0,
                 workers: 0,
-                links: groups.iter().map(|_| Vec::new()).collect(),
+                links: pieces.iter().map(|_| Vec::new()).collect(),
+                gone: vec![false; pieces.len()],
                 refused: BTreeMap::new(),
-                times: vec![None; plan.files.len()],
+                times: vec![None; pieces.len()],
                 failed: None,
             }),
             settled: Condvar::new(),
         })
     }
 
-    /// Does it. Where it fails, what was attached is released again.
+    /// Does it. Where it fails, what was attached is released again. A piece whose process has ended
+    /// has no links.
     pub(super) fn run(
         self,
         progress: &Progress,
-    ) -> Result<(Vec<Links>, AttachReport), KernelError> {
+    ) -> Result<(Vec<Option<Links>>, AttachReport), KernelError> {
         let started = Instant::now();
         progress.begin(self.points);
         thread::scope(|scope| {
@@ -185,26 +219,35 @@ impl<'a> Transaction<'a> {
             Links::detach_all(links, &Progress::default());
             return Err(error);
         }
-        let times = state.times.iter().zip(&self.plan.files);
-        let times = times.filter_map(|(times, file)| times.map(|(from, to)| (to - from, file)));
-        let slowest = times
-            .max_by_key(|(took, _)| *took)
-            .map(|(took, file)| SlowestFile { file: file.file.shown_path().to_owned(), took });
-        let refused_ids = state.refused.keys().copied().collect();
+        let (mut lost, mut kept) = (Vec::new(), Vec::with_capacity(links.len()));
+        for (links, gone) in links.into_iter().zip(&state.gone) {
+            if *gone {
+                lost.push(links);
+                kept.push(None);
+            } else {
+                kept.push(Some(links));
+            }
+        }
+        // Of a process that ended in the middle.
+        Links::detach_all(lost, &Progress::default());
+        let slowest = slowest(self.pieces, &state.times);
+        let refused_ids: Vec<ProbeId> = state.refused.keys().copied().collect();
         let refused = state.refused.into_iter().map(|(id, why)| Skipped {
-            label: self.plan.probes[id.0 as usize].label.clone(),
+            label: self.probes[id.0 as usize].label.clone(),
             reason: SkipReason::Refused { why },
         });
-        let refused: Vec<_> = refused.collect();
+        let alive = self.pieces.iter().zip(&state.gone).filter(|(_, gone)| !**gone);
+        let attached: HashSet<ProbeId> =
+            alive.flat_map(|(piece, _)| piece.probes).copied().collect();
         let report = AttachReport {
-            probes: self.plan.probes.len().saturating_sub(refused.len()),
-            links: links.iter().map(Links::len).sum(),
-            refused,
+            probes: attached.iter().filter(|id| !refused_ids.contains(id)).count(),
+            links: kept.iter().flatten().map(Links::len).sum(),
+            refused: refused.collect(),
             refused_ids,
             took: started.elapsed(),
-            slowest: slowest.filter(|_| self.plan.files.len() > 1),
+            slowest,
         };
-        Ok((links, report))
+        Ok((kept, report))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -246,6 +289,10 @@ impl<'a> Transaction<'a> {
                 state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            if state.gone[job.piece] {
+                progress.add(job.points.len());
+                continue;
+            }
             state.running += 1;
             drop(state);
             let began = Instant::now();
@@ -253,7 +300,7 @@ impl<'a> Transaction<'a> {
             let ended = Instant::now();
             state = self.lock();
             state.running -= 1;
-            let times = &mut state.times[job.file];
+            let times = &mut state.times[job.piece];
             *times =
                 Some(times.map_or((began, ended), |(from, to)| (from.min(began), to.max(ended))));
             let waiting = state.queue.len();
@@ -262,10 +309,11 @@ impl<'a> Transaction<'a> {
                     let points = job.points.len();
                     progress.add(points);
                     let kind = self.maker.kind();
-                    state.links[job.group].push(Link { descriptor, points, kind });
+                    state.links[job.piece].push(Link { descriptor, points, kind });
                 }
+                Err(error) if self.has_ended(&job, &error) => state.gone[job.piece] = true,
                 Err(error) if is_general(&error) => {
-                    let file = self.plan.files[job.file].file.shown_path().to_owned();
+                    let file = self.pieces[job.piece].file.shown_path().to_owned();
                     state.failed.get_or_insert(KernelError::Attach { file, source: error });
                 }
                 Err(error) => match job.points.as_slice() {
@@ -287,15 +335,26 @@ impl<'a> Transaction<'a> {
         self.settled.notify_all();
     }
 
+    /// The process that the kernel limits the link to.
+    fn pid(&self, job: &Job) -> Option<u32> {
+        let process = self.pieces[job.piece].process?;
+        self.programs.features().filters_by_process().then(|| process.get())
+    }
+
+    /// Whether a link cannot be made because its process is no more.
+    fn has_ended(&self, job: &Job, error: &io::Error) -> bool {
+        error.raw_os_error() == Some(libc::ESRCH) && self.pid(job).is_some()
+    }
+
     fn create(&self, job: &Job) -> io::Result<OwnedFd> {
         let offsets: Vec<_> = job.points.iter().map(|point| point.offset).collect();
         let cookies: Vec<_> =
             job.points.iter().map(|point| self.programs.cookie(point.id)).collect();
         let points = Points {
-            path: &self.paths[job.file],
+            path: &self.paths[job.piece],
             offsets: &offsets,
             cookies: &cookies,
-            pid: job.pid,
+            pid: self.pid(job),
             at_return: job.at_return,
         };
         let program = if job.at_return { self.ret } else { Some(self.entry) };
@@ -310,8 +369,8 @@ impl<'a> Transaction<'a> {
 impl Job {
     /// Smaller jobs, one of which has the point that is at fault.
     fn split(self) -> Vec<Self> {
-        let Self { group, file, at_return, pid, points } = self;
-        let job = |points| Self { group, file, at_return, pid, points };
+        let Self { piece, at_return, points } = self;
+        let job = |points| Self { piece, at_return, points };
         let (doubtful, rest): (Vec<_>, Vec<_>) =
             points.into_iter().partition(|point| point.doubtful);
         if doubtful.is_empty() {
@@ -323,65 +382,45 @@ impl Job {
     }
 }
 
-/// The links to be: for each group and file, entries and returns, in each process.
-fn jobs(
-    plan: &AttachPlan,
-    groups: &[&[ProbeId]],
-    pids: &[Option<u32>],
-    features: Features,
-) -> VecDeque<Job> {
-    let mut file_of = vec![0; plan.probes.len()];
-    for (file, planned) in plan.files.iter().enumerate() {
-        for id in &planned.probes {
-            file_of[id.0 as usize] = file;
-        }
-    }
+/// The links to be: returns and entries of each piece. A call whose entry is seen has its return seen
+/// too.
+fn jobs(probes: &[PlannedProbe], pieces: &[Piece<'_>], features: Features) -> VecDeque<Job> {
     let points_a_link = if features.batches() { MAX_POINTS } else { 1 };
     let mut jobs = VecDeque::new();
-    for (group, ids) in groups.iter().enumerate() {
-        let mut files: BTreeMap<usize, [Vec<Point>; 2]> = BTreeMap::new();
+    for (piece, Piece { probes: ids, .. }) in pieces.iter().enumerate() {
+        let (mut returns, mut entries) = (Vec::new(), Vec::with_capacity(ids.len()));
         for id in *ids {
-            let probe = &plan.probes[id.0 as usize];
+            let probe = &probes[id.0 as usize];
             let point = Point { id: *id, offset: probe.offset.0, doubtful: probe.doubtful };
-            let [returns, entries] = files.entry(file_of[id.0 as usize]).or_default();
             entries.push(point);
             if probe.ret.is_some() {
                 returns.push(point);
             }
         }
-        for (file, points) in files {
-            for (at_return, points) in [true, false].into_iter().zip(points) {
-                for points in points.chunks(points_a_link) {
-                    jobs.extend(pids.iter().map(|pid| Job {
-                        group,
-                        file,
-                        at_return,
-                        pid: *pid,
-                        points: points.to_vec(),
-                    }));
-                }
-            }
+        for (at_return, points) in [(true, returns), (false, entries)] {
+            let chunks = points.chunks(points_a_link);
+            jobs.extend(chunks.map(|points| Job { piece, at_return, points: points.to_vec() }));
         }
     }
     jobs
 }
 
-/// Links that the plan takes on a kernel with these features.
-pub fn links_needed(plan: &AttachPlan, scope: &Scope, features: Features) -> usize {
-    let all: Vec<_> = (0..plan.probes.len() as u32).map(ProbeId).collect();
-    jobs(plan, &[&all], &scope.pids(features), features).len()
+/// Links that these pieces take on a kernel with these features.
+pub fn links_needed(probes: &[PlannedProbe], pieces: &[Piece<'_>], features: Features) -> usize {
+    jobs(probes, pieces, features).len()
 }
 
-impl Scope {
-    /// The processes that a link is limited to, one each; `None` is a link for all.
-    fn pids(&self, features: Features) -> Vec<Option<u32>> {
-        match self {
-            Self::Processes(pids) if features.filters_by_process() => {
-                pids.iter().map(|pid| Some(pid.get())).collect()
-            }
-            _ => vec![None],
-        }
+/// The file that took longest, if there are several.
+fn slowest(pieces: &[Piece<'_>], times: &[Option<(Instant, Instant)>]) -> Option<SlowestFile> {
+    let first = pieces.first()?.file.shown_path();
+    if pieces.iter().all(|piece| piece.file.shown_path() == first) {
+        return None;
     }
+    let took = pieces.iter().zip(times).filter_map(|(piece, times)| {
+        let (from, to) = (*times)?;
+        Some(SlowestFile { file: piece.file.shown_path().to_owned(), took: to - from })
+    });
+    took.max_by_key(|slowest| slowest.took)
 }
 
 /// Perf events that are uprobes ask for more than the programs do: `CAP_PERFMON` is not enough.
@@ -425,7 +464,7 @@ mod tests {
             offset: u64::from(id),
             doubtful,
         });
-        Job { group: 0, file: 0, at_return: false, pid: None, points: points.collect() }
+        Job { piece: 0, at_return: false, points: points.collect() }
     }
 
     fn ids(jobs: &[Job]) -> Vec<Vec<u32>> {

@@ -6,7 +6,7 @@
 
 use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN};
 
-use super::{Features, Links, LoadOptions, Programs, Progress, Scope, own_code};
+use super::{Features, Links, LoadOptions, Programs, Progress, own_code};
 use faultline_plan::{Costs, Form, PlannedProbe, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::ValueType;
@@ -106,7 +106,7 @@ const ENTRIES: [Function; Form::ALL.len()] = [
 /// # Errors
 ///
 /// Those of loading and attaching.
-pub(super) fn measure_costs() -> anyhow::Result<Costs> {
+pub(crate) fn measure_costs() -> anyhow::Result<Costs> {
     let features = Features::probe()?;
     let entry = |(form, function): (&Form, &Function)| {
         own_code::probe(&format!("{form:?}"), *function as *const () as usize)
@@ -138,8 +138,8 @@ fn measure<const N: usize>(
     let plan = own_code::plan(probes)?;
     let options = LoadOptions { pids: vec![Pid::own()], ..LoadOptions::new(action, features) };
     let programs = Programs::load(&plan, &options)?;
-    let scope = Scope::Processes(vec![Pid::own()]);
-    let (links, report) = Links::attach(&programs, &plan, &scope, &Progress::default())?;
+    let (links, report) =
+        Links::attach_plan(&programs, &plan, Some(Pid::own()), &Progress::default())?;
     if let Some(refused) = report.refused.first() {
         anyhow::bail!("cannot measure: {}", refused.reason);
     }

@@ -58,6 +58,13 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    /// The system has no thread left.
+    #[error("failed to start a thread")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Each breakpoint takes a link on this kernel, and each link an open file.
     #[error(
         "{} probes need {} open files on this kernel, and the limit is {} (ulimit -n)",

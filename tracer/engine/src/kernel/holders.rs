@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    DetachReport, Links,
+    DetachReport, Links, Progress,
     links::{Link, LinkKind},
 };
 
@@ -31,9 +31,10 @@ const MAX_HOLDERS: usize = 256;
 /// A holder's stack.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// The threads.
-#[derive(Debug, Default)]
-pub struct Holders {
+/// Who holds links: this process, or threads of it with tables of their own.
+#[derive(Debug)]
+pub struct LinkHolders {
+    holding: Holding,
     all: BTreeMap<u64, Holder>,
     /// Names this process to its holders.
     process: Option<OwnedFd>,
@@ -41,6 +42,16 @@ pub struct Holders {
     next_key: u64,
     /// This kernel or sandbox does not let us: links stay where they are.
     refused: bool,
+}
+
+/// Where links lie.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Holding {
+    /// In this process's own table: for few links, or for as long as a person waits.
+    #[default]
+    Here,
+    /// In tables of many threads, so that thousands go quickly when we are killed.
+    InThreads,
 }
 
 #[derive(Debug)]
@@ -103,11 +114,27 @@ pub struct Releasing {
     /// Reports that are to come.
     parts: usize,
     started: Instant,
+    progress: Arc<Progress>,
 }
 
-impl Holders {
+impl LinkHolders {
+    /// Holds nothing yet.
+    #[must_use]
+    pub fn new(holding: Holding) -> Self {
+        Self { holding, all: BTreeMap::new(), process: None, next_key: 0, refused: false }
+    }
+
+    /// Whether links go to threads.
+    #[must_use]
+    pub fn holding(&self) -> Holding {
+        self.holding
+    }
+
     /// Has these links held; in the order given.
     pub fn hold(&mut self, all: Vec<Links>) -> Vec<HeldLinks> {
+        if self.holding == Holding::Here {
+            return all.into_iter().map(HeldLinks::here).collect();
+        }
         let mut held = Vec::with_capacity(all.len());
         let (tell, done) = mpsc::channel();
         let mut asked = 0;
@@ -164,7 +191,12 @@ impl Holders {
 
     /// Begins to release links. `hand_over` has a child of ours do it, for when a task hangs inside
     /// a handler: whoever closes a link then waits for it and cannot be killed.
-    pub fn release(&mut self, links: Vec<HeldLinks>, hand_over: bool) -> Releasing {
+    pub fn release(
+        &mut self,
+        links: Vec<HeldLinks>,
+        hand_over: bool,
+        progress: &Arc<Progress>,
+    ) -> Releasing {
         let mut here = Vec::new();
         let mut keys: HashMap<u64, Vec<u64>> = HashMap::new();
         for HeldLinks { held, .. } in links {
@@ -176,16 +208,22 @@ impl Holders {
                 }
             }
         }
-        let mut releasing = self.begin(keys, hand_over);
+        let mut releasing = self.begin(keys, hand_over, progress);
         if hand_over && !here.is_empty() {
-            self::hand_over(Links::join(std::mem::take(&mut here)), releasing.tell.clone());
+            let links = Links::join(std::mem::take(&mut here));
+            self::hand_over(links, releasing.tell.clone(), Arc::clone(progress));
             releasing.parts += 1;
         }
         releasing.here = here;
         releasing
     }
 
-    fn begin(&mut self, by_holder: HashMap<u64, Vec<u64>>, hand_over: bool) -> Releasing {
+    fn begin(
+        &mut self,
+        by_holder: HashMap<u64, Vec<u64>>,
+        hand_over: bool,
+        progress: &Arc<Progress>,
+    ) -> Releasing {
         let (tell, done) = mpsc::channel();
         let mut parts = 0;
         for (id, keys) in by_holder {
@@ -200,7 +238,8 @@ impl Holders {
             parts += usize::from(holder.orders.send(order).is_ok());
         }
         self.dismiss_idle();
-        Releasing { here: Vec::new(), tell, done, parts, started: Instant::now() }
+        let progress = Arc::clone(progress);
+        Releasing { here: Vec::new(), tell, done, parts, started: Instant::now(), progress }
     }
 
     /// Lets go of holders that nothing is left to: each ends once it has done what it was told.
@@ -286,7 +325,7 @@ impl Releasing {
             };
         };
         if !self.here.is_empty() {
-            add(Links::detach_all(self.here, &super::Progress::default()).grace);
+            add(Links::detach_all(self.here, &self.progress).grace);
         }
         drop(self.tell);
         for report in self.done.iter().take(self.parts) {
@@ -355,7 +394,7 @@ fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
                 let started = Instant::now();
                 let mut grace = None::<Duration>;
                 for links in keys.iter().filter_map(|key| held.remove(key)) {
-                    let report = links.detach(&super::Progress::default());
+                    let report = links.detach(&Progress::default());
                     grace = match (grace, report.grace) {
                         (Some(one), Some(other)) => Some(one.min(other)),
                         (one, other) => one.or(other),
@@ -366,7 +405,7 @@ fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
             }
             Order::HandOver { keys, done } => {
                 let all = keys.iter().filter_map(|key| held.remove(key));
-                hand_over(Links::join(all), done);
+                hand_over(Links::join(all), done, Arc::default());
                 busy.store(false, Ordering::Release);
             }
         }
@@ -374,8 +413,7 @@ fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
 }
 
 /// Has a child of ours release the links, and tells when it has; if we end before, it goes on.
-fn hand_over(links: Links, done: mpsc::Sender<DetachReport>) {
-    let progress = super::Progress::default();
+fn hand_over(links: Links, done: mpsc::Sender<DetachReport>, progress: Arc<Progress>) {
     let wait = move || {
         let report = match links.hand_over() {
             Ok(releaser) => releaser.release(&progress),

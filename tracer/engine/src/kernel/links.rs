@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AttachReport, KernelError, Programs, Progress, attach::Transaction};
-use faultline_plan::{AttachPlan, ProbeId};
+use super::{AttachReport, KernelError, Piece, Programs, Progress, attach::Transaction};
+use faultline_plan::{AttachPlan, PlannedFile, PlannedProbe};
 use faultline_resolve::Pid;
 
 /// Multi links that are created or released at once. Each release waits for a grace period of the
@@ -21,15 +21,6 @@ const MULTI_AT_ONCE: usize = 64;
 const SINGLE_AT_ONCE: usize = 4;
 /// A thread that makes one system call after another needs little of it.
 const STACK_BYTES: usize = 128 * 1024;
-
-/// In which processes the breakpoints are set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// In every process that maps the file.
-    AllProcesses,
-    /// In these.
-    Processes(Vec<Pid>),
-}
 
 /// Breakpoints that are set; they go when this is dropped.
 #[derive(Debug, Default)]
@@ -76,24 +67,8 @@ pub struct DetachReport {
 }
 
 impl Links {
-    /// Sets every breakpoint of the plan, or none: see [`Links::attach_groups`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Links::attach_groups`].
-    pub fn attach(
-        programs: &Programs,
-        plan: &AttachPlan,
-        scope: &Scope,
-        progress: &Progress,
-    ) -> Result<(Self, AttachReport), KernelError> {
-        let all: Vec<_> = (0..plan.probes.len() as u32).map(ProbeId).collect();
-        let (mut links, report) = Self::attach_groups(programs, plan, &[&all], scope, progress)?;
-        Ok((links.pop().unwrap_or_default(), report))
-    }
-
-    /// Sets the breakpoints of groups of probes, each with links of its own, so that one group can
-    /// be released and the others stay. All of them at once, in parallel.
+    /// Sets the breakpoints of each piece, all of them at once, in parallel. A piece whose process
+    /// has ended gives `None`.
     ///
     /// A breakpoint that the kernel refuses is found and reported, and the rest stays. Nothing is
     /// counted before the programs are enabled, so the order in which they are set does not matter.
@@ -105,14 +80,39 @@ impl Links {
     /// [`KernelError::Attach`] if a file's breakpoints fail for a reason that is not one point's,
     /// [`KernelError::TooManyLinks`] where each takes a link and they are too many for the limit of
     /// open files. Nothing is attached then.
-    pub fn attach_groups(
+    pub fn attach(
+        programs: &Programs,
+        probes: &[PlannedProbe],
+        pieces: &[Piece<'_>],
+        progress: &Progress,
+    ) -> Result<(Vec<Option<Self>>, AttachReport), KernelError> {
+        Transaction::new(programs, probes, pieces)?.run(progress)
+    }
+
+    /// The same for all of a plan, in one process or in all, as one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Links::attach`]; that the process has ended is one, too.
+    pub fn attach_plan(
         programs: &Programs,
         plan: &AttachPlan,
-        groups: &[&[ProbeId]],
-        scope: &Scope,
+        process: Option<Pid>,
         progress: &Progress,
-    ) -> Result<(Vec<Self>, AttachReport), KernelError> {
-        Transaction::new(programs, plan, groups, scope)?.run(progress)
+    ) -> Result<(Self, AttachReport), KernelError> {
+        let pieces: Vec<_> = plan
+            .files
+            .iter()
+            .map(|PlannedFile { file, probes }| Piece { file, process, probes })
+            .collect();
+        let (links, report) = Self::attach(programs, &plan.probes, &pieces, progress)?;
+        match links.iter().position(Option::is_none) {
+            None => Ok((Self::join(links.into_iter().flatten()), report)),
+            Some(gone) => Err(KernelError::Attach {
+                file: pieces[gone].file.shown_path().to_owned(),
+                source: std::io::Error::from_raw_os_error(libc::ESRCH),
+            }),
+        }
     }
 
     pub(super) fn new(links: Vec<Link>) -> Self {

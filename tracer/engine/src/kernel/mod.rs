@@ -16,7 +16,6 @@ mod exchange;
 mod features;
 mod handover;
 mod holders;
-mod host;
 mod latencies;
 mod links;
 mod mapped;
@@ -27,28 +26,26 @@ mod programs;
 mod progress;
 mod quirks;
 mod records;
-mod sets;
 mod sys;
 mod tasks;
 mod trial;
 
 pub use self::{
-    attach::{AttachReport, SlowestFile, links_needed},
+    attach::{AttachReport, Piece, SlowestFile, links_needed},
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,
     features::Features,
     handover::{Releaser, be_releaser_if_asked},
-    holders::{HeldLinks, Holders, Releasing},
-    host::{classes, costs, quirks},
+    holders::{HeldLinks, Holding, LinkHolders, Releasing},
     latencies::Latencies,
-    links::{DetachReport, Links, Scope},
+    links::{DetachReport, Links},
     notices::ProcessNotices,
     privileges::{MissingPrivilege, missing_privilege},
     programs::{LoadOptions, Programs},
     progress::Progress,
     records::Records,
-    sets::{Changed, LinkSets, own_cpu_time},
     tasks::{Calls, Faults, StuckTask},
     trial::{Feature, Finding, probe_features},
 };
+pub(crate) use self::{calibrate::measure_costs, quirks::try_quirks};

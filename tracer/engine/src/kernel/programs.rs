@@ -4,6 +4,7 @@ use std::{
     fs, io,
     num::NonZeroUsize,
     os::fd::{AsFd as _, BorrowedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use aya::{
@@ -48,7 +49,7 @@ pub struct LoadOptions {
     pub buffer_bytes: u32,
     /// Only these processes are traced; all if empty and there is no room for more.
     pub pids: Vec<Pid>,
-    /// Room for so many processes that are traced later ([`Programs::trace_process`]).
+    /// Room for so many processes that are traced later ([`Programs::trace_processes`]).
     pub more_pids: u32,
     /// Hits count by themselves from the moment that a traced process executes a new program.
     pub begin_at_exec: bool,
@@ -99,6 +100,8 @@ pub struct Programs {
     features: Features,
     /// Nothing is wanted but the number of hits.
     only_counts: bool,
+    /// The processes whose hits count.
+    pids: Mutex<HashMap<MapData, u32, u8>>,
 }
 
 impl Programs {
@@ -173,12 +176,13 @@ impl Programs {
             .then(|| mapped(&ebpf, "GATES", probes as usize).map(Gates::new))
             .transpose()?;
         let features = options.features;
+        let pids = Mutex::new(typed(ebpf.take_map("PIDS"), "PIDS")?);
         let mut programs =
-            Self { control, generations, gates, ebpf, tracks_returns, only_counts, features };
+            Self { control, generations, gates, ebpf, tracks_returns, only_counts, features, pids };
         if !only_counts {
             programs.write_reads(plan)?;
         }
-        programs.write_pids(&options.pids)?;
+        programs.trace_processes(&options.pids)?;
         programs.verify(options)?;
         Ok(programs)
     }
@@ -205,21 +209,21 @@ impl Programs {
         Ok(())
     }
 
-    fn write_pids(&mut self, traced: &[Pid]) -> Result<(), KernelError> {
-        let mut pids: HashMap<_, u32, u8> = typed(self.ebpf.map_mut("PIDS"), "PIDS")?;
-        for pid in traced {
-            pids.insert(&pid.get(), &1, 0).map_err(map_error("write", "PIDS"))?;
-        }
-        Ok(())
+    fn pids(&self) -> MutexGuard<'_, HashMap<MapData, u32, u8>> {
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts hits in this process too, from now on. A process that is known already stays so.
+    /// Counts hits in these processes too, from now on. A process that is known already stays so.
     ///
     /// # Errors
     ///
     /// [`KernelError::Map`] if there is no room ([`LoadOptions::more_pids`]).
-    pub fn trace_process(&mut self, pid: Pid) -> Result<(), KernelError> {
-        self.write_pids(&[pid])
+    pub fn trace_processes(&self, traced: &[Pid]) -> Result<(), KernelError> {
+        let mut pids = self.pids();
+        for pid in traced {
+            pids.insert(&pid.get(), &1, 0).map_err(map_error("write", "PIDS"))?;
+        }
+        Ok(())
     }
 
     /// Counts no hits in this process from now on.
@@ -227,9 +231,8 @@ impl Programs {
     /// # Errors
     ///
     /// [`KernelError::Map`] if the map cannot be written.
-    pub fn forget_process(&mut self, pid: Pid) -> Result<(), KernelError> {
-        let mut pids: HashMap<_, u32, u8> = typed(self.ebpf.map_mut("PIDS"), "PIDS")?;
-        match pids.remove(&pid.get()) {
+    pub fn forget_process(&self, pid: Pid) -> Result<(), KernelError> {
+        match self.pids().remove(&pid.get()) {
             Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(map_error("write", "PIDS")(error)),
         }

@@ -8,7 +8,7 @@ use std::{
 use tracer_common::{Action, program::FLAG_TRACK_RETURN};
 
 use super::{
-    Features, Links, LoadOptions, Programs, Progress, Scope,
+    Features, Links, LoadOptions, Programs, Progress,
     calibrate::{measured_return, red_zone},
     own_code,
 };
@@ -26,7 +26,7 @@ const SURVIVED: i32 = 7;
 /// # Errors
 ///
 /// Those of loading, attaching and starting a child.
-pub(super) fn try_quirks() -> anyhow::Result<KernelQuirks> {
+pub(crate) fn try_quirks() -> anyhow::Result<KernelQuirks> {
     Ok(KernelQuirks {
         returns_kill_filtered: !filtered_child_survives()?,
         nop5_breaks_red_zone: !red_zone_survives()?,
@@ -43,9 +43,8 @@ fn attached<T>(plan: &AttachPlan, pid: Pid, work: impl FnOnce() -> T) -> anyhow:
     };
     let options = LoadOptions { pids: vec![pid], ..LoadOptions::new(action, features) };
     let programs = Programs::load(plan, &options)?;
-    let scope = Scope::Processes(vec![pid]);
     let progress = Progress::default();
-    let (links, report) = Links::attach(&programs, plan, &scope, &progress)?;
+    let (links, report) = Links::attach_plan(&programs, plan, Some(pid), &progress)?;
     if let Some(refused) = report.refused.first() {
         anyhow::bail!("cannot try: {}", refused.reason);
     }

@@ -10,8 +10,7 @@ use tracer_common::{
 };
 
 use super::{
-    DetachReport, Features, Links, LoadOptions, Programs, Progress, Scope, missing_privilege,
-    own_code,
+    DetachReport, Features, Links, LoadOptions, Programs, Progress, missing_privilege, own_code,
 };
 use faultline_plan::{AttachPlan, PlannedValue, ProbeId};
 use faultline_resolve::Pid;
@@ -113,9 +112,8 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
         "the kernel accepts the programs, but not such as fault pages in (Linux 6.0 does)",
         Finding::Degraded,
     ));
-    let scope = Scope::Processes(vec![Pid::own()]);
     let progress = Progress::default();
-    let (links, report) = Links::attach(&programs, &plan, &scope, &progress)?;
+    let (links, report) = Links::attach_plan(&programs, &plan, Some(Pid::own()), &progress)?;
     if let Some(refused) = report.refused.first() {
         anyhow::bail!("uprobe links: {}", refused.reason);
     }

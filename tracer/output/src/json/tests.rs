@@ -3,7 +3,7 @@ use serde_json::Value as Json;
 use tracer_common::record::{ReadStatus, RecordHeader};
 
 use super::*;
-use faultline_engine::decode::{
+use faultline_engine::collect::decode::{
     Clock, decode,
     testbed::{Raw, entry, header, record, ret},
 };

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Catalog, Figures, Kind, Reading, Series, durations::BUCKETS};
+use faultline_engine::collect::catalog::{BUCKETS, Catalog, Figures, Kind, Reading, Series};
 
 /// Buckets of a latency series, and its sum and count.
 const LATENCY_SERIES: usize = BUCKETS + 2;

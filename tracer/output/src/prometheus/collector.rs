@@ -12,10 +12,13 @@ use prometheus_client::{
 };
 use tracer_common::counter::Counter;
 
+use faultline_engine::collect::catalog::{
+    Catalog, CpuFigures, Durations, Figures, Kind, Series, online_cpus,
+};
+
 use super::{
-    Catalog, Durations, Figures, Kind, Published, Series,
+    Published,
     budget::{Budget, Shown},
-    cpus::{self, CpuFigures},
 };
 
 /// The name under which probes without series of their own are summed up. No probe can have it,
@@ -174,7 +177,7 @@ impl Collector for ProbeCollector {
 
 /// The busiest CPU in relation to the mean.
 fn imbalance(cpus: &[CpuFigures]) -> f64 {
-    let online = cpus::online().max(1);
+    let online = online_cpus().max(1);
     let total: u64 = cpus.iter().map(|cpu| cpu.hits).sum();
     let most = cpus.iter().map(|cpu| cpu.hits).max().unwrap_or(0);
     if total == 0 { 1.0 } else { most as f64 * online as f64 / total as f64 }
@@ -314,7 +317,7 @@ fn per_cpu(cpus: &[CpuFigures], encoder: &mut DescriptorEncoder<'_>) -> fmt::Res
         }),
     ];
     // CPUs that can only be plugged in have nothing to tell.
-    let online = cpus::online();
+    let online = online_cpus();
     let told = || {
         cpus.iter()
             .enumerate()

@@ -6,11 +6,7 @@
 //! scrape asks the owner of the probes for anything.
 
 mod budget;
-mod catalog;
 mod collector;
-mod cpus;
-mod durations;
-mod figures;
 mod format;
 mod overhead;
 mod own;
@@ -28,15 +24,8 @@ use prometheus_client::{
 };
 
 use self::{budget::Budget, collector::ProbeCollector};
-pub use self::{
-    catalog::{Catalog, Kind, Retired, Series, Source},
-    cpus::{CpuFigures, online as online_cpus},
-    durations::Durations,
-    figures::{Figures, Reading},
-    format::Format,
-    overhead::OverheadStatus,
-    own::OwnUse,
-};
+pub use self::{format::Format, own::OwnUse};
+use faultline_engine::{collect::catalog::Catalog, limiter::OverheadStatus};
 
 /// Everything that is told to Prometheus.
 pub struct Metrics {

@@ -3,37 +3,14 @@
 use std::{
     fmt,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
+use faultline_engine::limiter::OverheadStatus;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
-
-/// The budget of the moment.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct OverheadStatus {
-    /// The share of all CPUs that probes may take.
-    pub limit: f64,
-    /// What is done about more.
-    pub policy: String,
-    /// What hits have cost, estimated.
-    pub hits: Duration,
-    /// What attaching and detaching for the budget's sake has cost.
-    pub work: Duration,
-    /// Times that the budget was exceeded, and something was done.
-    pub exceeded: u64,
-    /// Functions that were detached, each time that they were.
-    pub detached: u64,
-    /// Functions that were attached again.
-    pub attached_again: u64,
-    /// Functions that are detached now.
-    pub away: usize,
-    /// How long probes were attached, of the time that there was a budget.
-    pub attached: Duration,
-}
 
 /// Tells it.
 #[derive(Debug)]

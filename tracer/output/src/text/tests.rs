@@ -3,7 +3,7 @@ use tracer_common::record::{ReadStatus, RecordHeader};
 
 use super::*;
 use crate::time::utc_of_day;
-use faultline_engine::decode::{
+use faultline_engine::collect::decode::{
     Clock, decode,
     testbed::{Raw, entry, header, record, ret},
 };

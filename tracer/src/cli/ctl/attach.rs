@@ -6,11 +6,10 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{
-    cli::Failure,
-    daemon::config::{Action, ProbeText},
-};
+use crate::cli::Failure;
+use faultline_engine::request::{RequestText, action};
 use faultline_spec::ProbeSpec;
+use tracer_common::Action;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,8 +22,8 @@ pub(super) struct Args {
     probe: Option<String>,
 
     /// What is done with its hits
-    #[arg(long, default_value = "count", value_parser = ["count", "latency", "events"])]
-    action: String,
+    #[arg(long, default_value = "count", value_parser = action::parse)]
+    action: Action,
 
     /// Only in this process (repeatable)
     #[arg(short, long = "pid", value_name = "PID", conflicts_with_all = ["process", "cgroup"])]
@@ -67,7 +66,7 @@ pub(super) struct Args {
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(rename = "probe")]
-    probes: Vec<ProbeText>,
+    probes: Vec<RequestText>,
 }
 
 /// The probe with the path of its target as we see it: the daemon's own folder is another. What is no
@@ -92,20 +91,16 @@ impl Args {
                     .with_context(|| format!("failed to read {}", path.display()))?;
                 let file: File = toml::from_str(&text)
                     .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-                let whole = |mut probe: ProbeText| {
+                let whole = |mut probe: RequestText| {
                     probe.probe = absolute(probe.probe)?;
                     Ok(probe)
                 };
                 file.probes.into_iter().map(whole).collect::<Result<_, Failure>>()?
             }
-            None => vec![ProbeText {
+            None => vec![RequestText {
                 name: self.name.unwrap_or_default(),
                 probe: absolute(self.probe.unwrap_or_default())?,
-                action: match self.action.as_str() {
-                    "latency" => Action::Latency,
-                    "events" => Action::Events,
-                    _ => Action::Count,
-                },
+                action: self.action,
                 pids: self.pids,
                 process: self.process,
                 cgroup: self.cgroup,

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 
 use self::client::Client;
 use super::{Failure, selection::duration};
-use crate::daemon::config::{DEFAULT_SOCKET, check_name};
+use crate::daemon::config::DEFAULT_SOCKET;
+use faultline_engine::request::check_name;
 use faultline_output::json_text;
 
 /// Control a running daemon

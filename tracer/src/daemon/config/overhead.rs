@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use faultline_engine::guard::{OverheadLimit, OverheadPolicy};
+use faultline_engine::limiter::{OverheadLimit, OverheadPolicy};
 
 /// The word for no limit.
 const OFF: &str = "off";

@@ -20,7 +20,7 @@ use tracer_common::{Action, counter::Counter, record::RecordHeader};
 
 use super::super::{
     AttachReport, Counters, DetachReport, Features, KernelError, Links, LoadOptions, Programs,
-    Progress, Records, Scope,
+    Progress, Records,
     links::{Link, LinkKind},
     programs::{load_error, object},
     sys::{Points, UprobePmu, create_multi_link},
@@ -150,8 +150,8 @@ impl Own {
         buffer_bytes: u32,
     ) -> anyhow::Result<Self> {
         let mut programs = Self::load(plan, action, features, buffer_bytes)?;
-        let scope = Scope::Processes(vec![Pid::own()]);
-        let (links, report) = Links::attach(&programs, plan, &scope, &Progress::default())?;
+        let (links, report) =
+            Links::attach_plan(&programs, plan, Some(Pid::own()), &Progress::default())?;
         if let Some(refused) = report.refused.first() {
             anyhow::bail!("cannot measure: {}", refused.reason);
         }

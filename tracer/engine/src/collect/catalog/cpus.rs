@@ -1,0 +1,52 @@
+//! What is told of a CPU.
+
+use tracer_common::counter::Counter;
+
+use super::super::{Outcome, Tally};
+use crate::kernel::CounterSnapshot;
+
+/// What was counted on a CPU, over all probes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuFigures {
+    /// Hits.
+    pub hits: u64,
+    /// Events that were written.
+    pub events: u64,
+    /// Events and durations that were lost.
+    pub lost: u64,
+    /// Pages that were faulted in.
+    pub faults: u64,
+    /// Nanoseconds that tasks waited for them.
+    pub fault_wait_ns: u64,
+    /// Nanoseconds in the programs, those waits aside.
+    pub handler_ns: u64,
+    /// What hits took from the traced programs, in nanoseconds: an estimate. Whoever knows what a hit
+    /// of each probe costs adds to it.
+    pub cost_ns: u64,
+}
+
+impl CpuFigures {
+    /// Adds what a set of probes has counted there.
+    pub fn add(&mut self, counters: &CounterSnapshot, tally: Option<&Tally>, cpu: usize) {
+        let get = |counter| counters.get(counter);
+        let of_cpu = |outcome| tally.map_or(0, |tally| tally.of_cpu(cpu, outcome));
+        self.hits += counters.hits();
+        self.events += of_cpu(Outcome::Delivered);
+        self.lost += get(Counter::RingFull)
+            + get(Counter::NoEntry)
+            + get(Counter::NoMemory)
+            + of_cpu(Outcome::OutputLost)
+            + of_cpu(Outcome::AfterLimit)
+            + of_cpu(Outcome::Undecodable);
+        self.faults += get(Counter::Faults);
+        self.fault_wait_ns += get(Counter::FaultWaitNs);
+        self.handler_ns += get(Counter::HandlerNs);
+    }
+}
+
+/// CPUs that are in use.
+pub fn online() -> usize {
+    // SAFETY: the call has no preconditions.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    usize::try_from(online).unwrap_or(1).max(1)
+}

@@ -1,0 +1,69 @@
+//! From records to events, for whoever handles them.
+
+use std::sync::Arc;
+
+use faultline_plan::AttachPlan;
+
+use super::{
+    Tally,
+    decode::{self, Clock, Event},
+    drain::{Patience, RecordReader},
+};
+
+/// Who handles the events of one set of probes. It runs on the set's drain thread: while it waits, events
+/// wait in the ring buffer, and are lost and counted when that is full.
+///
+/// It counts in [`EventStream::tally`] what became of each event, once that is known.
+pub trait EventHandler: Send {
+    /// One event.
+    fn event(&mut self, event: &Event<'_>, patience: &Patience);
+    /// No more events for the moment: what was handled is to be shown.
+    fn flush(&mut self, patience: &Patience);
+}
+
+/// What the handler of a set needs to know of it.
+#[derive(Debug, Clone)]
+pub struct EventStream {
+    /// The set's probes.
+    pub plan: Arc<AttachPlan>,
+    /// The request that each probe is for, by [`ProbeId`](faultline_plan::ProbeId).
+    pub names: Arc<[Arc<str>]>,
+    /// Where outcomes are counted.
+    pub tally: Arc<Tally>,
+}
+
+/// Makes the handler of each set whose action is events.
+pub type HandlerFactory = Arc<dyn Fn(EventStream) -> Box<dyn EventHandler> + Send + Sync>;
+
+/// Decodes records for a handler.
+pub(crate) struct Decoder {
+    stream: EventStream,
+    clock: Clock,
+    handler: Box<dyn EventHandler>,
+}
+
+impl Decoder {
+    pub(crate) fn new(stream: EventStream, handler: Box<dyn EventHandler>) -> Self {
+        Self { stream, clock: Clock::now(), handler }
+    }
+}
+
+impl RecordReader for Decoder {
+    fn begin(&mut self) {
+        self.clock = Clock::now();
+    }
+
+    fn record(&mut self, record: &[u8], patience: &Patience) {
+        match decode::decode(record, &self.stream.plan.probes, &self.clock) {
+            Ok(event) => self.handler.event(&event, patience),
+            Err(error) => {
+                tracing::warn!("undecodable record of {} bytes: {error}", record.len());
+                self.stream.tally.count_unknown();
+            }
+        }
+    }
+
+    fn flush(&mut self, patience: &Patience) {
+        self.handler.flush(patience);
+    }
+}

@@ -1,0 +1,171 @@
+//! From a request to the file that its target is, and to a plan of its functions there.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    io::Read as _,
+    sync::Arc,
+};
+
+use faultline_plan::{self as plan, AttachPlan, PlanOptions};
+use faultline_resolve::{CodeReader, ObjectFile, Pid, Resolver, View, process};
+use faultline_spec::Condition;
+
+use crate::{
+    host::Host,
+    request::{Request, Selection},
+};
+
+/// Finds files and plans functions. What it has read is kept.
+#[derive(Debug)]
+pub(crate) struct Locator {
+    host: Host,
+    resolver: Resolver,
+    view: View,
+    /// Targets that are not there in this view: saying so is expensive, and a thousand requests may be for
+    /// one target.
+    missing: HashMap<String, Arc<str>>,
+    /// Targets that a file system did not answer for, and the process through whose eyes.
+    avoided: HashSet<(Arc<str>, Option<u32>)>,
+}
+
+impl Locator {
+    pub(crate) fn new(host: Host) -> Self {
+        Self {
+            host,
+            resolver: Resolver::new(View::Host),
+            view: View::Host,
+            missing: HashMap::new(),
+            avoided: HashSet::new(),
+        }
+    }
+
+    /// Looks for these targets no more.
+    pub(crate) fn avoid(&mut self, avoided: impl IntoIterator<Item = (Arc<str>, Option<u32>)>) {
+        self.avoided = avoided.into_iter().collect();
+    }
+
+    /// Looks at everything again from now on: files may have been replaced.
+    pub(crate) fn refresh(&mut self) {
+        self.resolver.refresh();
+        self.missing.clear();
+    }
+
+    /// The file that a request's target is in a view; or why there is none.
+    pub(crate) fn file(
+        &mut self,
+        request: &Request,
+        view: View,
+    ) -> Result<Arc<ObjectFile>, Arc<str>> {
+        self.look_from(view);
+        let target = &request.spec.target;
+        let pid = match view {
+            View::Host => None,
+            View::Process(pid) => Some(pid.get()),
+        };
+        if !self.avoided.is_empty() && self.avoided.contains(&(target.as_str().into(), pid)) {
+            return Err("its file system does not answer".into());
+        }
+        if let Some(error) = self.missing.get(target) {
+            return Err(Arc::clone(error));
+        }
+        self.resolver.target(target).map_err(|error| {
+            let error: Arc<str> = chain(error);
+            self.missing.insert(target.clone(), Arc::clone(&error));
+            error
+        })
+    }
+
+    /// What a request attaches in a view; or why it cannot.
+    pub(crate) fn plan(&mut self, request: &Request, view: View) -> Result<AttachPlan, Arc<str>> {
+        self.look_from(view);
+        let mut spec = request.spec.clone();
+        let condition = request.condition.as_ref();
+        let names_return = condition.is_some_and(Condition::names_return);
+        plan::specialize(&mut spec, request.action, condition.is_some(), names_return);
+        let resolution = self.resolver.resolve(&spec).map_err(chain)?;
+        let code = CodeReader::default();
+        let is_filtered = |pid| process::has_seccomp_filter(pid).unwrap_or(true);
+        let options = PlanOptions {
+            force: request.force,
+            condition,
+            classes: self.host.classes(),
+            quirks: self.host.quirks(),
+            may_be_filtered: match (view, &request.selection) {
+                // A command takes over what we have.
+                (_, Selection::Command) => is_filtered(Pid::own()),
+                (View::Process(pid), _) => is_filtered(pid),
+                (View::Host, _) => true,
+            },
+        };
+        Ok(plan::plan(vec![resolution], &|probe| code.read(probe), options))
+    }
+
+    fn look_from(&mut self, view: View) {
+        if view != self.view {
+            self.view = view;
+            self.missing.clear();
+            self.resolver.look_from(view);
+        }
+    }
+}
+
+/// An error and its causes, in one line.
+fn chain(error: impl Into<anyhow::Error>) -> Arc<str> {
+    format!("{:#}", error.into()).into()
+}
+
+/// Whether the two are one file: by any name, or the same lower file of two overlay mounts. A
+/// breakpoint in one is a breakpoint in the other.
+pub(crate) fn is_same_file(one: &ObjectFile, other: &ObjectFile) -> bool {
+    one.id() == other.id()
+        || one.id().differs_by_device_alone(&other.id())
+            && (is_on_overlay(one) || is_on_overlay(other))
+            && has_same_content(one, other)
+}
+
+/// Whether the same code lies in both at the same places.
+pub(crate) fn has_same_content(one: &ObjectFile, other: &ObjectFile) -> bool {
+    if one.id() == other.id() {
+        return true;
+    }
+    if one.id().bytes() != other.id().bytes() {
+        return false;
+    }
+    match (one.build_id(), other.build_id()) {
+        (Some(one), Some(other)) => one == other,
+        _ => has_same_bytes(one, other).unwrap_or(false),
+    }
+}
+
+fn has_same_bytes(one: &ObjectFile, other: &ObjectFile) -> std::io::Result<bool> {
+    let mut one = fs::File::open(one.attach_path())?;
+    let mut other = fs::File::open(other.attach_path())?;
+    let (mut some, mut same) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let count = one.read(&mut some)?;
+        if count == 0 {
+            return Ok(other.read(&mut same)? == 0);
+        }
+        other.read_exact(&mut same[..count])?;
+        if some[..count] != same[..count] {
+            return Ok(false);
+        }
+    }
+}
+
+/// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+const OVERLAYFS: u64 = 0x794c_7630;
+
+fn is_on_overlay(file: &ObjectFile) -> bool {
+    use std::os::unix::ffi::OsStrExt as _;
+    let Ok(path) = std::ffi::CString::new(file.attach_path().as_os_str().as_bytes()) else {
+        return false;
+    };
+    let mut filesystem = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: `path` is NUL-terminated, and the kernel fills the structure that is given to it.
+    let done = unsafe { libc::statfs(path.as_ptr(), filesystem.as_mut_ptr()) };
+    // SAFETY: every bit pattern is a `statfs`, and it was zeroed.
+    let filesystem = unsafe { filesystem.assume_init() };
+    done == 0 && filesystem.f_type as u64 == OVERLAYFS
+}

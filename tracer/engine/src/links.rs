@@ -1,0 +1,195 @@
+//! Where probes are attached, and the links that hold them there, by what can go alone.
+//!
+//! On a kernel where each breakpoint has a link of its own, each probe can go alone; elsewhere all probes
+//! of a place share a link, and what stays of it when some go is exchanged for a new one.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use faultline_plan::ProbeId;
+use faultline_resolve::{
+    ObjectFile, Pid,
+    process::{self, StartTime},
+};
+
+use crate::{
+    kernel::{AttachReport, HeldLinks, Holding, KernelError, LinkHolders, Links, Piece, Progress},
+    set::ProbeSet,
+};
+
+/// Places that are attached to before their links are held by threads: so many links go one after another
+/// if we are killed meanwhile, and for as long as that takes nobody can be started in our place.
+const PLACES_AT_ONCE: usize = 32;
+
+/// A process, for good: its number may be used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Process {
+    /// Its number.
+    pub pid: Pid,
+    /// When it was started.
+    pub started: StartTime,
+}
+
+impl Process {
+    /// The process that has this number now.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it cannot be looked at.
+    pub fn of(pid: Pid) -> std::io::Result<Self> {
+        Ok(Self { pid, started: process::start_time(pid)? })
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        process::has_ended(self.pid, self.started)
+    }
+}
+
+/// Which place; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PlaceId(pub(crate) u64);
+
+/// One file, in one process or in all.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) id: PlaceId,
+    pub(crate) file: Arc<ObjectFile>,
+    pub(crate) process: Option<Process>,
+    pub(crate) links: PlaceLinks,
+}
+
+/// The links of a place.
+#[derive(Debug, Default)]
+pub(crate) struct PlaceLinks(Vec<(Vec<ProbeId>, HeldLinks)>);
+
+impl PlaceLinks {
+    /// Number of links.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|(_, links)| links.len()).sum()
+    }
+
+    /// The probes that are attached.
+    pub(crate) fn probes(&self) -> impl Iterator<Item = ProbeId> {
+        self.0.iter().flat_map(|(probes, _)| probes).copied()
+    }
+
+    pub(crate) fn into_links(self) -> impl Iterator<Item = HeldLinks> {
+        self.0.into_iter().map(|(_, links)| links)
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Takes out the links that hold any of these probes.
+    pub(crate) fn take(&mut self, probes: &HashSet<ProbeId>) -> Self {
+        let touched =
+            |(held, _): &(Vec<ProbeId>, HeldLinks)| held.iter().any(|probe| probes.contains(probe));
+        let (taken, kept) = std::mem::take(&mut self.0).into_iter().partition(touched);
+        self.0 = kept;
+        Self(taken)
+    }
+}
+
+/// Probes, and where they are to be attached.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) probes: Vec<ProbeId>,
+    pub(crate) file: Arc<ObjectFile>,
+    pub(crate) process: Option<Process>,
+}
+
+/// Who holds the links of a tracer.
+pub(crate) type Holders = Arc<Mutex<LinkHolders>>;
+
+/// Attaches probes of a set; by what was wanted, the links of each, or `None` where the process has
+/// ended. What the kernel has refused once is not offered to it again.
+///
+/// Blocks for some milliseconds a link.
+///
+/// # Errors
+///
+/// As [`Links::attach`]; nothing is attached then.
+pub(crate) fn attach(
+    set: &ProbeSet,
+    wanted: &[Wanted],
+    holders: &Holders,
+    progress: &Progress,
+) -> Result<(Vec<Option<PlaceLinks>>, AttachReport), KernelError> {
+    let lock = || holders.lock().unwrap_or_else(PoisonError::into_inner);
+    let at_once = match lock().holding() {
+        Holding::Here => wanted.len(),
+        Holding::InThreads => PLACES_AT_ONCE,
+    };
+    let mut all = Vec::with_capacity(wanted.len());
+    let mut sum = AttachReport::default();
+    for wanted in wanted.chunks(at_once.max(1)) {
+        match attach_chunk(set, wanted, progress) {
+            Ok((attached, report)) => {
+                let mut lock = lock();
+                all.extend(attached.into_iter().map(|place| {
+                    let (probes, links): (Vec<_>, Vec<_>) = place?.into_iter().unzip();
+                    Some(PlaceLinks(probes.into_iter().zip(lock.hold(links)).collect()))
+                }));
+                drop(lock);
+                sum.add(report);
+            }
+            Err(error) => {
+                let links = all.into_iter().flatten().flat_map(PlaceLinks::into_links).collect();
+                let releasing = lock().release(links, set.anyone_inside(), &Arc::default());
+                releasing.wait();
+                return Err(error);
+            }
+        }
+    }
+    // A probe may be in several places.
+    let refused: HashSet<_> = sum.refused_ids.iter().collect();
+    let probes: HashSet<ProbeId> = all
+        .iter()
+        .flatten()
+        .flat_map(PlaceLinks::probes)
+        .filter(|id| !refused.contains(id))
+        .collect();
+    sum.probes = probes.len();
+    Ok((all, sum))
+}
+
+/// The links of a place that are not held yet.
+type Attached = Option<Vec<(Vec<ProbeId>, Links)>>;
+
+fn attach_chunk(
+    set: &ProbeSet,
+    wanted: &[Wanted],
+    progress: &Progress,
+) -> Result<(Vec<Attached>, AttachReport), KernelError> {
+    let batches = set.features().batches();
+    let probes: Vec<Vec<ProbeId>> =
+        wanted.iter().map(|wanted| set.acceptable(&wanted.probes)).collect();
+    let mut pieces = Vec::new();
+    let mut counts = Vec::with_capacity(wanted.len());
+    for (Wanted { file, process, .. }, probes) in wanted.iter().zip(&probes) {
+        let process = process.map(|process| process.pid);
+        let alone = probes.chunks(if batches { probes.len().max(1) } else { 1 });
+        let before = pieces.len();
+        pieces.extend(alone.map(|probes| Piece { file, process, probes }));
+        counts.push(pieces.len() - before);
+    }
+    let (links, report) = Links::attach(set.programs(), &set.plan.probes, &pieces, progress)?;
+    set.refuse(&report.refused_ids);
+    let refused: HashSet<_> = report.refused_ids.iter().collect();
+    let mut links = pieces.iter().zip(links);
+    let of_place = |count: usize| {
+        let of_pieces: Vec<_> = links.by_ref().take(count).collect();
+        let with_probes = of_pieces.into_iter().map(|(piece, links)| {
+            let accepted = piece.probes.iter().filter(|id| !refused.contains(id)).copied();
+            Some((accepted.collect(), links?))
+        });
+        // One piece without its process is a place without it.
+        with_probes.collect::<Option<Vec<_>>>()
+    };
+    Ok((counts.into_iter().map(of_place).collect(), report))
+}

@@ -1,0 +1,96 @@
+//! The one way to let go of links: on a thread of its own, because the kernel waits until no task is inside
+//! a handler.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    kernel::{DetachReport, HeldLinks, Holding, Progress},
+    links::Holders,
+    notice::Notice,
+    set::ProbeSet,
+};
+
+/// How long a drain may take for what is left.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+/// Longer than any handler takes that does not wait for a page.
+const HANDLER_TIME: Duration = Duration::from_millis(2);
+/// From when on a release is said to wait for somebody, and how often.
+const TELL_AFTER: Duration = Duration::from_millis(500);
+const TELL_EVERY: Duration = Duration::from_secs(2);
+/// Links that are released one after another and are worth waiting for.
+const FEW_LINKS: usize = 8;
+
+/// What is to be let go.
+#[derive(Debug)]
+pub(crate) struct Release {
+    pub(crate) links: Vec<HeldLinks>,
+    /// Sets that end with it: no hit of theirs counts any more, and what they have recorded is written.
+    pub(crate) ending: Vec<Arc<ProbeSet>>,
+    /// Sets whose tasks may hold it up.
+    pub(crate) sets: Vec<Arc<ProbeSet>>,
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// What was let go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Released {
+    /// How many links.
+    pub links: usize,
+    /// How long it took, and the grace period.
+    pub report: DetachReport,
+    /// Every record of the sets that ended was handed on.
+    pub drained: bool,
+}
+
+impl Release {
+    /// Lets go, and waits until the kernel has; as long as a task is inside a handler, that is for
+    /// ever. Then what the ending sets have recorded is written.
+    pub(crate) fn run(self, holders: &Holders, tell: &dyn Fn(Notice)) -> Released {
+        let Self { links, ending, sets, progress } = self;
+        let started = Instant::now();
+        if !ending.is_empty() {
+            // Who was inside a handler when counting stopped is inside a fault by now, or done.
+            std::thread::sleep(HANDLER_TIME);
+        }
+        let count = links.iter().map(HeldLinks::len).sum();
+        let report = if count == 0 {
+            DetachReport::default()
+        } else {
+            let releasing = {
+                let mut holders = holders.lock().unwrap_or_else(PoisonError::into_inner);
+                // Where each breakpoint has a link, the kernel closes them one after another, which a
+                // person need not wait for: a child does it.
+                let slow = holders.holding() == Holding::Here
+                    && count > FEW_LINKS
+                    && sets.iter().any(|set| !set.features().batches());
+                let hand_over = slow || sets.iter().any(|set| set.anyone_inside());
+                holders.release(links, hand_over, &progress)
+            };
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(move || releasing.wait());
+                let mut tell_next = started + TELL_AFTER;
+                while !waiting.is_finished() {
+                    std::thread::sleep(Duration::from_micros(200));
+                    if Instant::now() > tell_next {
+                        tell_next = Instant::now() + TELL_EVERY;
+                        let all = sets.iter().flat_map(|set| set.waiting());
+                        all.for_each(|report| tell(Notice::ReleaseWaits(report)));
+                    }
+                }
+                waiting.join().unwrap_or_default()
+            })
+        };
+        let report = DetachReport { took: started.elapsed(), ..report };
+        let unfinished = ending.iter().filter(|set| !set.finish(DRAIN_PATIENCE)).count();
+        if unfinished != 0 {
+            tell(Notice::EventsUnwritten);
+        }
+        for set in &ending {
+            set.flush_diagnostics();
+        }
+        Released { links: count, report, drained: unfinished == 0 }
+    }
+}

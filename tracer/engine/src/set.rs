@@ -1,0 +1,327 @@
+//! A set of probes: one load of the eBPF programs with maps of its own, and its watch for stuck faults.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tracer_common::{Action, counter::Counter};
+
+use faultline_plan::{AttachPlan, ProbeId};
+use faultline_resolve::Pid;
+use faultline_spec::{Rate, Sample};
+
+use crate::{
+    collect::{
+        Tally,
+        catalog::Source,
+        drain::Drain,
+        events::{Decoder, EventStream, HandlerFactory},
+        tables::Seen,
+    },
+    host::Host,
+    kernel::{Calls, Diagnostics, Features, KernelError, LoadOptions, Programs},
+    limiter::{OverheadLimit, OverheadPolicy, Presence},
+    request::{Request, Selection},
+    stuck::{StuckReport, StuckWatch},
+};
+
+/// Processes that a set which is not for all may be for at once.
+const MAX_PROCESSES: u32 = 16 * 1024;
+
+/// Which set; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetId(pub(crate) u64);
+
+/// What the requests of a set have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupKey {
+    action: Action,
+    selection: Selection,
+    sample: Option<Sample>,
+    rate: Option<Rate>,
+    force: bool,
+}
+
+impl GroupKey {
+    pub(crate) fn of(request: &Request) -> Self {
+        Self {
+            action: request.action,
+            selection: request.selection.clone(),
+            sample: request.sample,
+            rate: request.rate,
+            force: request.force,
+        }
+    }
+}
+
+/// How sets are loaded, whatever they probe.
+#[derive(Clone)]
+pub(crate) struct LoadContext {
+    pub(crate) host: Host,
+    pub(crate) features: Features,
+    pub(crate) buffer_bytes: u32,
+    /// Links may be exchanged, because there is a budget or may be one.
+    pub(crate) exchanges: bool,
+    pub(crate) diagnostics: bool,
+    pub(crate) limit: Option<OverheadLimit>,
+    pub(crate) handlers: Option<HandlerFactory>,
+    /// Processes may come later that a set is for.
+    pub(crate) grows: bool,
+}
+
+/// The programs of a plan in the kernel, and everything that is read from them.
+#[derive(Debug)]
+pub struct ProbeSet {
+    pub(crate) id: SetId,
+    /// Its probes.
+    pub plan: Arc<AttachPlan>,
+    /// The request that each probe is for.
+    pub names: Arc<[Arc<str>]>,
+    /// What it counts.
+    pub source: Arc<Source>,
+    programs: Programs,
+    calls: Mutex<Calls>,
+    watch: Mutex<StuckWatch>,
+    presence: Option<Mutex<Presence>>,
+    refused: Mutex<HashSet<ProbeId>>,
+    drain: Mutex<Option<Drain>>,
+    diagnostics: Mutex<Option<Diagnostics>>,
+    told_full: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ProbeSet {
+    /// Loads the programs. Nothing is attached and nothing counts yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Programs::load`]; that no thread can be started.
+    pub(crate) fn load(
+        id: SetId,
+        plan: AttachPlan,
+        names: Vec<Arc<str>>,
+        key: &GroupKey,
+        pids: Vec<Pid>,
+        context: &LoadContext,
+    ) -> Result<Self, KernelError> {
+        let action = key.action;
+        let more_pids = match key.selection {
+            Selection::All | Selection::Command => 0,
+            _ if context.grows => MAX_PROCESSES,
+            _ => 0,
+        };
+        let options = LoadOptions {
+            action,
+            buffer_bytes: context.buffer_bytes,
+            pids,
+            more_pids,
+            begin_at_exec: key.selection == Selection::Command,
+            exchanges: context.exchanges,
+            diagnostics: context.diagnostics,
+            features: context.features,
+            force: key.force,
+            sample: key.sample,
+            rate: key.rate,
+        };
+        let mut programs = Programs::load(&plan, &options)?;
+        let diagnostics = context.diagnostics.then(|| programs.diagnostics()).transpose()?;
+        let counters = programs.counters(plan.probes.len())?;
+        let tally = (action == Action::Events)
+            .then(|| Arc::new(Tally::new(plan.probes.len(), counters.cpus())));
+        let latencies =
+            (action == Action::Latency).then(|| programs.take_latencies()).transpose()?;
+        let watch = StuckWatch::new(programs.take_faults()?);
+        let calls = programs.take_calls()?;
+        let costs = context.host.costs();
+        let costs = costs
+            .iter()
+            .flat_map(|costs| plan.probes.iter().map(|probe| costs.of_breakpoints(probe)));
+        let source = Source {
+            costs: costs.collect(),
+            tally,
+            latencies: latencies.map(Mutex::new),
+            counters: counters.clone(),
+        };
+        let (plan, names): (_, Arc<[Arc<str>]>) = (Arc::new(plan), names.into());
+        let presence = context.limit.map(|limit| {
+            let together = limit.policy() == OverheadPolicy::DutyCycle;
+            Mutex::new(Presence::new(Instant::now(), &counters, together))
+        });
+        let drain = match (&source.tally, &context.handlers) {
+            (Some(tally), Some(handlers)) => {
+                let stream = EventStream {
+                    plan: Arc::clone(&plan),
+                    names: Arc::clone(&names),
+                    tally: Arc::clone(tally),
+                };
+                let handler = handlers(stream.clone());
+                let reader = Box::new(Decoder::new(stream, handler));
+                let records = programs.take_records()?;
+                Some(
+                    Drain::start(records, reader)
+                        .map_err(|source| KernelError::Thread { source })?,
+                )
+            }
+            _ => None,
+        };
+        Ok(Self {
+            id,
+            plan,
+            names,
+            source: Arc::new(source),
+            programs,
+            calls: Mutex::new(calls),
+            watch: Mutex::new(watch),
+            presence,
+            refused: Mutex::default(),
+            drain: Mutex::new(drain),
+            diagnostics: Mutex::new(diagnostics),
+            told_full: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    pub(crate) fn features(&self) -> Features {
+        self.programs.features()
+    }
+
+    /// Lets hits count from now on, all at one moment.
+    pub fn begin(&self) {
+        self.restart_presence();
+        self.programs.enable(true);
+    }
+
+    /// All probes are attached, from now on.
+    pub(crate) fn restart_presence(&self) {
+        if let Some(mut presence) = self.presence() {
+            *presence = presence.again(Instant::now(), &self.source.counters);
+        }
+    }
+
+    /// Lets hits count where the command that is to begin them has been executed and the kernel has not
+    /// said so; whether that was so. Its program may still be about to run: see
+    /// [`saw_command`](Self::saw_command).
+    pub fn begin_if_not_yet(&self) -> bool {
+        self.programs.enable_if_not_yet()
+    }
+
+    /// Whether the kernel has said that the command was executed, where
+    /// [`begin_if_not_yet`](Self::begin_if_not_yet) began.
+    pub fn saw_command(&self) -> bool {
+        self.programs.saw_command()
+    }
+
+    /// No hit counts from now on. Whoever is inside a handler is still counted.
+    pub fn end(&self) {
+        self.programs.enable(false);
+        self.forget_ended();
+        if let Some(presence) = &self.presence {
+            lock(presence).end(Instant::now(), &self.source.counters);
+        }
+    }
+
+    /// Counts the open calls of tasks that have ended as lost.
+    pub(crate) fn forget_ended(&self) {
+        lock(&self.calls).forget_ended(&self.source.counters);
+    }
+
+    /// The probe of each call that has not returned.
+    pub fn unfinished(&self) -> Vec<ProbeId> {
+        lock(&self.calls).open()
+    }
+
+    /// What is to be said of a figure of a probe that was not attached all the time.
+    pub fn seen(&self, probe: ProbeId, figure: u64) -> Option<Seen> {
+        let presence = lock(self.presence.as_ref()?);
+        let now = Instant::now();
+        let share = presence.share(now, probe)?;
+        // Of what was never hit, nothing better is known than that.
+        let scale = presence.scale(now, probe, &self.source.counters).unwrap_or(0.0);
+        let estimate = |_| (figure as f64 * scale).round() as u64;
+        let estimated = presence.share_of_all(now).map(estimate);
+        Some(Seen { attached_ppm: (share * 1e6) as u32, estimated })
+    }
+
+    /// The share of the time in which all probes were attached, where they come and go together.
+    pub fn share_of_all(&self) -> Option<f64> {
+        lock(self.presence.as_ref()?).share_of_all(Instant::now())
+    }
+
+    pub(crate) fn presence(&self) -> Option<MutexGuard<'_, Presence>> {
+        self.presence.as_ref().map(lock)
+    }
+
+    /// Of these probes, those that the kernel has not refused.
+    pub(crate) fn acceptable(&self, probes: &[ProbeId]) -> Vec<ProbeId> {
+        let refused = lock(&self.refused);
+        probes.iter().copied().filter(|probe| !refused.contains(probe)).collect()
+    }
+
+    /// Notes what the kernel has refused.
+    pub(crate) fn refuse(&self, probes: &[ProbeId]) {
+        lock(&self.refused).extend(probes);
+    }
+
+    /// Tasks that are newly found to hang in a fault that we caused. Their processes are read without
+    /// faulting from now on.
+    pub(crate) fn newly_stuck(&self) -> Vec<StuckReport> {
+        lock(&self.watch).check().unwrap_or_else(|error| {
+            tracing::warn!("failed to look for stuck tasks: {error}");
+            Vec::new()
+        })
+    }
+
+    /// Tasks that are inside a fault at this moment.
+    pub(crate) fn tasks_in_fault(&self) -> usize {
+        lock(&self.watch).inside()
+    }
+
+    /// Whether any task is inside a fault at this moment.
+    pub fn anyone_inside(&self) -> bool {
+        lock(&self.watch).anyone_inside()
+    }
+
+    /// Whom a release waits for.
+    pub fn waiting(&self) -> Vec<StuckReport> {
+        lock(&self.watch).waiting()
+    }
+
+    /// Whether events have found no room in the ring buffer; told once.
+    pub(crate) fn newly_full(&self) -> bool {
+        if self.source.tally.is_none() || self.told_full.load(Ordering::Relaxed) {
+            return false;
+        }
+        let full = self.source.counters.sums(&[Counter::RingFull]).iter().any(|lost| *lost != 0);
+        full && !self.told_full.swap(true, Ordering::Relaxed)
+    }
+
+    /// Hands the programs' own messages to the log.
+    pub(crate) fn flush_diagnostics(&self) {
+        if let Some(diagnostics) = &mut *lock(&self.diagnostics) {
+            diagnostics.flush();
+        }
+    }
+
+    /// How often the drain has looked for records: a number that stands still is a thread that hangs.
+    pub(crate) fn looks(&self) -> Option<u64> {
+        lock(&self.drain).as_ref().map(Drain::looks)
+    }
+
+    /// Has what is left in the ring buffer drained, and waits for it; to be called when the probes are
+    /// gone. Whether every record was handed on.
+    pub fn finish(&self, patience: Duration) -> bool {
+        let drain = lock(&self.drain).take();
+        drain.is_none_or(|drain| drain.finish(patience))
+    }
+}

@@ -1,0 +1,105 @@
+//! Finds tasks that hang in a page fault which we caused by reading an argument.
+//!
+//! Whoever serves the page (userfaultfd, FUSE, NFS) may never do it. Then the task hangs in our
+//! handler; it would hang at its own first touch of the page as well, but we touched it first.
+//! Such a process is told to the user, and read without faulting from then on.
+
+use std::{collections::HashSet, time::Duration};
+
+use crate::kernel::{Faults, KernelError, StuckTask};
+use faultline_resolve::{
+    Pid,
+    process::{self, MappingSource},
+};
+
+/// From when on a fault counts as stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// The watch.
+#[derive(Debug)]
+pub(crate) struct StuckWatch {
+    faults: Faults,
+    told: HashSet<Pid>,
+    silenced: HashSet<Pid>,
+}
+
+/// A task that hangs in a fault.
+#[derive(Debug, Clone)]
+pub struct StuckReport {
+    /// The task, its process, the address and how long.
+    pub task: StuckTask,
+    /// The task's name, if it still has one.
+    pub comm: String,
+    /// The mapping that the address lies in, as a person would name it.
+    pub mapping: String,
+}
+
+impl std::fmt::Display for StuckReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let StuckTask { pid, tid, address, waited, .. } = self.task;
+        write!(
+            f,
+            "process {pid} ({}), task {tid}: inside a page fault at {address} in {} for {:.1} s",
+            self.comm,
+            self.mapping,
+            waited.as_secs_f64(),
+        )
+    }
+}
+
+impl StuckWatch {
+    /// Watches these faults.
+    pub(crate) fn new(faults: Faults) -> Self {
+        Self { faults, told: HashSet::new(), silenced: HashSet::new() }
+    }
+
+    /// Looks once: has stuck processes read without faulting from now on, and gives the tasks that
+    /// were not told before.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if there are too many such processes.
+    pub(crate) fn check(&mut self) -> Result<Vec<StuckReport>, KernelError> {
+        let mut reports = Vec::new();
+        for task in self.faults.waiting(STUCK_AFTER) {
+            if self.silenced.insert(task.pid) {
+                self.faults.stop_faulting(task.pid)?;
+            }
+            if self.told.insert(task.tid) {
+                reports.push(report(task));
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Tasks that are inside a fault at this moment.
+    pub(crate) fn inside(&self) -> usize {
+        self.faults.waiting(Duration::ZERO).len()
+    }
+
+    /// Whether any task is inside a fault at this moment.
+    pub(crate) fn anyone_inside(&self) -> bool {
+        !self.faults.waiting(Duration::ZERO).is_empty()
+    }
+
+    /// The tasks that are inside a fault for longer than an ordinary one takes: whom a detach
+    /// waits for.
+    pub(crate) fn waiting(&self) -> Vec<StuckReport> {
+        self.faults.waiting(Duration::from_millis(200)).into_iter().map(report).collect()
+    }
+}
+
+fn report(task: StuckTask) -> StuckReport {
+    let comm = process::comm(task.tid)
+        .map_or_else(|_| "?".to_owned(), |comm| comm.to_string_lossy().escape_debug().to_string());
+    let mapping = match process::mapping_at(task.pid, task.address) {
+        Ok(Some(mapping)) => match mapping.source {
+            MappingSource::File { path, .. } => path.to_string_lossy().escape_debug().to_string(),
+            MappingSource::Anonymous => "anonymous memory".to_owned(),
+            MappingSource::Special(name) => name.to_string_lossy().into_owned(),
+        },
+        Ok(None) => "no mapping".to_owned(),
+        Err(error) => format!("a mapping that cannot be read ({error})"),
+    };
+    StuckReport { task, comm, mapping }
+}

@@ -1,0 +1,572 @@
+//! Changes: what is new is attached before what is old is released, and what stays is not touched.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use faultline_plan::ProbeId;
+use faultline_resolve::{ObjectFile, Pid, Skipped};
+
+use super::{
+    Added, Attached, Change, Changed, TracerError,
+    engine::{Engine, Pending},
+    work::{Attachments, Input, Worked, chain},
+};
+use crate::{
+    collect::catalog::Figures,
+    discovery::{
+        Known, KnownPart, KnownPlace, PartId, Prepared, Scope, filters_by_process, is_same_file,
+    },
+    kernel::HeldLinks,
+    limiter::Limiter,
+    links::{Place, PlaceId},
+    notice::Notice,
+    request::Request,
+    set::SetId,
+};
+
+/// Contents of its files that a request may be without a place for, before the oldest is forgotten.
+const KEPT_EMPTY: usize = 2;
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration.
+    Config,
+    /// Somebody has added it: a new configuration leaves it alone.
+    Control,
+}
+
+/// A request while it is attached.
+#[derive(Debug)]
+pub(super) struct Probed {
+    pub(super) request: Arc<Request>,
+    pub(super) origin: Origin,
+    /// One for each content of its files: those that are alike share a part.
+    pub(super) parts: Vec<Part>,
+    /// Why it is not attached, if it is not.
+    pub(super) problem: Option<Arc<str>>,
+    /// Functions that it names and that cannot be probed, with the reason.
+    pub(super) skipped: HashMap<Arc<str>, Skipped>,
+    /// What its functions counted where they are not attached any more.
+    pub(super) retired: HashMap<Arc<str>, Arc<Figures>>,
+}
+
+/// The functions of a request in files of one content.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(super) id: PartId,
+    pub(super) set: SetId,
+    pub(super) ids: Vec<ProbeId>,
+    /// The file that they were found in.
+    pub(super) file: Arc<ObjectFile>,
+    pub(super) places: Vec<Place>,
+}
+
+impl Probed {
+    pub(super) fn new(request: Request, origin: Origin) -> Self {
+        Self {
+            request: Arc::new(request),
+            origin,
+            parts: Vec::new(),
+            problem: None,
+            skipped: HashMap::new(),
+            retired: HashMap::new(),
+        }
+    }
+
+    /// What is attached somewhere.
+    pub(super) fn live_parts(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(|part| !part.places.is_empty())
+    }
+
+    /// Every place that it is attached in.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        self.parts.iter().flat_map(|part| &part.places)
+    }
+
+    /// What a look needs to know of it.
+    fn known(&self) -> Known {
+        let place = |place: &Place| KnownPlace {
+            id: place.id,
+            at: (Arc::clone(&place.file), place.process),
+        };
+        let part = |part: &Part| KnownPart {
+            id: part.id,
+            file: Arc::clone(&part.file),
+            functions: part.ids.len(),
+            places: part.places.iter().map(place).collect(),
+        };
+        Known { request: Arc::clone(&self.request), parts: self.parts.iter().map(part).collect() }
+    }
+
+    /// Notes why it is attached nowhere, if it is not.
+    fn note_problem(&mut self, problem: Option<&Arc<str>>, was_found: bool) {
+        if self.places().next().is_some() {
+            self.problem = None;
+        } else if let Some(problem) = problem {
+            self.problem = Some(Arc::clone(problem));
+        } else if was_found {
+            let can_be = self.parts.iter().any(|part| !part.ids.is_empty());
+            self.problem = Some(match can_be {
+                true => "its target was gone before it was attached".into(),
+                false => "none of its functions can be probed".into(),
+            });
+        } else if self.problem.is_none() {
+            self.problem = Some("no process is selected".into());
+        }
+    }
+}
+
+impl Pending {
+    /// Answers that it was not done.
+    pub(super) fn fail(self, error: TracerError) {
+        // Who asked may have gone.
+        match self {
+            Self::Change { reply, .. } => drop(reply.send(Err(error))),
+            Self::Attach { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// What a change comes to.
+struct Difference {
+    new: Vec<Request>,
+    leaving: Vec<Arc<str>>,
+    origin: Origin,
+    may_wait: bool,
+}
+
+impl Engine {
+    /// Takes a change up when nothing else is being worked on.
+    pub(super) fn enqueue(&mut self, pending: Pending) {
+        self.queue.push_back(pending);
+        self.next_pending();
+    }
+
+    /// Has a change that was given up tried again, before the others.
+    pub(super) fn requeue(&mut self, pending: Option<Pending>) {
+        if let Some(pending) = pending {
+            self.queue.push_front(pending);
+        }
+        self.next_pending();
+    }
+
+    fn next_pending(&mut self) {
+        while self.job.is_none()
+            && let Some(pending) = self.queue.pop_front()
+        {
+            self.start(pending);
+        }
+    }
+
+    fn start(&mut self, pending: Pending) {
+        match pending {
+            Pending::Attach { prepared, progress, reply } => {
+                let Prepared { combined, .. } = *prepared;
+                for part in &combined.parts {
+                    let request = &part.request;
+                    let probed = Probed::new(Request::clone(request), Origin::Control);
+                    self.requests.entry(Arc::clone(&request.name)).or_insert(probed);
+                }
+                let progress_of_job = Arc::clone(&progress);
+                let input =
+                    Input::Prepared { combined: Box::new(combined), progress: progress_of_job };
+                // What was prepared is with the job; who waits for it is told by its result.
+                let prepared = Box::new(Prepared::empty());
+                self.start_job(input, Some(Pending::Attach { prepared, progress, reply }));
+            }
+            Pending::Change { change, reply } => match self.difference(&change) {
+                Err(error) => drop(reply.send(Err(error))),
+                Ok(Difference { new, leaving, .. }) if new.is_empty() => {
+                    let changed = self.settle(&change, &leaving);
+                    let _ = reply.send(Ok(changed));
+                }
+                Ok(Difference { new, leaving, origin, may_wait }) => {
+                    let known = new.into_iter().map(|request| Probed::new(request, origin).known());
+                    let known: Vec<_> = known.collect();
+                    let leaving: HashSet<_> =
+                        leaving.iter().chain(known.iter().map(|of| &of.request.name)).collect();
+                    let stays = self.requests.iter().filter(|(name, _)| !leaving.contains(name));
+                    let live = stays.flat_map(|(_, probed)| probed.live_parts());
+                    let staying = live.map(|part| part.ids.len()).sum();
+                    let scope = if may_wait { Scope::Whole } else { Scope::WholeOrNothing };
+                    // What a new configuration says holds for what it asks for.
+                    let before = self.options.settings.clone();
+                    if let Change::Configure { settings, .. } = &change {
+                        self.options.settings = settings.clone();
+                    }
+                    let input = Input::Look { known, scope, staying };
+                    self.start_job(input, Some(Pending::Change { change, reply }));
+                    self.options.settings = before;
+                }
+            },
+        }
+    }
+
+    /// What is new and what goes.
+    fn difference(&self, change: &Change) -> Result<Difference, TracerError> {
+        match change {
+            Change::Configure { requests, .. } => {
+                let wanted: HashSet<_> = requests.iter().map(|request| &request.name).collect();
+                let of_config = |(name, probed): (&Arc<str>, &Probed)| {
+                    (probed.origin == Origin::Config && !wanted.contains(name))
+                        .then(|| Arc::clone(name))
+                };
+                let is_new = |request: &&Request| !self.is_known(request);
+                Ok(Difference {
+                    new: requests.iter().filter(is_new).cloned().collect(),
+                    leaving: self.requests.iter().filter_map(of_config).collect(),
+                    origin: Origin::Config,
+                    may_wait: true,
+                })
+            }
+            Change::Add { requests, may_wait } => {
+                let mut names = HashSet::new();
+                for request in requests {
+                    if self.requests.contains_key(&request.name) || !names.insert(&request.name) {
+                        return Err(TracerError::Exists(Arc::clone(&request.name)));
+                    }
+                }
+                Ok(Difference {
+                    new: requests.clone(),
+                    leaving: Vec::new(),
+                    origin: Origin::Control,
+                    may_wait: *may_wait,
+                })
+            }
+            Change::Remove { names } => {
+                let known = |name: &String| {
+                    let known = self.requests.get_key_value(name.as_str());
+                    known
+                        .map(|(name, _)| Arc::clone(name))
+                        .ok_or_else(|| TracerError::Unknown(name.clone()))
+                };
+                Ok(Difference {
+                    new: Vec::new(),
+                    leaving: names.iter().map(known).collect::<Result<_, _>>()?,
+                    origin: Origin::Control,
+                    may_wait: true,
+                })
+            }
+        }
+    }
+
+    /// Releases what goes, and puts settings in force, when nothing can fail any more.
+    fn settle(&mut self, change: &Change, leaving: &[Arc<str>]) -> Changed {
+        let mut links = Vec::new();
+        let mut removed = leaving.to_vec();
+        removed.sort_unstable();
+        removed.dedup();
+        for name in &removed {
+            if let Some(probed) = self.requests.remove(name) {
+                links.extend(into_links(probed.parts));
+            }
+        }
+        let kept = self.requests.len();
+        if let Change::Configure { settings, .. } = change {
+            self.configure(settings.clone());
+        }
+        self.publish();
+        self.release(links, None);
+        Changed {
+            removed: removed.iter().map(ToString::to_string).collect(),
+            kept,
+            ..Changed::default()
+        }
+    }
+
+    fn configure(&mut self, settings: super::Settings) {
+        self.options.settings = settings;
+        self.limit_overhead();
+    }
+
+    /// Puts the budget of the settings in force. What the one before has detached is attached again.
+    pub(super) fn limit_overhead(&mut self) {
+        let limit = self.settings().limit;
+        if self.limiter.as_ref().map(Limiter::limit) == limit || self.correcting {
+            // What is being done is finished first; then this is asked again.
+            return;
+        }
+        if self.limiter.take().is_some() {
+            self.options.observer.overhead(None);
+            self.attach_missing();
+            return;
+        }
+        self.limiter = limit.map(Limiter::new);
+        self.options.observer.overhead(self.limiter.as_ref().map(Limiter::status));
+    }
+
+    /// Looks for targets that came and went: everywhere, or among processes that have begun.
+    pub(super) fn scan(&mut self, begun: Option<Vec<Pid>>) {
+        let known = self.requests.values().map(Probed::known).collect();
+        let scope = begun.map_or(Scope::Whole, Scope::Begun);
+        self.start_job(Input::Look { known, scope, staying: 0 }, None);
+    }
+
+    /// Takes in what a job has found and attached.
+    pub(super) fn worked(&mut self, worked: Worked) {
+        if !self.is_current(&worked) {
+            // It was given up, and has come back: it is looked there again.
+            self.avoided.clear();
+            if let Ok(attachments) = worked.result {
+                self.discard(attachments);
+            }
+            return;
+        }
+        let pending = self.job.take().and_then(|job| job.pending);
+        match pending {
+            None => self.scanned(worked),
+            Some(Pending::Change { change, reply }) => {
+                let result = self.changed(&change, worked);
+                let _ = reply.send(result);
+            }
+            Some(Pending::Attach { reply, .. }) => {
+                let result = self.attached(worked);
+                let _ = reply.send(result);
+            }
+        }
+        self.next_pending();
+    }
+
+    /// Releases what nobody wants any more.
+    fn discard(&mut self, attachments: Attachments) {
+        let Attachments { sets, parts, places, .. } = attachments;
+        let mut links = into_links(parts.into_iter().map(|(_, part)| part));
+        links.extend(places.into_iter().flat_map(|(_, _, place)| place.links.into_links()));
+        let sets = sets.into_iter().map(|(_, set)| set).collect();
+        self.release_ending(links, sets, None, Arc::default());
+    }
+
+    fn attached(&mut self, worked: Worked) -> Result<Attached, TracerError> {
+        self.looker = Some(worked.looker);
+        let mut attachments = worked.result?;
+        let Some((id, set)) = attachments.sets.pop() else { return Err(TracerError::NoneAttached) };
+        let report = std::mem::take(&mut attachments.report);
+        let is_anywhere = attachments.parts.iter().any(|(_, part)| !part.places.is_empty());
+        if !is_anywhere || self.requests.is_empty() {
+            attachments.sets.push((id, set));
+            self.discard(attachments);
+            return Err(if is_anywhere {
+                TracerError::Stopping
+            } else {
+                TracerError::ProcessesEnded
+            });
+        }
+        self.sets.insert(id, Arc::clone(&set));
+        for (name, part) in attachments.parts {
+            if let Some(probed) = self.requests.get_mut(&name) {
+                probed.parts.push(part);
+            }
+        }
+        self.options.observer.attached(report.took);
+        Ok(Attached { set, report })
+    }
+
+    fn changed(&mut self, change: &Change, worked: Worked) -> Result<Changed, TracerError> {
+        // Nothing else was changed meanwhile but what the budget has: names are still as they were.
+        let Difference { new, mut leaving, origin, .. } = self.difference(change)?;
+        let Worked { looker, started, problems, found, skipped, result, .. } = worked;
+        self.looker = Some(looker);
+        let attachments = result?;
+        let took_something = !attachments.sets.is_empty();
+        leaving.extend(new.iter().map(|request| Arc::clone(&request.name)));
+        leaving.retain(|name| self.requests.contains_key(name));
+        // What is new counts before what is old is released.
+        let mut links = Vec::new();
+        for name in &leaving {
+            if let Some(probed) = self.requests.remove(name) {
+                links.extend(into_links(probed.parts));
+            }
+        }
+        let kept = self.requests.len();
+        let names: Vec<_> = new.iter().map(|request| Arc::clone(&request.name)).collect();
+        for request in new {
+            self.requests.insert(Arc::clone(&request.name), Probed::new(request, origin));
+        }
+        self.take_in(attachments, skipped);
+        for name in &names {
+            if let Some(probed) = self.requests.get_mut(name) {
+                probed.note_problem(problems.get(name), found.contains(name));
+            }
+        }
+        if took_something {
+            self.options.observer.attached(started.elapsed());
+        }
+        let added = names.iter().filter_map(|name| self.requests.get(name)).map(|probed| Added {
+            name: probed.request.name.to_string(),
+            functions: probed.parts.iter().map(|part| part.ids.len()).sum(),
+            skipped: probed.skipped.len(),
+            waiting: probed.problem.as_deref().map(str::to_owned),
+        });
+        let added = added.collect();
+        self.settle(change, &[]);
+        let mut removed: Vec<_> = leaving.iter().map(ToString::to_string).collect();
+        removed.sort_unstable();
+        self.release(links, None);
+        Ok(Changed { added, removed, kept, took: started.elapsed() })
+    }
+
+    /// Has new sets count, and puts parts and places where they belong.
+    fn take_in(&mut self, attachments: Attachments, skipped: Vec<(Arc<str>, Skipped)>) {
+        let Attachments { sets, parts, places, report, failures } = attachments;
+        for refused in report.refused {
+            self.notice(Notice::Refused(refused));
+        }
+        for (id, set) in sets {
+            set.begin();
+            self.sets.insert(id, set);
+        }
+        let mut homeless = Vec::new();
+        for (name, part) in parts {
+            match self.requests.get_mut(&name) {
+                Some(probed) => probed.parts.push(part),
+                None => homeless.extend(into_links([part])),
+            }
+        }
+        for (name, id, place) in places {
+            let probed = self.requests.get_mut(&name);
+            let part = probed.and_then(|of| of.parts.iter_mut().find(|part| part.id == id));
+            match part {
+                Some(part) => {
+                    if let Some(limiter) = &self.limiter {
+                        let set = part.set;
+                        let away = place.links.probes().filter(|id| limiter.is_away(set, *id));
+                        self.late.extend(away.map(|id| (set, id)));
+                    }
+                    part.places.push(place);
+                }
+                None => homeless.extend(place.links.into_links()),
+            }
+        }
+        for (name, skipped) in skipped {
+            if let Some(probed) = self.requests.get_mut(&name) {
+                probed.skipped.insert(Arc::clone(&skipped.label), skipped);
+            }
+        }
+        for failure in failures {
+            self.notice(Notice::TargetsFailed(failure));
+        }
+        if !homeless.is_empty() {
+            self.release(homeless, None);
+        }
+    }
+
+    /// Takes in what a scan has found.
+    fn scanned(&mut self, worked: Worked) {
+        let Worked { looker, started, problems, found, skipped, gone, whole, result, .. } = worked;
+        self.looker = Some(looker);
+        if whole {
+            // What was in the way is looked for again.
+            self.requests.values_mut().for_each(|probed| probed.problem = None);
+        }
+        let mut added = 0;
+        match result {
+            Ok(attachments) => {
+                if whole {
+                    self.told_failure.clear();
+                }
+                let places = attachments.parts.iter().map(|(_, part)| part.places.len());
+                added = places.sum::<usize>() + attachments.places.len();
+                self.take_in(attachments, skipped);
+                for (name, probed) in &mut self.requests {
+                    probed.note_problem(problems.get(name), found.contains(name));
+                }
+            }
+            Err(error) => {
+                let text = chain(&error);
+                // It is tried at each look.
+                if self.told_failure != text {
+                    self.notice(Notice::TargetsFailed(text.clone()));
+                    self.told_failure.clone_from(&text);
+                }
+                let placeless = |probed: &&mut Probed| probed.places().next().is_none();
+                for probed in self.requests.values_mut().filter(placeless) {
+                    let why = || format!("failed to attach: {text}").into();
+                    probed.problem.get_or_insert_with(why);
+                }
+            }
+        }
+        let removed = gone.len();
+        let mut links = self.drop_places(&gone);
+        for probed in self.requests.values_mut() {
+            if probed.problem.is_none() && probed.places().next().is_none() {
+                probed.problem = Some("its target is gone".into());
+            }
+        }
+        links.extend(self.forget_empty());
+        if added != 0 || removed != 0 {
+            let took = started.elapsed();
+            self.options.observer.attached(took);
+            self.notice(Notice::TargetsChanged { added, removed, took });
+        }
+        if added != 0 || removed != 0 || whole {
+            self.publish();
+        }
+        self.release(links, None);
+    }
+
+    /// Takes out places that have nothing to do any more; their links are to be released.
+    fn drop_places(&mut self, gone: &[(Arc<str>, PlaceId)]) -> Vec<HeldLinks> {
+        let alone = filters_by_process(self.features);
+        let mut links = Vec::new();
+        let mut ended = HashSet::new();
+        for (name, id) in gone {
+            let Some(probed) = self.requests.get_mut(name) else { continue };
+            for part in &mut probed.parts {
+                let Some(index) = part.places.iter().position(|place| place.id == *id) else {
+                    continue;
+                };
+                let place = part.places.remove(index);
+                if let Some(process) = place.process {
+                    ended.insert((part.set, process.pid));
+                }
+                let heir =
+                    part.places.iter_mut().find(|other| is_same_file(&other.file, &place.file));
+                match heir {
+                    // One link serves all places of the file.
+                    Some(heir) if !alone && !place.links.is_empty() => heir.links.add(place.links),
+                    _ => links.extend(place.links.into_links()),
+                }
+            }
+        }
+        // A process may be in a set for several requests; where one has lost it, all have.
+        for (id, pid) in ended {
+            if let Some(set) = self.sets.get(&id)
+                && let Err(error) = set.programs().forget_process(pid)
+            {
+                tracing::debug!("{error}");
+            }
+        }
+        links
+    }
+
+    /// Forgets contents of files that are nowhere any more, but for the last few; what they counted is
+    /// kept.
+    fn forget_empty(&mut self) -> Vec<HeldLinks> {
+        let mut forgotten = Vec::new();
+        for probed in self.requests.values_mut() {
+            let empty = |part: &Part| part.places.is_empty();
+            while probed.parts.iter().filter(|part| empty(part)).count() > KEPT_EMPTY {
+                let Some(oldest) = probed.parts.iter().position(empty) else { break };
+                let part = probed.parts.remove(oldest);
+                if let Some(set) = self.sets.get(&part.set) {
+                    for (label, mut figures) in super::publish::figures_of(set, &part) {
+                        let sum = probed.retired.entry(label).or_default();
+                        figures.add(sum);
+                        *sum = Arc::new(figures);
+                    }
+                }
+                forgotten.push(part);
+            }
+        }
+        into_links(forgotten)
+    }
+}
+
+/// The links of parts that go.
+pub(super) fn into_links(parts: impl IntoIterator<Item = Part>) -> Vec<HeldLinks> {
+    let places = parts.into_iter().flat_map(|part| part.places);
+    places.flat_map(|place| place.links.into_links()).collect()
+}

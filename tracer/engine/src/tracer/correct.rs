@@ -1,0 +1,439 @@
+//! Carries out what the overhead budget decides, and tells it whether it succeeded.
+//!
+//! To take some probes out of a link that holds thousands, a link with the others is attached first and the
+//! old one released then: see [`kernel::exchange`](crate::kernel). Both wait for the kernel, and so are done
+//! on threads of their own; until both are done, the budget decides nothing else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use faultline_plan::ProbeId;
+
+use tokio::sync::oneshot;
+
+use super::{Command, TracerError, engine::Engine, work::chain};
+use crate::{
+    kernel::{KernelError, Progress},
+    limiter::{Correction, Costly, Key, Limiter, LimiterNotice},
+    links::{self, Holders, PlaceId, PlaceLinks, Wanted},
+    notice::Notice,
+    set::{ProbeSet, SetId},
+};
+
+/// What is to be done at a place.
+struct Item {
+    place: PlaceId,
+    set: SetId,
+    /// Links that hold what is to go.
+    old: PlaceLinks,
+    /// What is to be attached: what stays of them, or what comes.
+    wanted: Wanted,
+}
+
+/// What was done at a place.
+pub(super) struct Replaced {
+    place: PlaceId,
+    old: PlaceLinks,
+    new: PlaceLinks,
+}
+
+/// A correction whose links are attached; what it replaces is not released yet.
+pub(crate) struct Corrected {
+    correcting: Correcting,
+    result: Result<(), KernelError>,
+    replaced: Vec<Replaced>,
+}
+
+/// Probes that somebody wants detached, or attached again.
+pub(crate) struct Adjustment {
+    pub(super) keys: Vec<Key>,
+    pub(super) attach: bool,
+    pub(super) reply: Reply,
+}
+
+/// Who waits for an adjustment.
+type Reply = oneshot::Sender<Result<(), TracerError>>;
+
+/// A correction that is being carried out.
+pub(super) struct Correcting {
+    correction: Correction<Key>,
+    /// It is somebody's wish, and not the budget's decision.
+    reply: Option<Reply>,
+    /// Sets whose links are exchanged.
+    exchanged: Vec<Arc<ProbeSet>>,
+    /// CPU time of this process when it was begun.
+    before: Duration,
+}
+
+impl Engine {
+    /// Looks what the probes cost, if it is time, and has done what is to be done.
+    pub(super) fn keep_budget(&mut self) {
+        let Some(limiter) = &mut self.limiter else { return };
+        if !limiter.wait().is_zero() || self.correcting && !limiter.is_correcting() {
+            // Somebody's wish is being done.
+            return;
+        }
+        let mut correction = limiter.look(&self.sets);
+        if correction == Correction::Nothing {
+            if !self.correcting && !self.late.is_empty() {
+                // They were being attached when it was decided that they go. It is not decided again.
+                correction = Correction::Detach(Vec::new());
+            }
+        } else if let Some(notice) = limiter.notice(&correction, &self.sets) {
+            self.notice(Notice::Limiter(notice));
+        }
+        if correction != Correction::Nothing {
+            self.correct(correction, None);
+        }
+        self.options.observer.overhead(self.limiter.as_ref().map(Limiter::status));
+    }
+
+    /// Does what somebody wants, when nothing else is being corrected.
+    pub(super) fn adjust(&mut self) {
+        if self.correcting {
+            return;
+        }
+        let Some(Adjustment { keys, attach, reply }) = self.adjustments.pop_front() else { return };
+        let correction = if attach {
+            Correction::Attach(keys)
+        } else {
+            let costly = |probe| Costly { probe, share: 0.0, again_in: Duration::ZERO };
+            Correction::Detach(keys.into_iter().map(costly).collect())
+        };
+        self.correct(correction, Some(reply));
+    }
+
+    fn correct(&mut self, correction: Correction<Key>, reply: Option<Reply>) {
+        let before = own_cpu_time();
+        let items = match &correction {
+            Correction::Nothing => return,
+            Correction::Detach(costly) => {
+                let costly = costly.iter().map(|Costly { probe, .. }| *probe);
+                let out: HashSet<Key> = costly.chain(self.late.drain()).collect();
+                self.take_out(&out)
+            }
+            Correction::Pause => {
+                for set in self.sets.values() {
+                    if let Some(mut presence) = set.presence() {
+                        presence.close(Instant::now(), &set.source.counters);
+                    }
+                }
+                self.take_all_out()
+            }
+            Correction::Resume => self.missing(|_| true),
+            Correction::Attach(keys) => {
+                let keys: HashSet<_> = keys.iter().copied().collect();
+                self.missing(|key| keys.contains(&key))
+            }
+        };
+        self.correcting = true;
+        let tell = self.teller();
+        let (sets, holders) = (self.sets.clone(), Arc::clone(&self.holders));
+        let correcting = Correcting { correction, reply, exchanged: Vec::new(), before };
+        let work = move || {
+            let _ = tell.send(Command::Corrected(Box::new(correcting.run(items, &sets, &holders))));
+        };
+        if let Err(error) = std::thread::Builder::new().name("limiter".to_owned()).spawn(work) {
+            // What the thread was to own is dropped by now: links that were to be replaced are gone.
+            tracing::error!("failed to start a thread: {error}");
+            self.correcting = false;
+            // What it wanted is asked for again when it is next looked.
+            self.limiter = self.settings().limit.map(Limiter::new);
+        }
+    }
+
+    /// Has no limit any more: attaches what the budget has detached.
+    pub(super) fn attach_missing(&mut self) {
+        self.correct(Correction::Resume, None);
+    }
+
+    /// Takes the links that hold any of these probes out of their places, with what else is in them.
+    fn take_out(&mut self, out: &HashSet<Key>) -> Vec<Item> {
+        let mut by_set: HashMap<SetId, HashSet<ProbeId>> = HashMap::new();
+        for (set, probe) in out {
+            by_set.entry(*set).or_default().insert(*probe);
+        }
+        for (id, probes) in &by_set {
+            if let Some(set) = self.sets.get(id) {
+                set.programs().close_gates(probes);
+            }
+        }
+        let mut items = Vec::new();
+        for part in self.requests.values_mut().flat_map(|probed| &mut probed.parts) {
+            let Some(probes) = by_set.get(&part.set) else { continue };
+            for place in &mut part.places {
+                let old = place.links.take(probes);
+                if old.is_empty() {
+                    continue;
+                }
+                let stays = old.probes().filter(|probe| !probes.contains(probe)).collect();
+                let wanted =
+                    Wanted { probes: stays, file: Arc::clone(&place.file), process: place.process };
+                items.push(Item { place: place.id, set: part.set, old, wanted });
+            }
+        }
+        items
+    }
+
+    /// Takes all links out.
+    fn take_all_out(&mut self) -> Vec<Item> {
+        let mut items = Vec::new();
+        for part in self.requests.values_mut().flat_map(|probed| &mut probed.parts) {
+            if let Some(set) = self.sets.get(&part.set) {
+                set.programs().close_gates(&part.ids);
+            }
+            for place in &mut part.places {
+                let wanted = Wanted {
+                    probes: Vec::new(),
+                    file: Arc::clone(&place.file),
+                    process: place.process,
+                };
+                let old = std::mem::take(&mut place.links);
+                items.push(Item { place: place.id, set: part.set, old, wanted });
+            }
+        }
+        items
+    }
+
+    /// What is not attached where it could be. Of places that share a link, the first has it.
+    fn missing(&self, is_wanted: impl Fn(Key) -> bool) -> Vec<Item> {
+        let alone = crate::discovery::filters_by_process(self.features);
+        let mut items = Vec::new();
+        for part in self.requests.values().flat_map(|probed| &probed.parts) {
+            for (index, place) in part.places.iter().enumerate() {
+                let earlier = &part.places[..index];
+                let shares =
+                    |other: &links::Place| crate::discovery::is_same_file(&other.file, &place.file);
+                if !alone && earlier.iter().any(shares) {
+                    continue;
+                }
+                let there: HashSet<_> = place.links.probes().collect();
+                let probes = part
+                    .ids
+                    .iter()
+                    .copied()
+                    .filter(|id| !there.contains(id) && is_wanted((part.set, *id)));
+                let probes: Vec<_> = probes.collect();
+                if !probes.is_empty() {
+                    let wanted =
+                        Wanted { probes, file: Arc::clone(&place.file), process: place.process };
+                    let old = PlaceLinks::default();
+                    items.push(Item { place: place.id, set: part.set, old, wanted });
+                }
+            }
+        }
+        items
+    }
+
+    /// The new links are attached, or could not be: they go to their places, and the old ones are released,
+    /// or go back.
+    pub(super) fn corrected(&mut self, corrected: Corrected) {
+        let Corrected { mut correcting, result, replaced } = corrected;
+        let failed = result.is_err();
+        let mut places: HashMap<PlaceId, (PlaceLinks, PlaceLinks)> =
+            replaced.into_iter().map(|Replaced { place, old, new }| (place, (old, new))).collect();
+        let mut links = Vec::new();
+        for part in self.requests.values_mut().flat_map(|probed| &mut probed.parts) {
+            for place in &mut part.places {
+                let Some((old, new)) = places.remove(&place.id) else { continue };
+                place.links.add(new);
+                if failed {
+                    place.links.add(old);
+                } else {
+                    links.extend(old.into_links());
+                }
+            }
+        }
+        // Places that are gone by now.
+        for (old, new) in places.into_values() {
+            links.extend(old.into_links().chain(new.into_links()));
+        }
+        if let Err(error) = result {
+            self.open_gates(&correcting.correction);
+            self.notice(Notice::Limiter(LimiterNotice::Failed { error: chain(&error) }));
+            self.correcting = false;
+            let work = own_cpu_time().saturating_sub(correcting.before);
+            if correcting.correction == Correction::Pause {
+                self.open_windows();
+            }
+            match (correcting.reply.take(), &mut self.limiter) {
+                (Some(reply), _) => drop(reply.send(Err(TracerError::Kernel(error)))),
+                (None, Some(limiter)) => limiter.failed(&correcting.correction, work),
+                (None, None) => {}
+            }
+            self.release(links, None);
+            return;
+        }
+        match &correcting.correction {
+            Correction::Resume | Correction::Attach(_) => self.open_gates(&correcting.correction),
+            _ => {}
+        }
+        let changes_list =
+            matches!(correcting.correction, Correction::Detach(_) | Correction::Attach(_));
+        if links.is_empty() {
+            self.settled(correcting);
+        } else {
+            self.release(links, Some(correcting));
+        }
+        if changes_list {
+            self.publish();
+        }
+    }
+
+    /// Calls of what is attached count, from now on.
+    fn open_gates(&self, correction: &Correction<Key>) {
+        match correction {
+            Correction::Attach(keys) => self.open_gates_of(keys.iter().copied()),
+            Correction::Detach(costly) => {
+                self.open_gates_of(costly.iter().map(|costly| costly.probe));
+            }
+            Correction::Pause | Correction::Resume => {
+                for part in self.requests.values().flat_map(|probed| &probed.parts) {
+                    if let Some(set) = self.sets.get(&part.set) {
+                        set.programs().open_gates(&part.ids);
+                    }
+                }
+            }
+            Correction::Nothing => {}
+        }
+    }
+
+    fn open_gates_of(&self, keys: impl Iterator<Item = Key>) {
+        for (set, probe) in keys {
+            if let Some(set) = self.sets.get(&set) {
+                set.programs().open_gates(&[probe]);
+            }
+        }
+    }
+
+    fn open_windows(&self) {
+        for set in self.sets.values() {
+            if let Some(mut presence) = set.presence() {
+                presence.open(Instant::now(), &set.source.counters);
+            }
+        }
+    }
+
+    /// A correction is done: the kernel has let go of what it replaced.
+    pub(super) fn settled(&mut self, correcting: Correcting) {
+        let Correcting { correction, reply, exchanged, before } = correcting;
+        for set in &exchanged {
+            set.programs().end_exchange();
+        }
+        let now = Instant::now();
+        match &correction {
+            Correction::Detach(costly) => {
+                for Costly { probe: (set, probe), .. } in costly {
+                    self.note_presence(*set, |presence| {
+                        presence.detached(now, [*probe].into_iter());
+                    });
+                }
+            }
+            Correction::Attach(keys) => {
+                for (set, probe) in keys {
+                    self.note_presence(*set, |presence| {
+                        presence.attached(now, [*probe].into_iter());
+                    });
+                }
+            }
+            Correction::Resume => self.open_windows(),
+            Correction::Pause | Correction::Nothing => {}
+        }
+        self.correcting = false;
+        match (reply, &mut self.limiter) {
+            (Some(reply), _) => drop(reply.send(Ok(()))),
+            (None, Some(limiter)) => {
+                limiter.done(&correction, own_cpu_time().saturating_sub(before));
+            }
+            (None, None) => {}
+        }
+        if self.options.changes {
+            self.limit_overhead();
+        }
+    }
+
+    fn note_presence(&self, set: SetId, note: impl FnOnce(&mut crate::limiter::Presence)) {
+        if let Some(mut presence) = self.sets.get(&set).and_then(|set| set.presence()) {
+            note(&mut presence);
+        }
+    }
+}
+
+impl Correcting {
+    /// Attaches what is wanted. If that fails, nothing has changed.
+    fn run(
+        mut self,
+        items: Vec<Item>,
+        sets: &BTreeMap<SetId, Arc<ProbeSet>>,
+        holders: &Holders,
+    ) -> Corrected {
+        let is_exchange = |item: &&Item| !item.old.is_empty() && !item.wanted.probes.is_empty();
+        let exchanged: BTreeSet<SetId> =
+            items.iter().filter(is_exchange).map(|item| item.set).collect();
+        self.exchanged = exchanged.iter().filter_map(|id| sets.get(id)).cloned().collect();
+        for set in &self.exchanged {
+            set.programs().begin_exchange();
+        }
+        let mut by_set: BTreeMap<SetId, Vec<Item>> = BTreeMap::new();
+        for item in items {
+            by_set.entry(item.set).or_default().push(item);
+        }
+        let mut replaced = Vec::new();
+        let mut result = Ok(());
+        for (id, items) in by_set {
+            let wanted: Vec<_> = items.iter().map(|item| item.wanted.clone()).collect();
+            let attached = match (&result, sets.get(&id)) {
+                (Ok(()), Some(set)) => links::attach(set, &wanted, holders, &Progress::default()),
+                _ => Ok((Vec::new(), crate::kernel::AttachReport::default())),
+            };
+            let mut new = match attached {
+                Ok((new, _)) => new,
+                Err(error) => {
+                    result = Err(error);
+                    Vec::new()
+                }
+            };
+            new.resize_with(items.len(), || None);
+            let with_new = items.into_iter().zip(new);
+            replaced.extend(with_new.map(|(item, new)| Replaced {
+                place: item.place,
+                old: item.old,
+                // A process that has ended has no links.
+                new: new.unwrap_or_default(),
+            }));
+        }
+        if result.is_ok()
+            && let Some(set) = self.exchanged.first()
+        {
+            // Hits that began before may still have to meet the old links.
+            result = set.programs().outlast_hits();
+        }
+        if result.is_err() {
+            let new = replaced.iter_mut().map(|replaced| std::mem::take(&mut replaced.new));
+            let new = new.flat_map(PlaceLinks::into_links).collect();
+            let hand_over = sets.values().any(|set| set.anyone_inside());
+            let mut lock = holders.lock().unwrap_or_else(PoisonError::into_inner);
+            let releasing = lock.release(new, hand_over, &Arc::default());
+            drop(lock);
+            releasing.wait();
+            for set in std::mem::take(&mut self.exchanged) {
+                set.programs().end_exchange();
+            }
+        }
+        Corrected { correcting: self, result, replaced }
+    }
+}
+
+/// CPU time that this process has used, all threads together.
+fn own_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is ours and lives through the call.
+    if unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) } != 0 {
+        return Duration::ZERO;
+    }
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}

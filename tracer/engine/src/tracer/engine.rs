@@ -1,0 +1,389 @@
+//! The thread: takes commands, keeps the budget, looks after what is attached.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use faultline_plan::ProbeId;
+use faultline_resolve::Pid;
+
+use super::{
+    Attached, Change, Changed, Command, Options, Settings, Stopped, TracerError, Vitals,
+    apply::Probed,
+    correct::{Adjustment, Correcting},
+    work::Job,
+};
+use crate::{
+    collect::catalog::CpuFigures,
+    discovery::{Looker, ProcessWatch},
+    kernel::{Features, HeldLinks, LinkHolders, Progress},
+    limiter::Limiter,
+    links::Holders,
+    notice::{Notice, Slow},
+    release::{Release, Released},
+    request::{Request, Selection},
+    set::{ProbeSet, SetId},
+};
+
+/// How often the thread looks after its sets when nobody wants anything.
+const TICK: Duration = Duration::from_millis(100);
+/// How often calls of tasks that have ended are looked for, and events that found no room.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+const FULL_EVERY: Duration = Duration::from_millis(500);
+
+/// Numbers that are never used twice.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Numbers(Arc<AtomicU64>);
+
+impl Numbers {
+    pub(super) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// What is being released.
+pub(super) struct Leaving {
+    id: u64,
+    /// Sets that end with it: they still count what is inside their handlers.
+    pub(super) sets: Vec<Arc<ProbeSet>>,
+    /// The budget waits for it.
+    correction: Option<Correcting>,
+}
+
+/// A change that waits for its turn, or for its job.
+pub(super) enum Pending {
+    Change {
+        change: Change,
+        reply: oneshot::Sender<Result<Changed, TracerError>>,
+    },
+    Attach {
+        prepared: Box<crate::discovery::Prepared>,
+        progress: Arc<Progress>,
+        reply: oneshot::Sender<Result<Attached, TracerError>>,
+    },
+}
+
+/// The thread's own.
+pub(super) struct Engine {
+    pub(super) options: Options,
+    pub(super) features: Features,
+    pub(super) numbers: Numbers,
+    pub(super) requests: BTreeMap<Arc<str>, Probed>,
+    pub(super) sets: BTreeMap<SetId, Arc<ProbeSet>>,
+    pub(super) leaving: Vec<Leaving>,
+    /// What sets that are gone have counted, by CPU.
+    pub(super) retired: Vec<CpuFigures>,
+    pub(super) holders: Holders,
+    pub(super) limiter: Option<Limiter>,
+    /// The budget's decision is being carried out.
+    pub(super) correcting: bool,
+    /// Probes that were attached while the budget decided that they go.
+    pub(super) late: HashSet<(SetId, ProbeId)>,
+    /// Probes that somebody wants detached or attached again.
+    pub(super) adjustments: VecDeque<Adjustment>,
+    pub(super) looker: Option<Looker>,
+    pub(super) job: Option<Job>,
+    pub(super) queue: VecDeque<Pending>,
+    /// Targets that a file system did not answer for, and the process through whose eyes.
+    pub(super) avoided: HashSet<(Arc<str>, Option<u32>)>,
+    watch: ProcessWatch,
+    /// Processes that have begun and are to be looked at.
+    begun: HashSet<Pid>,
+    tell: mpsc::Sender<Command>,
+    next_scan: Instant,
+    next_tick: Instant,
+    next_forget: Instant,
+    next_full: Instant,
+    /// How often each drain had looked the last time.
+    looks: BTreeMap<SetId, u64>,
+    /// Why the last scan could not attach what it found.
+    pub(super) told_failure: String,
+}
+
+impl Engine {
+    pub(super) fn new(options: Options, tell: mpsc::Sender<Command>) -> Result<Self, TracerError> {
+        let features = options.host.features()?;
+        let now = Instant::now();
+        let watch = if options.changes { ProcessWatch::start() } else { ProcessWatch::default() };
+        Ok(Self {
+            features,
+            numbers: Numbers::default(),
+            requests: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            leaving: Vec::new(),
+            retired: Vec::new(),
+            holders: Arc::new(Mutex::new(LinkHolders::new(options.holding))),
+            limiter: None,
+            correcting: false,
+            late: HashSet::new(),
+            adjustments: VecDeque::new(),
+            looker: Some(Looker::new(options.host)),
+            job: None,
+            queue: VecDeque::new(),
+            avoided: HashSet::new(),
+            watch,
+            begun: HashSet::new(),
+            tell,
+            next_scan: now + options.settings.rescan_every,
+            next_tick: now,
+            next_forget: now + FORGET_EVERY,
+            next_full: now,
+            looks: BTreeMap::new(),
+            told_failure: String::new(),
+            options,
+        })
+    }
+
+    pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        loop {
+            match commands.recv_timeout(self.patience()) {
+                Ok(Command::Stop { within, progress, reply }) => {
+                    let _ = reply.send(self.stop(commands, within, &progress));
+                    return;
+                }
+                Ok(command) => self.obey(command),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            self.adjust();
+            self.keep_budget();
+            self.tick();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Change(change, reply) => self.enqueue(Pending::Change { change, reply }),
+            Command::Attach(prepared, progress, reply) => {
+                self.enqueue(Pending::Attach { prepared, progress, reply });
+            }
+            Command::Watch(set) => {
+                set.restart_presence();
+                self.limiter = self.options.settings.limit.map(Limiter::new);
+            }
+            Command::Adjust(adjustment) => self.adjustments.push_back(adjustment),
+            Command::Worked(worked) => self.worked(*worked),
+            Command::Corrected(corrected) => self.corrected(*corrected),
+            Command::Released(id, released) => self.released(id, &released),
+            // The loop that receives it ends with it.
+            Command::Stop { reply, .. } => drop(reply),
+        }
+    }
+
+    /// How long the thread may wait for a command.
+    fn patience(&self) -> Duration {
+        self.limiter.as_ref().map_or(TICK, |limiter| limiter.wait().min(TICK))
+    }
+
+    pub(super) fn teller(&self) -> mpsc::Sender<Command> {
+        self.tell.clone()
+    }
+
+    pub(super) fn notice(&self, notice: Notice) {
+        self.options.observer.notice(notice);
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        // The budget may want to be looked after more often than this.
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + TICK / 2;
+        self.watch_faults();
+        if now >= self.next_forget {
+            self.next_forget = now + FORGET_EVERY;
+            self.sets.values().for_each(|set| set.forget_ended());
+        }
+        if now >= self.next_full {
+            self.next_full = now + FULL_EVERY;
+            if self.sets.values().any(|set| set.newly_full()) {
+                self.notice(Notice::BufferFull);
+            }
+        }
+        let slow = self.watch_job();
+        self.report_vitals(slow);
+        if self.options.changes {
+            self.look_for_targets(now);
+        }
+    }
+
+    /// Looks for tasks that hang in a fault that we caused, and hands on the programs' messages.
+    fn watch_faults(&self) {
+        for set in self.sets.values().chain(self.leaving.iter().flat_map(|of| &of.sets)) {
+            for report in set.newly_stuck() {
+                self.notice(Notice::Stuck(report));
+            }
+            set.flush_diagnostics();
+        }
+    }
+
+    fn report_vitals(&mut self, slow: Vec<Slow>) {
+        let looks: BTreeMap<_, _> =
+            self.sets.iter().filter_map(|(id, set)| Some((*id, set.looks()?))).collect();
+        let drains_alive = looks.iter().all(|(id, looks)| self.looks.get(id) != Some(looks));
+        if drains_alive {
+            self.looks = looks;
+        }
+        let all = self.sets.values().chain(self.leaving.iter().flat_map(|of| &of.sets));
+        self.options.observer.vitals(&Vitals {
+            drains_alive,
+            tasks_in_fault: all.map(|set| set.tasks_in_fault()).sum(),
+            releasing: self.leaving.len(),
+            slow,
+        });
+    }
+
+    /// Has everything looked at, or processes that have begun, when it is time and nothing else is done.
+    fn look_for_targets(&mut self, now: Instant) {
+        self.begun.extend(self.watch.begun(self.options.settings.settle));
+        if self.job.is_some() || !self.queue.is_empty() {
+            return;
+        }
+        if now >= self.next_scan {
+            self.next_scan = now + self.options.settings.rescan_every;
+            self.begun.clear();
+            self.scan(None);
+        } else if !self.begun.is_empty() {
+            let begun: Vec<_> = self.begun.drain().collect();
+            let selects =
+                self.requests.values().any(|probed| probed.request.selection != Selection::All);
+            let containers = self.options.settings.containers && !self.requests.is_empty();
+            if selects || containers {
+                self.scan(Some(begun));
+            }
+        }
+    }
+
+    /// Requests by name, as they are asked for.
+    pub(super) fn is_known(&self, request: &Request) -> bool {
+        self.requests.get(&request.name).is_some_and(|known| *known.request == *request)
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.options.settings
+    }
+
+    /// Releases links and sets that nobody is in any more, on a thread of its own.
+    pub(super) fn release(&mut self, links: Vec<HeldLinks>, correction: Option<Correcting>) {
+        let used: HashSet<SetId> =
+            self.requests.values().flat_map(|of| &of.parts).map(|part| part.set).collect();
+        let unused: Vec<SetId> =
+            self.sets.keys().filter(|id| !used.contains(id)).copied().collect();
+        let ending: Vec<_> = unused.iter().filter_map(|id| self.sets.remove(id)).collect();
+        self.release_ending(links, ending, correction, Arc::default());
+    }
+
+    pub(super) fn release_ending(
+        &mut self,
+        links: Vec<HeldLinks>,
+        ending: Vec<Arc<ProbeSet>>,
+        correction: Option<Correcting>,
+        progress: Arc<Progress>,
+    ) {
+        if links.is_empty() && ending.is_empty() && correction.is_none() {
+            return;
+        }
+        ending.iter().for_each(|set| set.end());
+        let id = self.numbers.next();
+        self.leaving.push(Leaving { id, sets: ending.clone(), correction });
+        if !ending.is_empty() {
+            self.publish();
+        }
+        let sets: Vec<_> = self.sets.values().chain(&ending).cloned().collect();
+        let release = Release { links, ending, sets, progress };
+        let (tell, holders) = (self.teller(), Arc::clone(&self.holders));
+        let observer = Arc::clone(&self.options.observer);
+        let work = move || {
+            let released = release.run(&holders, &|notice| observer.notice(notice));
+            let _ = tell.send(Command::Released(id, released));
+        };
+        if let Err(error) = std::thread::Builder::new().name("release".to_owned()).spawn(work) {
+            // What the thread was to own is dropped by now, which releases it just as well.
+            tracing::error!("failed to start a thread: {error}");
+            self.released(id, &Released::default());
+        }
+    }
+
+    /// Notes that a release is done.
+    fn released(&mut self, id: u64, released: &Released) {
+        let Some(place) = self.leaving.iter().position(|leaving| leaving.id == id) else { return };
+        let Leaving { sets, correction, .. } = self.leaving.swap_remove(place);
+        match correction {
+            Some(correction) => self.settled(correction),
+            None => self.notice(Notice::Released {
+                links: released.links,
+                took: released.report.took,
+                grace: released.report.grace,
+            }),
+        }
+        if !sets.is_empty() {
+            self.retire(&sets);
+            self.publish();
+        }
+    }
+
+    /// Stops counting and releases everything; how it went.
+    fn stop(
+        &mut self,
+        commands: &mpsc::Receiver<Command>,
+        within: Option<Duration>,
+        progress: &Arc<Progress>,
+    ) -> Stopped {
+        let deadline = within.map(|within| Instant::now() + within);
+        let overhead = self.limiter.take().map(|mut limiter| {
+            // Of this look only the figures are of interest.
+            let _ = limiter.look(&self.sets);
+            limiter.status()
+        });
+        self.sets.values().for_each(|set| set.end());
+        self.queue.clear();
+        let mut links = Vec::new();
+        for probed in std::mem::take(&mut self.requests).into_values() {
+            let places = probed.parts.into_iter().flat_map(|part| part.places);
+            links.extend(places.flat_map(|place| place.links.into_links()));
+        }
+        let ending = std::mem::take(&mut self.sets).into_values().collect();
+        self.release_ending(links, ending, None, Arc::clone(progress));
+        let last = self.leaving.last().map(|leaving| leaving.id);
+        let mut stopped = Stopped { overhead, complete: true, ..Stopped::default() };
+        let is_busy = |engine: &Self| {
+            !engine.leaving.is_empty()
+                || engine.correcting
+                || engine.job.as_ref().is_some_and(Job::is_attaching)
+        };
+        while is_busy(self) {
+            let left = deadline.map_or(TICK, |deadline| {
+                deadline.saturating_duration_since(Instant::now()).min(TICK)
+            });
+            match commands.recv_timeout(left) {
+                Ok(Command::Released(id, released)) => {
+                    if Some(id) == last {
+                        stopped.released = released;
+                    }
+                    self.released(id, &released);
+                }
+                // What was being attached goes at once: nothing that it is for is there any more.
+                Ok(Command::Worked(worked)) => self.worked(*worked),
+                Ok(Command::Corrected(corrected)) => self.corrected(*corrected),
+                // Too late for anything else: who asks sees that nobody answers.
+                Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return stopped,
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) && is_busy(self) {
+                stopped.complete = false;
+                return stopped;
+            }
+            self.watch_faults();
+        }
+        stopped
+    }
+}

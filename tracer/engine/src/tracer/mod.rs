@@ -1,0 +1,380 @@
+//! The owner of the probes, of a run as of the daemon.
+//!
+//! A [`Tracer`] is a handle on a thread that attaches, limits and releases, one change after another. It
+//! only decides: whatever may wait for a file system, a lock of the kernel or a task that hangs is done on
+//! threads that it can do without, and that report back. So it answers, keeps the budget and stops whatever
+//! hangs.
+//!
+//! - A run [prepares](crate::discovery::Prepared) what it wants, [attaches](Tracer::attach) it,
+//!   [begins](ProbeSet::begin), and [stops](Tracer::stop).
+//! - The daemon [changes](Tracer::change) its requests, and has targets looked for that come and go.
+
+mod apply;
+mod correct;
+mod engine;
+mod publish;
+mod work;
+
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use faultline_plan::ProbeId;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use self::engine::Engine;
+pub use self::publish::{Origin, RequestStatus};
+use crate::{
+    collect::{catalog::Catalog, events::HandlerFactory},
+    discovery::Prepared,
+    host::Host,
+    kernel::{AttachReport, Holding, KernelError, Progress},
+    limiter::{Key, OverheadLimit, OverheadStatus},
+    notice::{Notice, Slow},
+    release::Released,
+    request::Request,
+    set::ProbeSet,
+};
+
+/// How a tracer works.
+#[derive(Clone)]
+pub struct Options {
+    /// This machine.
+    pub host: Host,
+    /// What can change while it runs.
+    pub settings: Settings,
+    /// Where links lie.
+    pub holding: Holding,
+    /// The programs' own messages go to the log.
+    pub diagnostics: bool,
+    /// Requests come and go, and so do their targets.
+    pub changes: bool,
+    /// Who handles events; without one they are counted as lost when the ring buffer is full.
+    pub handlers: Option<HandlerFactory>,
+    /// Who hears what happens.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// What can change while a tracer runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// How much of all CPUs the probes may take.
+    pub limit: Option<OverheadLimit>,
+    /// Bytes of the ring buffer of each set whose action is events: a power of two, at least 256 KiB.
+    pub buffer_bytes: u32,
+    /// How often all processes and files are looked at again.
+    pub rescan_every: Duration,
+    /// How soon after a program is started it is looked at.
+    pub settle: Duration,
+    /// Whether copies of the targets' files in other mount namespaces are probed too.
+    pub containers: bool,
+    /// Most functions that may be probed at once.
+    pub max_functions: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limit: None,
+            buffer_bytes: 16 << 20,
+            rescan_every: Duration::from_secs(30),
+            settle: Duration::from_millis(200),
+            containers: true,
+            max_functions: usize::MAX,
+        }
+    }
+}
+
+/// Who hears what happens; called on the tracer's threads, and not to wait.
+pub trait Observer: Send + Sync {
+    /// Something that a person should know.
+    fn notice(&self, notice: Notice);
+
+    /// Whether [`published`](Self::published) is wanted: putting it together takes some microseconds a
+    /// function.
+    fn wants_catalog(&self) -> bool {
+        false
+    }
+
+    /// What is attached has changed.
+    fn published(&self, catalog: Catalog, requests: Vec<RequestStatus>) {
+        drop((catalog, requests));
+    }
+
+    /// Places were attached to.
+    fn attached(&self, took: Duration) {
+        let _ = took;
+    }
+
+    /// What the budget does; `None` where there is none.
+    fn overhead(&self, status: Option<OverheadStatus>) {
+        drop(status);
+    }
+
+    /// How the tracer is, several times a second.
+    fn vitals(&self, vitals: &Vitals) {
+        let _ = vitals;
+    }
+}
+
+/// Notices alone are of interest.
+impl<F: Fn(Notice) + Send + Sync> Observer for F {
+    fn notice(&self, notice: Notice) {
+        self(notice);
+    }
+}
+
+/// How a tracer is at a moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Vitals {
+    /// Everything that drains events has looked for some since the last time.
+    pub drains_alive: bool,
+    /// Tasks inside a page fault on our behalf.
+    pub tasks_in_fault: usize,
+    /// Releases that the kernel has not finished.
+    pub releasing: usize,
+    /// What takes unusually long.
+    pub slow: Vec<Slow>,
+}
+
+/// Why something that was asked for was not done. Nothing has changed then.
+#[derive(Debug, Error)]
+pub enum TracerError {
+    /// The kernel does not let us.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The system has no thread left.
+    #[error("failed to start a thread")]
+    Thread(#[source] std::io::Error),
+    /// Too many functions.
+    #[error("{all} functions would be probed; the limit is {most} (limits.max_functions)")]
+    TooManyFunctions {
+        /// As many as there would be.
+        all: usize,
+        /// As many as there may be.
+        most: usize,
+    },
+    /// A request leads to nothing, and may not wait.
+    #[error("`{name}`: {why} (with `wait`, it is attached as soon as it can be)")]
+    NothingToProbe {
+        /// The request.
+        name: Arc<str>,
+        /// Why.
+        why: String,
+    },
+    /// None of the functions can be probed.
+    #[error("none of its functions can be probed")]
+    NoneAttached,
+    /// The processes to trace have ended.
+    #[error("a process to trace has ended")]
+    ProcessesEnded,
+    /// The name is taken.
+    #[error("there is a probe `{0}` already")]
+    Exists(Arc<str>),
+    /// There is no such request.
+    #[error("there is no probe `{}`", .0.escape_debug())]
+    Unknown(String),
+    /// The tracer is stopping.
+    #[error("the tracer is stopping")]
+    Stopping,
+}
+
+/// A change of the requests.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// These are all requests of the configuration: what is new in it is attached, what is not in it any
+    /// more is released, and the rest is left alone.
+    Configure {
+        /// The requests.
+        requests: Vec<Request>,
+        /// What else it says.
+        settings: Settings,
+    },
+    /// These come besides.
+    Add {
+        /// The requests.
+        requests: Vec<Request>,
+        /// Those that lead to nothing now may wait for their targets.
+        may_wait: bool,
+    },
+    /// These go.
+    Remove {
+        /// Their names.
+        names: Vec<String>,
+    },
+}
+
+/// What a change did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changed {
+    /// Requests that are new.
+    pub added: Vec<Added>,
+    /// Requests that are gone.
+    pub removed: Vec<String>,
+    /// Requests that were not touched.
+    pub kept: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A request that is new.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Added {
+    /// Its name.
+    pub name: String,
+    /// Functions that are probed.
+    pub functions: usize,
+    /// Functions that cannot be.
+    pub skipped: usize,
+    /// Why it waits, if it does.
+    pub waiting: Option<String>,
+}
+
+/// What a run has attached.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its probes. They count once it [begins](ProbeSet::begin).
+    pub set: Arc<ProbeSet>,
+    /// How it went.
+    pub report: AttachReport,
+}
+
+/// How everything went in the end.
+#[derive(Debug, Clone, Default)]
+pub struct Stopped {
+    /// What was released last.
+    pub released: Released,
+    /// The kernel has let go of everything.
+    pub complete: bool,
+    /// What the overhead budget has done, if there was one.
+    pub overhead: Option<OverheadStatus>,
+}
+
+/// What the thread is told.
+pub(crate) enum Command {
+    Change(Change, oneshot::Sender<Result<Changed, TracerError>>),
+    Attach(Box<Prepared>, Arc<Progress>, oneshot::Sender<Result<Attached, TracerError>>),
+    Watch(Arc<ProbeSet>),
+    Adjust(correct::Adjustment),
+    Worked(Box<work::Worked>),
+    Corrected(Box<correct::Corrected>),
+    Released(u64, Released),
+    Stop { within: Option<Duration>, progress: Arc<Progress>, reply: oneshot::Sender<Stopped> },
+}
+
+/// A handle on the owner of the probes. When the last one is dropped, everything is released in the
+/// background.
+#[derive(Clone)]
+pub struct Tracer(Arc<Handle>);
+
+struct Handle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let (reply, _) = oneshot::channel();
+        // Where it has stopped already, nobody listens.
+        let _ = self.commands.send(Command::Stop { within: None, progress: Arc::default(), reply });
+    }
+}
+
+impl Tracer {
+    /// Starts it, with nothing attached.
+    ///
+    /// # Errors
+    ///
+    /// [`TracerError::Thread`]; [`TracerError::Kernel`] without the privileges to ask the kernel what it
+    /// offers.
+    pub fn start(options: Options) -> Result<Self, TracerError> {
+        let (commands, receive) = mpsc::channel();
+        let engine = Engine::new(options, commands.clone())?;
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || engine.run(&receive))
+            .map_err(TracerError::Thread)?;
+        Ok(Self(Arc::new(Handle { commands })))
+    }
+
+    /// Changes the requests. Attaches what is new before it releases what is old; if it fails, nothing has
+    /// changed. Answers when the new ones count; the old ones are released in the background.
+    pub fn change(&self, change: Change) -> oneshot::Receiver<Result<Changed, TracerError>> {
+        let (reply, answer) = oneshot::channel();
+        // Where the thread is gone, the answer says so.
+        let _ = self.0.commands.send(Command::Change(change, reply));
+        answer
+    }
+
+    /// Loads and attaches what a run has prepared. Nothing counts before it [begins](ProbeSet::begin), but
+    /// that a [command](crate::request::Selection::Command) does when it is executed.
+    pub fn attach(
+        &self,
+        prepared: Prepared,
+        progress: &Arc<Progress>,
+    ) -> oneshot::Receiver<Result<Attached, TracerError>> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Attach(Box::new(prepared), Arc::clone(progress), reply);
+        let _ = self.0.commands.send(command);
+        answer
+    }
+
+    /// Has the overhead budget watch over a run whose hits count from now on.
+    pub fn watch(&self, set: &Arc<ProbeSet>) {
+        let _ = self.0.commands.send(Command::Watch(Arc::clone(set)));
+    }
+
+    /// Takes some probes of a set out of its links; the others lose no hit, and none counts twice. Answers
+    /// when the kernel has let go of them.
+    pub fn detach(
+        &self,
+        set: &ProbeSet,
+        probes: &[ProbeId],
+    ) -> oneshot::Receiver<Result<(), TracerError>> {
+        let keys = probes.iter().map(|probe| (set.id, *probe)).collect();
+        self.adjust(keys, false)
+    }
+
+    /// Attaches probes of a set again that were [detached](Self::detach). Answers when they count.
+    pub fn attach_again(
+        &self,
+        set: &ProbeSet,
+        probes: &[ProbeId],
+    ) -> oneshot::Receiver<Result<(), TracerError>> {
+        let keys = probes.iter().map(|probe| (set.id, *probe)).collect();
+        self.adjust(keys, true)
+    }
+
+    fn adjust(&self, keys: Vec<Key>, attach: bool) -> oneshot::Receiver<Result<(), TracerError>> {
+        let (reply, answer) = oneshot::channel();
+        let adjustment = correct::Adjustment { keys, attach, reply };
+        let _ = self.0.commands.send(Command::Adjust(adjustment));
+        answer
+    }
+
+    /// Stops counting, releases everything and ends. Answers when the kernel has let go and every event is
+    /// handed on, or after `within`.
+    pub fn stop(
+        &self,
+        within: Option<Duration>,
+        progress: &Arc<Progress>,
+    ) -> oneshot::Receiver<Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let progress = Arc::clone(progress);
+        let _ = self.0.commands.send(Command::Stop { within, progress, reply });
+        answer
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracer").finish_non_exhaustive()
+    }
+}

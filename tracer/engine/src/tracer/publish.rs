@@ -1,0 +1,177 @@
+//! What is attached, for whoever shows it.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use tracer_common::Action;
+
+use faultline_plan::ProbeId;
+use faultline_resolve::Skipped;
+
+pub use super::apply::Origin;
+use super::{
+    apply::{Part, Probed},
+    engine::Engine,
+};
+use crate::{
+    collect::catalog::{Catalog, Durations, Figures, Kind, Retired, Series},
+    request::Request,
+    set::ProbeSet,
+};
+
+/// A request, and what became of it.
+#[derive(Debug, Clone)]
+pub struct RequestStatus {
+    /// As it was asked for.
+    pub request: Arc<Request>,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Why it waits, if it does.
+    pub problem: Option<Arc<str>>,
+    /// Functions that are probed now; one that is in files of several contents is one.
+    pub functions: usize,
+    /// Of these, functions that the overhead budget has detached now.
+    pub away: usize,
+    /// Links.
+    pub links: usize,
+    /// Files that are probed, as their processes name them.
+    pub files: Vec<String>,
+    /// Processes that are probed, where not all are.
+    pub processes: Vec<u32>,
+    /// Functions that cannot be probed, by label.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Engine {
+    /// Publishes what is attached now.
+    pub(super) fn publish(&self) {
+        let observer = &self.options.observer;
+        if observer.wants_catalog() {
+            let statuses = self.requests.values().map(|probed| self.status(probed)).collect();
+            observer.published(self.catalog(), statuses);
+        }
+    }
+
+    /// Sums up for good what sets that are gone have counted.
+    pub(super) fn retire(&mut self, sets: &[Arc<ProbeSet>]) {
+        let last = Catalog {
+            sources: sets.iter().map(|set| Arc::clone(&set.source)).collect(),
+            retired: Retired { cpus: std::mem::take(&mut self.retired) },
+            ..Catalog::default()
+        };
+        self.retired = last.read().cpus;
+    }
+
+    fn catalog(&self) -> Catalog {
+        let index: BTreeMap<_, _> =
+            self.sets.keys().enumerate().map(|(index, id)| (*id, index)).collect();
+        let mut series = Vec::new();
+        let mut catalog = Catalog::default();
+        for probed in self.requests.values() {
+            let mut by_label: BTreeMap<Arc<str>, Vec<(usize, ProbeId)>> = BTreeMap::new();
+            let mut reads = false;
+            for part in &probed.parts {
+                let Some(set) = self.sets.get(&part.set) else { continue };
+                for id in &part.ids {
+                    let Some(probe) = set.plan.probes.get(id.0 as usize) else { continue };
+                    reads |= probe.program.reads_memory();
+                    let label = Arc::clone(&probe.label);
+                    by_label.entry(label).or_default().push((index[&part.set], *id));
+                }
+            }
+            for label in probed.retired.keys() {
+                by_label.entry(Arc::clone(label)).or_default();
+            }
+            let request = &probed.request;
+            let withholds =
+                request.condition.is_some() || request.sample.is_some() || request.rate.is_some();
+            let kind = match request.action {
+                Action::Count => Kind::Count,
+                Action::Latency => Kind::Latency,
+                Action::Events => Kind::Events { reads },
+            };
+            series.extend(by_label.into_iter().map(|(probe, parts)| Series {
+                name: Arc::clone(&request.name),
+                kind,
+                withholds,
+                parts,
+                retired: probed.retired.get(&probe).cloned(),
+                probe,
+            }));
+            if probed.problem.is_none() {
+                catalog.probes_attached += 1;
+            } else {
+                catalog.probes_waiting += 1;
+            }
+            catalog.functions += self.functions(probed);
+            catalog.links += probed.places().map(|place| place.links.len()).sum::<usize>();
+            catalog.skipped += probed.skipped.len();
+        }
+        let leaving = self.leaving.iter().flat_map(|leaving| &leaving.sets);
+        catalog.sources =
+            self.sets.values().chain(leaving).map(|set| Arc::clone(&set.source)).collect();
+        catalog.series = series;
+        catalog.retired = Retired { cpus: self.retired.clone() };
+        catalog
+    }
+
+    /// Functions of a request that are probed now.
+    fn functions(&self, probed: &Probed) -> usize {
+        let mut live = probed.live_parts();
+        let (Some(first), Some(second)) = (live.next(), live.next()) else {
+            return probed.live_parts().map(|part| part.ids.len()).sum();
+        };
+        let labels = [first, second].into_iter().chain(live).filter_map(|part| {
+            let probes = &self.sets.get(&part.set)?.plan.probes;
+            Some(part.ids.iter().filter_map(|id| Some(&probes.get(id.0 as usize)?.label)))
+        });
+        labels.flatten().collect::<HashSet<_>>().len()
+    }
+
+    fn status(&self, probed: &Probed) -> RequestStatus {
+        let is_away = |part: &Part, id: &ProbeId| {
+            self.limiter.as_ref().is_some_and(|limiter| limiter.is_away(part.set, *id))
+        };
+        let away = |part: &Part| part.ids.iter().filter(|id| is_away(part, id)).count();
+        let mut files: Vec<_> =
+            probed.places().map(|place| place.file.path().display().to_string()).collect();
+        files.sort_unstable();
+        files.dedup();
+        let mut processes: Vec<_> =
+            probed.places().filter_map(|place| Some(place.process?.pid.get())).collect();
+        processes.sort_unstable();
+        processes.dedup();
+        let mut skipped: Vec<_> = probed.skipped.values().cloned().collect();
+        skipped.sort_by(|one, other| one.label.cmp(&other.label));
+        RequestStatus {
+            request: Arc::clone(&probed.request),
+            origin: probed.origin,
+            problem: probed.problem.clone(),
+            functions: self.functions(probed),
+            away: probed.live_parts().map(away).sum(),
+            links: probed.places().map(|place| place.links.len()).sum(),
+            files,
+            processes,
+            skipped,
+        }
+    }
+}
+
+/// What the functions of a part have counted, by label.
+pub(super) fn figures_of(set: &ProbeSet, part: &Part) -> Vec<(Arc<str>, Figures)> {
+    let mut of_ids: BTreeMap<_, Durations> = BTreeMap::new();
+    set.source.each_durations(|id, durations| of_ids.entry(id).or_default().add(durations));
+    part.ids
+        .iter()
+        .filter_map(|id| {
+            let probe = set.plan.probes.get(id.0 as usize)?;
+            let mut figures = Figures::read(&set.source, *id);
+            if let Some(durations) = of_ids.get(id) {
+                figures.add_durations(durations);
+            }
+            Some((Arc::clone(&probe.label), figures))
+        })
+        .collect()
+}

@@ -1,0 +1,425 @@
+//! Looking, loading and attaching: what may wait for a file system or a lock of the kernel, on a thread that
+//! can be given up.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use faultline_plan::{AttachPlan, ProbeId};
+use faultline_resolve::{Pid, Skipped};
+
+use super::{
+    Command, TracerError,
+    apply::Part,
+    engine::{Engine, Numbers, Pending},
+};
+use crate::{
+    discovery::{
+        At, Combined, Discovery, Known, Looker, NewPart, NewPlace, PartId, PlannedPart, Scope,
+        StepMarker, combine, filters_by_process, is_same_file,
+    },
+    kernel::{AttachReport, Progress},
+    links::{self, Holders, Place, PlaceId, PlaceLinks, Wanted},
+    notice::{Notice, Slow, Step},
+    set::{GroupKey, LoadContext, ProbeSet, SetId},
+};
+
+/// From when on a step is unusually slow, and how often that is said.
+const SLOW_AFTER: Duration = Duration::from_secs(5);
+const TELL_SLOW_EVERY: Duration = Duration::from_secs(10);
+
+/// What is being worked on.
+pub(super) struct Job {
+    /// Tells it from those that were given up.
+    number: u64,
+    marker: StepMarker,
+    /// What waits for it; a scan is nothing that anybody waits for.
+    pub(super) pending: Option<Pending>,
+    /// When it was last said that it is slow.
+    told: Option<Instant>,
+}
+
+impl Job {
+    /// Whether it may be attaching: from then on it is waited for.
+    pub(super) fn is_attaching(&self) -> bool {
+        self.marker.get().is_some_and(|(step, _)| step == Step::Attaching)
+    }
+}
+
+/// What is to be looked for.
+pub(super) enum Input {
+    /// Where these requests are.
+    Look {
+        known: Vec<Known>,
+        scope: Scope,
+        /// Functions of requests that stay beside these.
+        staying: usize,
+    },
+    /// Nothing: it was looked for already.
+    Prepared { combined: Box<Combined>, progress: Arc<Progress> },
+}
+
+/// The thread's own.
+struct Worker {
+    number: u64,
+    looker: Looker,
+    context: LoadContext,
+    numbers: Numbers,
+    holders: Holders,
+    /// Sets that parts are in, and their functions.
+    sets: HashMap<PartId, (SetId, Arc<ProbeSet>, Vec<ProbeId>)>,
+    /// What the budget has detached.
+    away: HashSet<(SetId, ProbeId)>,
+    containers: bool,
+    max_functions: usize,
+}
+
+/// What came of it.
+pub(crate) struct Worked {
+    pub(super) number: u64,
+    pub(super) looker: Looker,
+    pub(super) started: Instant,
+    pub(super) problems: HashMap<Arc<str>, Arc<str>>,
+    pub(super) found: HashSet<Arc<str>>,
+    pub(super) skipped: Vec<(Arc<str>, Skipped)>,
+    pub(super) gone: Vec<(Arc<str>, PlaceId)>,
+    pub(super) whole: bool,
+    pub(super) result: Result<Attachments, TracerError>,
+}
+
+/// What was attached.
+#[derive(Debug, Default)]
+pub(super) struct Attachments {
+    pub(super) sets: Vec<(SetId, Arc<ProbeSet>)>,
+    pub(super) parts: Vec<(Arc<str>, Part)>,
+    pub(super) places: Vec<(Arc<str>, PartId, Place)>,
+    pub(super) report: AttachReport,
+    /// Why places of sets that there are already could not be attached to.
+    pub(super) failures: Vec<String>,
+}
+
+impl Engine {
+    /// Starts a job; the looker is back when it is done.
+    pub(super) fn start_job(&mut self, input: Input, pending: Option<Pending>) {
+        let mut looker = self.looker.take().unwrap_or_else(|| {
+            // The one before is with a thread that was given up.
+            Looker::new(self.options.host)
+        });
+        looker.avoid(self.avoided.iter().cloned());
+        let number = self.numbers.next();
+        let marker = looker.marker.clone();
+        marker.begin(Step::Attaching);
+        let of_part = |part: &Part| {
+            let set = self.sets.get(&part.set)?;
+            Some((part.id, (part.set, Arc::clone(set), part.ids.clone())))
+        };
+        let parts = self.requests.values().flat_map(|probed| &probed.parts);
+        let sets: HashMap<_, _> = parts.filter_map(of_part).collect();
+        let away = self.limiter.as_ref().map(|limiter| {
+            let all = sets.values().flat_map(|(set, _, ids)| ids.iter().map(|id| (*set, *id)));
+            all.filter(|(set, id)| limiter.is_away(*set, *id)).collect()
+        });
+        let settings = self.settings();
+        let worker = Worker {
+            number,
+            looker,
+            context: LoadContext {
+                host: self.options.host,
+                features: self.features,
+                buffer_bytes: settings.buffer_bytes,
+                exchanges: self.options.changes || settings.limit.is_some(),
+                diagnostics: self.options.diagnostics,
+                limit: settings.limit,
+                handlers: self.options.handlers.clone(),
+                grows: self.options.changes,
+            },
+            numbers: self.numbers.clone(),
+            holders: Arc::clone(&self.holders),
+            sets,
+            away: away.unwrap_or_default(),
+            containers: settings.containers,
+            max_functions: settings.max_functions,
+        };
+        self.job = Some(Job { number, marker, pending, told: None });
+        let tell = self.teller();
+        let work = move || {
+            let _ = tell.send(Command::Worked(Box::new(worker.work(input))));
+        };
+        if let Err(error) = std::thread::Builder::new().name("attach".to_owned()).spawn(work)
+            && let Some(job) = self.job.take()
+        {
+            job.pending
+                .into_iter()
+                .for_each(|pending| pending.fail(TracerError::Thread(error.kind().into())));
+        }
+    }
+
+    /// Whether results are those of the job that is waited for.
+    pub(super) fn is_current(&self, worked: &Worked) -> bool {
+        self.job.as_ref().is_some_and(|job| job.number == worked.number)
+    }
+
+    /// Looks whether the job waits for something; gives it up where others can go on without it. What is
+    /// slow at this moment.
+    pub(super) fn watch_job(&mut self) -> Vec<Slow> {
+        let Some(job) = &mut self.job else { return Vec::new() };
+        let Some((step, since)) = job.marker.get() else { return Vec::new() };
+        let since = since.elapsed();
+        if since < SLOW_AFTER {
+            return Vec::new();
+        }
+        let given_up = matches!(step, Step::Resolving { .. });
+        let slow = Slow { step, since, given_up };
+        if job.told.is_none_or(|told| told.elapsed() > TELL_SLOW_EVERY) {
+            job.told = Some(Instant::now());
+            self.options.observer.notice(Notice::Slow(slow.clone()));
+        }
+        if let Step::Resolving { target, pid, .. } = &slow.step {
+            // The thread may come back one day; then it is looked there again.
+            self.avoided.insert((Arc::clone(target), *pid));
+            if let Some(job) = self.job.take() {
+                self.requeue(job.pending);
+            }
+        }
+        vec![slow]
+    }
+}
+
+impl Worker {
+    fn work(mut self, input: Input) -> Worked {
+        let started = Instant::now();
+        let (discovery, whole, staying, known, prepared) = match input {
+            Input::Look { known, scope, staying } => {
+                let discovery = self.looker.look(&known, &scope, self.containers);
+                let all_or_nothing = matches!(scope, Scope::WholeOrNothing);
+                let refused = all_or_nothing.then(|| refuse_waiting(&known, &discovery)).flatten();
+                if let Some(refused) = refused {
+                    return self.end(started, discovery, true, Err(refused));
+                }
+                (discovery, matches!(scope, Scope::Whole), Some(staying), known, None)
+            }
+            Input::Prepared { combined, progress } => {
+                (Discovery::default(), true, None, Vec::new(), Some((combined, progress)))
+            }
+        };
+        let mut discovery = discovery;
+        if let Some(staying) = staying
+            && let Err(error) = self.check_limit(&discovery, &known, staying)
+        {
+            return self.end(started, discovery, whole, Err(error));
+        }
+        let parts = std::mem::take(&mut discovery.parts);
+        let places = std::mem::take(&mut discovery.places);
+        let skipped = parts.iter().flat_map(|part| {
+            let name = &part.request.name;
+            part.plan.skipped.iter().map(|skipped| (Arc::clone(name), skipped.clone()))
+        });
+        let skipped = skipped.collect();
+        let result = match prepared {
+            Some((combined, progress)) => self.load(*combined, &progress),
+            None => self.load_all(parts).map(|mut attachments| {
+                self.attach_places(places, &mut attachments);
+                attachments
+            }),
+        };
+        Worked { skipped, ..self.end(started, discovery, whole, result) }
+    }
+
+    fn end(
+        self,
+        started: Instant,
+        discovery: Discovery,
+        whole: bool,
+        result: Result<Attachments, TracerError>,
+    ) -> Worked {
+        let Discovery { problems, found, gone, .. } = discovery;
+        let Self { number, looker, .. } = self;
+        let skipped = Vec::new();
+        Worked { number, looker, started, problems, found, skipped, gone, whole, result }
+    }
+
+    /// Whether there may be as many functions as there will be when what came is attached and what is gone
+    /// is not.
+    fn check_limit(
+        &self,
+        discovery: &Discovery,
+        known: &[Known],
+        staying: usize,
+    ) -> Result<(), TracerError> {
+        let comes: HashSet<_> = discovery.places.iter().map(|place| place.part).collect();
+        let gone: HashSet<_> = discovery.gone.iter().map(|(_, place)| *place).collect();
+        let parts = known.iter().flat_map(|known| &known.parts);
+        let stay = parts.filter(|part| {
+            comes.contains(&part.id) || part.places.iter().any(|place| !gone.contains(&place.id))
+        });
+        let known: usize = stay.map(|part| part.functions).sum();
+        let new: usize = discovery.parts.iter().map(|part| part.plan.probes.len()).sum();
+        let (all, most) = (staying + known + new, self.max_functions);
+        if all > most { Err(TracerError::TooManyFunctions { all, most }) } else { Ok(()) }
+    }
+
+    /// Loads a set for each group of parts that want the same done, and attaches it. If one fails, none is
+    /// attached.
+    fn load_all(&self, parts: Vec<NewPart>) -> Result<Attachments, TracerError> {
+        let mut groups: Vec<(GroupKey, Vec<NewPart>)> = Vec::new();
+        for part in parts.into_iter().filter(|part| !part.plan.probes.is_empty()) {
+            let key = GroupKey::of(&part.request);
+            match groups.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, group)) => group.push(part),
+                None => groups.push((key, vec![part])),
+            }
+        }
+        let mut all = Attachments::default();
+        for (_, group) in groups {
+            match self.load(combine(group, &self.context.host), &Progress::default()) {
+                Ok(Attachments { sets, parts, report, .. }) => {
+                    all.sets.extend(sets);
+                    all.parts.extend(parts);
+                    all.report.add(report);
+                }
+                Err(error) => {
+                    let places = all.parts.into_iter().flat_map(|(_, part)| part.places);
+                    let links = places.flat_map(|place| place.links.into_links()).collect();
+                    let mut holders =
+                        self.holders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let releasing = holders.release(links, false, &Arc::default());
+                    drop(holders);
+                    releasing.wait();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Loads the programs of a plan and attaches all of it.
+    fn load(&self, combined: Combined, progress: &Progress) -> Result<Attachments, TracerError> {
+        let Combined { plan, names, parts } = combined;
+        let Some(first) = parts.first() else { return Err(TracerError::NoneAttached) };
+        let key = GroupKey::of(&first.request);
+        let processes = parts.iter().flat_map(|part| &part.at).filter_map(|(_, process)| *process);
+        let mut pids: Vec<Pid> = processes.map(|process| process.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        let id = SetId(self.numbers.next());
+        let set = ProbeSet::load(id, plan, names, &key, pids, &self.context)?;
+        let mut wanted = Vec::new();
+        for PlannedPart { ids, at, .. } in &parts {
+            wanted.extend(self.wanted(ids, at, &[]));
+        }
+        let (attached, report) = links::attach(&set, &wanted, &self.holders, progress)?;
+        let mut attached = attached.into_iter();
+        let placed = parts.into_iter().map(|PlannedPart { request, ids, file, at }| {
+            let places = at.into_iter().zip(attached.by_ref());
+            let places = places.filter_map(|((file, process), links)| {
+                Some(Place { id: PlaceId(self.numbers.next()), file, process, links: links? })
+            });
+            let places = places.collect();
+            let part = Part { id: PartId(self.numbers.next()), set: id, ids, file, places };
+            (Arc::clone(&request.name), part)
+        });
+        let parts = placed.collect();
+        Ok(Attachments { sets: vec![(id, Arc::new(set))], parts, report, ..Attachments::default() })
+    }
+
+    /// What is to be attached at these places of a part. Where the kernel cannot limit a link to a process,
+    /// one link serves all places of a file.
+    fn wanted(&self, ids: &[ProbeId], at: &[At], there: &[At]) -> Vec<Wanted> {
+        let alone = filters_by_process(self.context.features);
+        let wanted = at.iter().enumerate().map(|(index, (file, process))| {
+            let shares = !alone
+                && there.iter().chain(&at[..index]).any(|(other, _)| is_same_file(other, file));
+            let probes = if shares { Vec::new() } else { ids.to_vec() };
+            Wanted { probes, file: Arc::clone(file), process: *process }
+        });
+        wanted.collect()
+    }
+
+    /// Attaches what is planned in more places. What fails is told, and tried again at the next look.
+    fn attach_places(&self, places: Vec<NewPlace>, attachments: &mut Attachments) {
+        let mut by_set: BTreeMap<SetId, Vec<NewPlace>> = BTreeMap::new();
+        for place in places {
+            if let Some((set, ..)) = self.sets.get(&place.part) {
+                by_set.entry(*set).or_default().push(place);
+            }
+        }
+        for (id, places) in by_set {
+            let Some((_, set, _)) = self.sets.get(&places[0].part) else { continue };
+            let pids: Vec<_> = places.iter().filter_map(|place| Some(place.at.1?.pid)).collect();
+            let mut wanted = Vec::new();
+            for (index, place) in places.iter().enumerate() {
+                let ids = self.sets.get(&place.part).map_or(&[][..], |(_, _, ids)| ids);
+                let is_here = |probe: &ProbeId| !self.away.contains(&(id, *probe));
+                let ids: Vec<_> = ids.iter().copied().filter(is_here).collect();
+                let before = places[..index].iter().filter(|other| other.part == place.part);
+                let there: Vec<_> = before.map(|other| other.at.clone()).collect();
+                wanted.extend(self.wanted(&ids, std::slice::from_ref(&place.at), &there));
+            }
+            let attached = set
+                .programs()
+                .trace_processes(&pids)
+                .and_then(|()| links::attach(set, &wanted, &self.holders, &Progress::default()));
+            match attached {
+                Ok((links, report)) => {
+                    let with_links = places.into_iter().zip(links);
+                    let attached = with_links.filter_map(|(NewPlace { name, part, at }, links)| {
+                        let (file, process) = at;
+                        let id = PlaceId(self.numbers.next());
+                        Some((name, part, Place { id, file, process, links: links? }))
+                    });
+                    attachments.places.extend(attached);
+                    attachments.report.add(report);
+                }
+                Err(error) => attachments.failures.push(chain(&error)),
+            }
+        }
+    }
+}
+
+/// An error and its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // A transparent error says what its cause says.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Fails if one of the requests leads to nothing, and says why.
+fn refuse_waiting(known: &[Known], discovery: &Discovery) -> Option<TracerError> {
+    let is_planned = |plan: &AttachPlan| !plan.probes.is_empty();
+    let found: HashSet<_> = discovery
+        .parts
+        .iter()
+        .filter(|part| is_planned(&part.plan))
+        .map(|part| &part.request.name)
+        .collect();
+    // Those with a problem first: for their sake the others were not looked for.
+    let missing =
+        known.iter().map(|known| &known.request.name).filter(|name| !found.contains(name));
+    let name = missing.max_by_key(|name| discovery.problems.contains_key(*name))?;
+    let of_name = |part: &&NewPart| part.request.name == *name;
+    let skipped = discovery.parts.iter().find(of_name).and_then(|part| {
+        let Skipped { label, reason } = part.plan.skipped.first()?;
+        Some(format!("cannot probe `{label}`: {reason}"))
+    });
+    let problem = || discovery.problems.get(name).map(ToString::to_string);
+    let why = skipped.or_else(problem).unwrap_or_else(|| "no process is selected".to_owned());
+    Some(TracerError::NothingToProbe { name: Arc::clone(name), why })
+}
+
+impl PlaceLinks {
+    /// Whether nothing is attached.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
