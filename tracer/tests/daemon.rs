@@ -19,7 +19,7 @@ mod support;
 
 use std::{
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::{fs::FileExt as _, fs::PermissionsExt as _, net::UnixStream},
     path::Path,
@@ -434,6 +434,8 @@ fn crowds_and_garbage() {
             "400",
         ),
         ("GET /v1/events/nosuch HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
+        // Bug: what is not UTF-8 was answered without JSON.
+        ("GET /v1/events/%ff HTTP/1.1\r\nhost: x\r\n\r\n", "400"),
     ] {
         let answer = daemon.raw_control(request);
         assert!(answer.starts_with(&format!("HTTP/1.1 {wanted} ")), "{request:?}: {answer}");
@@ -441,6 +443,18 @@ fn crowds_and_garbage() {
     }
     assert_eq!(daemon.http("/healthz"), "alive\n");
     assert_eq!(daemon.http("/readyz"), "ready\n");
+    // Bug: `q` was ignored.
+    for (accept, wanted) in [
+        ("application/openmetrics-text;q=0.5, text/plain", "text/plain; version=0.0.4;"),
+        ("application/openmetrics-text, text/plain;q=0.5", "application/openmetrics-text;"),
+        ("*/*;q=0", "406 Not Acceptable"),
+    ] {
+        let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.split("\r\n\r\n").next().unwrap().contains(wanted), "{accept}: {answer}");
+    }
     puppet.ends_well();
     daemon.stop();
 }

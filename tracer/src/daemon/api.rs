@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -365,7 +365,12 @@ async fn all_events(State(control): Controls) -> Result<Response, Refusal> {
     tail(&control, None)
 }
 
-async fn events(State(control): Controls, Path(name): Path<String>) -> Result<Response, Refusal> {
+async fn events(
+    State(control): Controls,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let Path(name) =
+        name.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the probe's name is not UTF-8"))?;
     let probes = control.shared.probes();
     let Some(probe) = probes.iter().find(|probe| probe.text.name == name) else {
         return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no probe `{name}`")));

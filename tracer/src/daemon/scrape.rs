@@ -103,8 +103,12 @@ pub(super) fn router(scraped: Scraped) -> Router {
 }
 
 async fn metrics(State(scraped): State<Arc<Scraped>>, headers: HeaderMap) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let format = Format::accepted(accept.unwrap_or_default());
+    let accept: Vec<_> =
+        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let Some(format) = Format::accepted(&accept.join(",")) else {
+        let offered = "only text/plain and application/openmetrics-text\n";
+        return (StatusCode::NOT_ACCEPTABLE, offered).into_response();
+    };
     match scraped.text(format).await {
         Some(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         None => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
