@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::{os::unix::process::CommandExt as _, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use faultline_engine::kernel::{Links, Piece, Progress};
 use faultline_plan::ProbeId;
@@ -169,33 +169,43 @@ fn too_few_descriptors() {
     let probe = probes_of(&program, &["fn_*"]).remove(0);
     let limited = |hard: u64, probe: &str| {
         let mut run = faultline(["trace", "--json", probe, "-c", "true"]);
-        let command = run.command().env("FAULTLINE_ASSUME", "no-multi");
-        let limit = move || {
-            /// `CAP_SYS_RESOURCE`, with which the hard limit could be raised too.
-            const SYS_RESOURCE: libc::c_long = 24;
-            // SAFETY: takes a capability from the child that is about to be.
-            if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, SYS_RESOURCE) } != 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            let limit = libc::rlimit { rlim_cur: 70, rlim_max: hard };
-            // SAFETY: a plain system call on a live structure.
-            match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        };
-        // SAFETY: only system calls between fork and exec.
-        unsafe { command.pre_exec(limit) };
-        run.run()
+        run.command().env("FAULTLINE_ASSUME", "no-multi");
+        run.limited(libc::RLIMIT_NOFILE, 70, hard).run()
     };
     let refused = limited(100, &probe);
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
-    let said =
-        "10,000 probes need 10,000 open files on this kernel, and the limit is 100 (ulimit -n)";
-    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    let needed = needed_files(&refused.stderr, "10,000 probes", 100);
+    assert!((10_000..11_000).contains(&needed), "{}", refused.stderr);
     let few = probe.replace("fn_*", "fn_000?");
     let raised = limited(4096, &few).succeeded();
     assert_eq!(number(&raised.summary()["attach"], "links"), 10, "{}", raised.stderr);
+}
+
+/// The limit of open files that an error asks for.
+#[track_caller]
+fn needed_files(stderr: &str, probes: &str, limit: u64) -> u64 {
+    let before = format!("error: attaching {probes} needs a limit of ");
+    let after = format!(" open files, and the limit is {limit} (ulimit -n)\n");
+    let needed = stderr.strip_prefix(&before).and_then(|rest| rest.strip_suffix(&after));
+    let needed = needed.unwrap_or_else(|| panic!("{stderr}"));
+    needed.replace(',', "").parse().unwrap()
+}
+
+/// Bug: under `ulimit -n 64` it was said that "1 probes need 1 open files": check that the limit which
+/// an error asks for is the one that suffices.
+#[test]
+fn the_limit_of_open_files_that_suffices() {
+    let tick = probes_of(&Puppet::program(), &["tick"]).remove(0);
+    let limited = |most: u64| {
+        let run = faultline(["trace", "--json", &tick, "-c", "true"]);
+        run.limited(libc::RLIMIT_NOFILE, most, most).run()
+    };
+    let refused = limited(64);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    let needed = needed_files(&refused.stderr, "1 probe", 64);
+    let refused = limited(needed - 1);
+    assert_eq!(needed_files(&refused.stderr, "1 probe", needed - 1), needed);
+    limited(needed).succeeded();
 }
 
 /// Check that the file which took longest is told, where there are several.

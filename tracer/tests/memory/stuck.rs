@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{
     Read, Reads, assert_reads,
     support::{
-        Target, faultline, kernel_batches, number, skip::skip_without, streaming::Streaming, sum,
-        target,
+        Faultline, Target, faultline, kernel_batches, number, skip::skip_without,
+        streaming::Streaming, sum, target,
     },
     unread, whole,
 };
@@ -22,12 +22,17 @@ fn too_old_for_sleeping_hits() -> bool {
 
 /// A run on `stuck`, with a task in it that hangs in a page fault since just now.
 fn hang() -> (Target, Streaming) {
+    hang_under(|run| run)
+}
+
+/// The same of a run that is changed before it is started.
+fn hang_under(change: impl FnOnce(Faultline) -> Faultline) -> (Target, Streaming) {
     let program = target("stuck.c", &[]);
     let mut stuck = Target::start(&program, &[]);
     let probes = ["same", "other"].map(|name| format!("{}:{name}(text: str)", program.display()));
     let [same, other] = probes;
     let options = ["trace", "--json", "--force", "-p", &stuck.pid(), &same, &other];
-    let run = faultline(options).stream_attached();
+    let run = change(faultline(options)).stream_attached();
     stuck.send("hang");
     assert_eq!(stuck.line(), "hanging");
     (stuck, run)
@@ -94,6 +99,25 @@ fn stuck_fault_hurts_nobody_else() {
     assert_reads(&summary, Reads { resident: 2000, faulted: 1, truncated: 0, failed: 1 });
     assert_eq!(number(&summary["reads"]["failed_by_errno"], "EAGAIN"), 1);
     println!("2,000 events {took:?} after they were asked for; {told}");
+    stuck.finish();
+}
+
+/// Bug: in a time namespace that is behind the host or ahead of it, a stuck task was not told of, or
+/// each that waited for a page was: the eBPF programs read the host's clock.
+#[test]
+fn stuck_fault_is_told_in_a_time_namespace() {
+    if too_old_for_sleeping_hits() {
+        return;
+    }
+    let (mut stuck, run) = hang_under(|run| run.ahead_of_the_host(1_000_000));
+    let told = wait_told(&run, &stuck);
+    let (_, since) = told.split_once(" in /memfd:slow-storage for ").unwrap();
+    let seconds: f64 = since.split_once(" s; ").unwrap().0.parse().unwrap();
+    assert!((1.0..1_000.0).contains(&seconds), "{told}");
+    stuck.send("serve");
+    assert_eq!(stuck.line(), "served");
+    run.signal(libc::SIGINT);
+    run.finish().succeeded();
     stuck.finish();
 }
 

@@ -19,7 +19,8 @@ pub mod streaming;
 use std::{
     ffi::OsStr,
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError, mpsc},
@@ -117,6 +118,52 @@ impl Faultline {
         &mut self.command
     }
 
+    /// In a time namespace in which the monotonic clocks are this many seconds ahead of the host's.
+    pub fn ahead_of_the_host(mut self, seconds: u32) -> Self {
+        let offsets = format!("monotonic {seconds} 0\nboottime {seconds} 0\n");
+        let enter = move || {
+            // SAFETY: takes no pointer.
+            if unsafe { libc::unshare(libc::CLONE_NEWTIME) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            fs::File::options()
+                .write(true)
+                .open("/proc/self/timens_offsets")?
+                .write_all(offsets.as_bytes())?;
+            let namespace = fs::File::open("/proc/self/ns/time_for_children")?;
+            // SAFETY: takes no pointer; the descriptor is open.
+            match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWTIME) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: between fork and exec only unshare, open, write, setns and close are called, and
+        // short paths are copied to the stack.
+        unsafe { self.command.pre_exec(enter) };
+        self
+    }
+
+    /// With a hard limit of its own (`RLIMIT_…`), which it may not raise.
+    pub fn limited(mut self, resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> Self {
+        let limit = move || {
+            /// `CAP_SYS_RESOURCE`, with which the hard limit could be raised too.
+            const SYS_RESOURCE: libc::c_long = 24;
+            // SAFETY: takes a capability from the child that is about to be.
+            if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, SYS_RESOURCE) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            // SAFETY: a plain system call on a live structure.
+            match unsafe { libc::setrlimit(resource, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: only system calls between fork and exec.
+        unsafe { self.command.pre_exec(limit) };
+        self
+    }
+
     /// Runs it to its end.
     pub fn run(self) -> Finished {
         self.start().finish()
@@ -131,7 +178,7 @@ impl Faultline {
     }
 }
 
-fn collect(mut stream: impl std::io::Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+fn collect(mut stream: impl io::Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -1,13 +1,13 @@
-//! The limit of open files: where each breakpoint takes a link, ten thousand take as many.
+//! The limit of open files: each link takes one, and before Linux 6.6 each breakpoint takes a link.
 
 use std::{fs, io};
 
 use super::KernelError;
 
-/// Files that are opened later than the links, or beside them.
+/// Files that may be opened after the links: what a run reads in `/proc`, a daemon's connections.
 const OTHERS: usize = 64;
 
-/// Makes room for so many links, raising the limit as far as we may.
+/// Makes room for this many links, raising the limit as far as we may.
 ///
 /// # Errors
 ///
@@ -26,7 +26,7 @@ pub(super) fn make_room(links: usize, probes: usize) -> Result<(), KernelError> 
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
         return Ok(());
     }
-    Err(KernelError::TooManyLinks { probes, needed: links, limit: limit.rlim_max })
+    Err(KernelError::TooManyLinks { probes, needed, limit: limit.rlim_max })
 }
 
 fn limit() -> io::Result<libc::rlimit> {

@@ -65,18 +65,19 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
-    /// Each breakpoint takes a link on this kernel, and each link an open file.
+    /// Each link takes an open file; before Linux 6.6, each breakpoint takes a link.
     #[error(
-        "{} probes need {} open files on this kernel, and the limit is {} (ulimit -n)",
+        "attaching {} {} needs a limit of {} open files, and the limit is {} (ulimit -n)",
         grouped(*probes as u64),
-        grouped(*needed as u64),
-        grouped(*limit)
+        if *probes == 1 { "probe" } else { "probes" },
+        grouped(*needed),
+        grouped(*limit),
     )]
     TooManyLinks {
         /// Probes that were to be attached.
         probes: usize,
-        /// Links that they take.
-        needed: usize,
+        /// The limit that suffices: the links, what is open already, and some to spare.
+        needed: u64,
         /// The hard limit.
         limit: u64,
     },

@@ -32,11 +32,12 @@ use tracer_common::{
 
 use super::{
     KernelError, Links, Programs, Progress, calibrate,
+    clock::monotonic_ns,
     links::{Link, LinkKind},
     mapped::MappedArray,
     own_code,
     sys::{Points, create_multi_link},
-    tasks::{has_ended, monotonic_ns},
+    tasks::has_ended,
 };
 use faultline_plan::ProbeId;
 use faultline_resolve::Pid;

@@ -8,6 +8,7 @@
 mod attach;
 pub mod bench;
 mod calibrate;
+mod clock;
 mod counters;
 mod descriptors;
 mod diagnostics;
@@ -32,6 +33,7 @@ mod trial;
 
 pub use self::{
     attach::{AttachReport, Piece, SlowestFile, links_needed},
+    clock::monotonic_ns,
     counters::{CounterSnapshot, Counters},
     diagnostics::Diagnostics,
     error::KernelError,

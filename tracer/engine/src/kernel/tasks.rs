@@ -8,7 +8,7 @@ use tracer_common::{
     task::{CallStack, FaultInProgress, MAX_OPEN_CALLS},
 };
 
-use super::{Counters, KernelError, programs::map_error};
+use super::{Counters, KernelError, clock::monotonic_ns, programs::map_error};
 use faultline_plan::ProbeId;
 use faultline_resolve::{Pid, RuntimeAddr, process};
 
@@ -123,12 +123,4 @@ pub(super) fn has_ended(pid_tgid: u64) -> bool {
             error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
         }
     }
-}
-
-/// `CLOCK_MONOTONIC`, the clock of the eBPF programs.
-pub(super) fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is valid for writes; the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
