@@ -39,7 +39,7 @@ pub use self::{
     counts::{count_table, json_counts},
     json::{JsonSink, json_line, json_text},
     latencies::{json_latencies, latency_picture, latency_table},
-    output::Output,
+    output::{Output, survive_file_size_limit},
     palette::Palette,
     summary::Summary,
     text::TextSink,

@@ -29,7 +29,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use self::failure::Failure;
-use faultline_output::Output;
+use faultline_output::{Output, survive_file_size_limit};
 
 /// A production uprobe tracer: see what functions of running programs do, without losing an
 /// argument and without hurting the host.
@@ -83,6 +83,7 @@ pub fn main() -> ExitCode {
     if faultline_engine::kernel::be_releaser_if_asked() {
         return ExitCode::SUCCESS;
     }
+    survive_file_size_limit();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
