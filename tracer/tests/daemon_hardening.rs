@@ -323,3 +323,45 @@ fn errors_name_the_path() {
     assert!(stderr.contains("a socket's path has 1 to 107 bytes"), "{stderr}");
     fs::remove_dir_all(setup.folder).unwrap();
 }
+
+/// Check that a file system that takes a request and never answers, at a look-up, at opening and at
+/// reading, holds up nobody: other probes count and change, it is said what hangs and for how long, and
+/// SIGTERM ends the daemon. Whoever waits for such an answer cannot be killed. When it answers at last, the
+/// target is probed.
+#[test]
+fn file_systems_that_do_not_answer() {
+    let program = private_copy(&Puppet::program(), "unanswered");
+    let served = target("hung_fuse.c", &[]);
+    for kind in ["lookup", "open", "read"] {
+        let folder = own_folder().join(kind);
+        fs::create_dir_all(&folder).unwrap();
+        let args = [folder.to_str().unwrap(), kind, program.to_str().unwrap()];
+        let mut server = Target::start(&served, &args);
+        let hung =
+            format!("{}pids = [{}]\n", probe("hung", &folder.join("lib.so"), "tock"), server.pid());
+        let probes = format!("{hung}{}", probe("ticks", &program, "tick"));
+        let extra = "[targets]\nrescan_every = \"1s\"\n[limits]\nstop_timeout = \"5s\"\n";
+        let daemon = Daemon::start(&probes, extra);
+        let mut puppet = Puppet::start_program(&program);
+        puppet.step(10);
+        daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 10.0);
+        let problem = daemon.listed("hung")["problem"].to_string();
+        assert!(problem.contains("its file system has not answered for"), "{kind}: {problem}");
+        wait_until("the status says what hangs", || {
+            daemon.ask(&["status"])["slow"].to_string().contains("lib.so")
+        });
+        let tocks = format!("{}:tock", program.display());
+        daemon.ctl(&["attach", "tocks", &tocks]).succeeded();
+        daemon.ctl(&["detach", "tocks"]).succeeded();
+        if kind == "read" {
+            server.send("answer");
+            wait_until("it is probed", || daemon.listed("hung")["state"] == "attached");
+            assert!(daemon.ask(&["status"]).get("slow").is_none());
+        }
+        // It ends although nobody has answered yet.
+        let said = daemon.stop().stderr;
+        assert!(said.contains("all probes released"), "{kind}: {said}");
+        puppet.ends_well();
+        server.finish();
+    }
+}

@@ -65,6 +65,7 @@ fn exchanges_are_exact() {
             host,
             settings: Settings::default(),
             holding: Holding::Here,
+            helper: false,
             diagnostics: false,
             // Its links may be exchanged.
             changes: true,

@@ -80,6 +80,13 @@ pub enum Step {
         /// The process through whose eyes, if not the host's.
         pid: Option<u32>,
     },
+    /// Opening or reading a target, which a child tries.
+    Opening {
+        /// The target.
+        target: Arc<str>,
+        /// The process through whose eyes, if not the host's.
+        pid: Option<u32>,
+    },
     /// Attaching.
     Attaching,
 }
@@ -89,6 +96,10 @@ impl fmt::Display for Step {
         match self {
             Self::Resolving { name, target, pid } => {
                 write!(f, "resolving `{target}` for `{name}`")?;
+                pid.map_or(Ok(()), |pid| write!(f, " in process {pid}"))
+            }
+            Self::Opening { target, pid } => {
+                write!(f, "opening `{target}`")?;
                 pid.map_or(Ok(()), |pid| write!(f, " in process {pid}"))
             }
             Self::Attaching => f.write_str("attaching"),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::Action;
 
 use faultline_resolve::Pid;
-use faultline_spec::{Condition, ProbeSpec, Rate, Sample, TypeError};
+use faultline_spec::{Condition, ProbeSpec, Rate, Sample, SpecError, TypeError};
 
 /// Longest name of a request.
 const MAX_NAME: usize = 64;
@@ -149,6 +149,36 @@ pub struct Request {
 }
 
 impl Request {
+    /// A probe in every process, by its text: `TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]`. What else is
+    /// wanted is set afterwards.
+    ///
+    /// ```
+    /// use faultline_engine::{Action, request::Request};
+    ///
+    /// let request = Request::parse("libc:write(fd: i32, _, n: u64) -> i64", Action::Events)?;
+    /// assert_eq!(&*request.name, "libc:write(fd: i32, _, n: u64) -> i64");
+    /// # Ok::<(), faultline_spec::SpecError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The text is not a probe; the error points at the character.
+    pub fn parse(text: &str, action: Action) -> Result<Self, SpecError> {
+        let spec: ProbeSpec = text.parse()?;
+        Ok(Self {
+            name: text.into(),
+            spec,
+            action,
+            selection: Selection::All,
+            condition: None,
+            sample: None,
+            rate: None,
+            force: false,
+            placement: Placement::Auto,
+            text: RequestText { probe: text.to_owned(), action, ..RequestText::default() },
+        })
+    }
+
     /// The same functions in the same processes, of which every call is counted and nothing else.
     #[must_use]
     pub fn counting(&self) -> Self {

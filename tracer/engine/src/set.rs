@@ -17,7 +17,7 @@ use faultline_spec::{Rate, Sample};
 
 use crate::{
     collect::{
-        Tally,
+        Outcome, Tally,
         catalog::Source,
         drain::Drain,
         events::{Decoder, EventStream, HandlerFactory},
@@ -67,6 +67,7 @@ pub(crate) struct LoadContext {
     pub(crate) buffer_bytes: u32,
     /// Links may be exchanged, because there is a budget or may be one.
     pub(crate) exchanges: bool,
+    pub(crate) helper: bool,
     pub(crate) diagnostics: bool,
     pub(crate) limit: Option<OverheadLimit>,
     pub(crate) handlers: Option<HandlerFactory>,
@@ -125,6 +126,7 @@ impl ProbeSet {
             more_pids,
             begin_at_exec: key.selection == Selection::Command,
             exchanges: context.exchanges,
+            helper: context.helper,
             diagnostics: context.diagnostics,
             features: context.features,
             force: key.force,
@@ -186,6 +188,20 @@ impl ProbeSet {
             diagnostics: Mutex::new(diagnostics),
             told_full: AtomicBool::new(false),
         })
+    }
+
+    /// Hits of all its probes, at entry or return.
+    pub fn hits(&self) -> u64 {
+        self.source.counters.all_hits().iter().sum()
+    }
+
+    /// Events that were handled to their end, or calls that the kernel side summed up.
+    pub fn delivered(&self) -> u64 {
+        let ids = (0..self.plan.probes.len() as u32).map(ProbeId);
+        match &self.source.tally {
+            Some(tally) => ids.map(|id| tally.of_probe(id, Outcome::Delivered)).sum(),
+            None => self.source.counters.sums(&[Counter::Aggregated]).iter().sum(),
+        }
     }
 
     pub(crate) fn programs(&self) -> &Programs {

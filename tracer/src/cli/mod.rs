@@ -80,7 +80,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    if faultline_engine::kernel::be_releaser_if_asked() {
+    if faultline_engine::helper::run_if_asked() {
         return ExitCode::SUCCESS;
     }
     survive_file_size_limit();

@@ -143,6 +143,7 @@ impl Session {
             host,
             settings: Settings { limit: overhead, buffer_bytes, ..Settings::default() },
             holding: Holding::Here,
+            helper: true,
             diagnostics: tracing::enabled!(target: "faultline_ebpf", tracing::Level::ERROR),
             changes: false,
             handlers,

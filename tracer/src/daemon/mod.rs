@@ -130,6 +130,7 @@ async fn serve(
         host,
         settings: config.settings(),
         holding: Holding::InThreads,
+        helper: true,
         diagnostics: false,
         changes: true,
         handlers: Some(shared.handlers()),

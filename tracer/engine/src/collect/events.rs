@@ -1,11 +1,11 @@
 //! From records to events, for whoever handles them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use faultline_plan::AttachPlan;
 
 use super::{
-    Tally,
+    Outcome, Tally,
     decode::{self, Clock, Event},
     drain::{Patience, RecordReader},
 };
@@ -34,6 +34,31 @@ pub struct EventStream {
 
 /// Makes the handler of each set whose action is events.
 pub type HandlerFactory = Arc<dyn Fn(EventStream) -> Box<dyn EventHandler> + Send + Sync>;
+
+/// Calls a function for each event: for programs that keep up with them by themselves.
+///
+/// ```
+/// let handlers = faultline_engine::collect::events::each(|event| println!("{:?}", event.kind));
+/// ```
+pub fn each(see: impl FnMut(&Event<'_>) + Send + 'static) -> HandlerFactory {
+    let see = Arc::new(Mutex::new(see));
+    Arc::new(move |stream| Box::new(Each { see: Arc::clone(&see), stream }))
+}
+
+struct Each<F> {
+    see: Arc<Mutex<F>>,
+    stream: EventStream,
+}
+
+impl<F: FnMut(&Event<'_>) + Send> EventHandler for Each<F> {
+    fn event(&mut self, event: &Event<'_>, patience: &Patience) {
+        (self.see.lock().unwrap_or_else(PoisonError::into_inner))(event);
+        self.stream.tally.count(event.id, event.cpu, Outcome::Delivered);
+        patience.renew();
+    }
+
+    fn flush(&mut self, _patience: &Patience) {}
+}
 
 /// Decodes records for a handler.
 pub(crate) struct Decoder {

@@ -11,6 +11,7 @@ use faultline_plan::{self as plan, AttachPlan, PlanOptions};
 use faultline_resolve::{CodeReader, ObjectFile, Pid, Resolver, View, process};
 use faultline_spec::Condition;
 
+use super::Unanswered;
 use crate::{
     host::Host,
     request::{Request, Selection},
@@ -27,16 +28,19 @@ pub(crate) struct Locator {
     missing: HashMap<String, Arc<str>>,
     /// Targets that a file system did not answer for, and the process through whose eyes.
     avoided: HashSet<(Arc<str>, Option<u32>)>,
+    /// Asks a child first where a file system may not answer.
+    guard: Option<Unanswered>,
 }
 
 impl Locator {
-    pub(crate) fn new(host: Host) -> Self {
+    pub(crate) fn new(host: Host, guard: Option<Unanswered>) -> Self {
         Self {
             host,
             resolver: Resolver::new(View::Host),
             view: View::Host,
             missing: HashMap::new(),
             avoided: HashSet::new(),
+            guard,
         }
     }
 
@@ -69,11 +73,9 @@ impl Locator {
         if let Some(error) = self.missing.get(target) {
             return Err(Arc::clone(error));
         }
-        self.resolver.target(target).map_err(|error| {
-            let error: Arc<str> = chain(error);
-            self.missing.insert(target.clone(), Arc::clone(&error));
-            error
-        })
+        let answers = self.guard.as_ref().map_or(Ok(()), |guard| guard.ask(target, view));
+        let found = answers.and_then(|()| self.resolver.target(target).map_err(chain));
+        found.inspect_err(|error| drop(self.missing.insert(target.clone(), Arc::clone(error))))
     }
 
     /// What a request attaches in a view; or why it cannot.

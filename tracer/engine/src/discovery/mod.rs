@@ -5,6 +5,7 @@
 //! attaches nothing. A file system may keep it waiting for ever: it says in its [`StepMarker`] what it is
 //! at, and runs on a thread that can be given up.
 
+mod guard;
 mod locate;
 mod processes;
 mod watch;
@@ -19,6 +20,7 @@ use faultline_plan::{self as plan, AttachPlan, PlannedProbe, ProbeId};
 use faultline_resolve::{self as resolve, ObjectFile, Pid, View};
 
 pub(crate) use self::{
+    guard::{Unanswered, look_if_asked},
     locate::{Locator, has_same_content, is_same_file},
     processes::Containers,
     watch::ProcessWatch,
@@ -135,9 +137,10 @@ pub(crate) struct Looker {
 }
 
 impl Looker {
-    pub(crate) fn new(host: Host) -> Self {
+    /// With `guard`, a child is asked first where a file system may not answer.
+    pub(crate) fn new(host: Host, guard: Option<Unanswered>) -> Self {
         Self {
-            locator: Locator::new(host),
+            locator: Locator::new(host, guard),
             containers: Containers::default(),
             seen: HashSet::new(),
             marker: StepMarker::default(),
@@ -433,7 +436,7 @@ impl Prepared {
             .iter()
             .map(|request| Known { request: Arc::clone(request), parts: Vec::new() })
             .collect();
-        let mut discovery = Looker::new(*host).look(&known, &Scope::Whole, false);
+        let mut discovery = Looker::new(*host, None).look(&known, &Scope::Whole, false);
         discovery.drop_repeats();
         let problem = |request: &Arc<Request>| {
             Some((Arc::clone(request), discovery.problems.get(&request.name)?.clone()))
@@ -511,5 +514,5 @@ impl Prepared {
 ///
 /// Why it leads to nothing.
 pub fn plan_on_host(host: &Host, request: &Request) -> Result<AttachPlan, Arc<str>> {
-    Locator::new(*host).plan(request, View::Host)
+    Locator::new(*host, None).plan(request, View::Host)
 }

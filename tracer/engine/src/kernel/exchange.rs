@@ -180,16 +180,18 @@ impl Programs {
         };
         let descriptor = create_multi_link(self.entry()?, &points).map_err(failed)?;
         let link = Links::new(vec![Link { descriptor, points: 1, kind: LinkKind::Multi }]);
-        let releaser = match link.hand_over() {
-            Ok(releaser) => releaser,
-            Err((link, _)) => {
-                link.detach(&Progress::default());
-                return Ok(());
-            }
+        let progress = Progress::default();
+        let releaser = if self.helper {
+            link.hand_over()
+        } else {
+            Err((link, io::ErrorKind::Unsupported.into()))
         };
         let (tell, told) = mpsc::channel();
         let wait = move || {
-            releaser.release(&Progress::default());
+            match releaser {
+                Ok(releaser) => releaser.release(&progress),
+                Err((link, _)) => link.detach(&progress),
+            };
             let _ = tell.send(());
         };
         let waits = thread::Builder::new().name("outlast".to_owned()).spawn(wait);

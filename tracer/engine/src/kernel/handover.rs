@@ -108,7 +108,7 @@ impl Releaser {
 }
 
 /// If this process was started as a releaser, is one, and does not return until its time has come.
-pub fn be_releaser_if_asked() -> bool {
+pub(crate) fn be_releaser_if_asked() -> bool {
     let mut arguments = env::args_os().skip(1);
     if arguments.next().is_none_or(|argument| argument != RELEASER) {
         return false;

@@ -42,6 +42,8 @@ pub struct LinkHolders {
     next_key: u64,
     /// This kernel or sandbox does not let us: links stay where they are.
     refused: bool,
+    /// A child of ours may release links.
+    helper: bool,
 }
 
 /// Where links lie.
@@ -120,8 +122,8 @@ pub struct Releasing {
 impl LinkHolders {
     /// Holds nothing yet.
     #[must_use]
-    pub fn new(holding: Holding) -> Self {
-        Self { holding, all: BTreeMap::new(), process: None, next_key: 0, refused: false }
+    pub fn new(holding: Holding, helper: bool) -> Self {
+        Self { holding, all: BTreeMap::new(), process: None, next_key: 0, refused: false, helper }
     }
 
     /// Whether links go to threads.
@@ -197,6 +199,7 @@ impl LinkHolders {
         hand_over: bool,
         progress: &Arc<Progress>,
     ) -> Releasing {
+        let hand_over = hand_over && self.helper;
         let mut here = Vec::new();
         let mut keys: HashMap<u64, Vec<u64>> = HashMap::new();
         for HeldLinks { held, .. } in links {

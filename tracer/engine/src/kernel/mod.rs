@@ -38,7 +38,7 @@ pub use self::{
     diagnostics::Diagnostics,
     error::KernelError,
     features::Features,
-    handover::{Releaser, be_releaser_if_asked},
+    handover::Releaser,
     holders::{HeldLinks, Holding, LinkHolders, Releasing},
     latencies::Latencies,
     links::{DetachReport, Links},
@@ -50,4 +50,6 @@ pub use self::{
     tasks::{Calls, Faults, StuckTask},
     trial::{Feature, Finding, probe_features},
 };
-pub(crate) use self::{calibrate::measure_costs, quirks::try_quirks};
+pub(crate) use self::{
+    calibrate::measure_costs, handover::be_releaser_if_asked, quirks::try_quirks,
+};

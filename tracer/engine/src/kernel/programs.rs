@@ -55,6 +55,8 @@ pub struct LoadOptions {
     pub begin_at_exec: bool,
     /// Links may be exchanged ([`Programs::begin_exchange`]); costs a hit a comparison.
     pub exchanges: bool,
+    /// A child of ours may release links: see [`helper::run_if_asked`](crate::helper::run_if_asked).
+    pub helper: bool,
     /// Whether the programs' own diagnostics are wanted.
     pub diagnostics: bool,
     /// What the kernel offers.
@@ -79,6 +81,7 @@ impl LoadOptions {
             more_pids: 0,
             begin_at_exec: false,
             exchanges: false,
+            helper: false,
             diagnostics: false,
             features,
             force: false,
@@ -100,6 +103,8 @@ pub struct Programs {
     features: Features,
     /// Nothing is wanted but the number of hits.
     only_counts: bool,
+    /// A child of ours may release links.
+    pub(super) helper: bool,
     /// The processes whose hits count.
     pids: Mutex<HashMap<MapData, u32, u8>>,
 }
@@ -175,10 +180,19 @@ impl Programs {
         let gates = (exchanges && tracks_returns)
             .then(|| mapped(&ebpf, "GATES", probes as usize).map(Gates::new))
             .transpose()?;
-        let features = options.features;
+        let (features, helper) = (options.features, options.helper);
         let pids = Mutex::new(typed(ebpf.take_map("PIDS"), "PIDS")?);
-        let mut programs =
-            Self { control, generations, gates, ebpf, tracks_returns, only_counts, features, pids };
+        let mut programs = Self {
+            control,
+            generations,
+            gates,
+            ebpf,
+            tracks_returns,
+            only_counts,
+            features,
+            helper,
+            pids,
+        };
         if !only_counts {
             programs.write_reads(plan)?;
         }

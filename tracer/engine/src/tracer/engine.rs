@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     collect::catalog::CpuFigures,
-    discovery::{Looker, ProcessWatch},
+    discovery::{Looker, ProcessWatch, Unanswered},
     kernel::{Features, HeldLinks, LinkHolders, Progress},
     limiter::Limiter,
     links::Holders,
@@ -90,6 +90,8 @@ pub(super) struct Engine {
     /// Probes that somebody wants detached or attached again.
     pub(super) adjustments: VecDeque<Adjustment>,
     pub(super) looker: Option<Looker>,
+    /// Targets whose file systems do not answer.
+    pub(super) unanswered: Unanswered,
     pub(super) job: Option<Job>,
     pub(super) queue: VecDeque<Pending>,
     /// Targets that a file system did not answer for, and the process through whose eyes.
@@ -120,12 +122,13 @@ impl Engine {
             sets: BTreeMap::new(),
             leaving: Vec::new(),
             retired: Vec::new(),
-            holders: Arc::new(Mutex::new(LinkHolders::new(options.holding))),
+            holders: Arc::new(Mutex::new(LinkHolders::new(options.holding, options.helper))),
             limiter: None,
             correcting: false,
             late: HashSet::new(),
             adjustments: VecDeque::new(),
-            looker: Some(Looker::new(options.host)),
+            looker: None,
+            unanswered: Unanswered::default(),
             job: None,
             queue: VecDeque::new(),
             avoided: HashSet::new(),
@@ -209,7 +212,8 @@ impl Engine {
                 self.notice(Notice::BufferFull);
             }
         }
-        let slow = self.watch_job();
+        let mut slow = self.watch_job();
+        slow.extend(self.unanswered.slow());
         self.report_vitals(slow);
         if self.options.changes {
             self.look_for_targets(now);

@@ -47,6 +47,10 @@ pub struct Options {
     pub settings: Settings,
     /// Where links lie.
     pub holding: Holding,
+    /// This program calls [`helper::run_if_asked`](crate::helper::run_if_asked) before all
+    /// else, so that it can be started as a child that does what may wait for ever. Without it, a task
+    /// that hangs in a page fault can keep this process from ending.
+    pub helper: bool,
     /// The programs' own messages go to the log.
     pub diagnostics: bool,
     /// Requests come and go, and so do their targets.
@@ -83,6 +87,23 @@ impl Default for Settings {
             settle: Duration::from_millis(200),
             containers: true,
             max_functions: usize::MAX,
+        }
+    }
+}
+
+impl Options {
+    /// A run on this machine: events are lost, notices go to the log. Set what is wanted besides.
+    #[must_use]
+    pub fn new(host: Host) -> Self {
+        Self {
+            host,
+            settings: Settings::default(),
+            holding: Holding::Here,
+            helper: false,
+            diagnostics: false,
+            changes: false,
+            handlers: None,
+            observer: Arc::new(|notice: Notice| tracing::warn!("{notice}")),
         }
     }
 }
@@ -157,7 +178,7 @@ pub enum TracerError {
         most: usize,
     },
     /// A request leads to nothing, and may not wait.
-    #[error("`{name}`: {why} (with `wait`, it is attached as soon as it can be)")]
+    #[error("`{name}`: {why}")]
     NothingToProbe {
         /// The request.
         name: Arc<str>,
@@ -270,6 +291,7 @@ pub(crate) enum Command {
 pub struct Tracer(Arc<Handle>);
 
 struct Handle {
+    host: Host,
     commands: mpsc::Sender<Command>,
 }
 
@@ -290,12 +312,34 @@ impl Tracer {
     /// offers.
     pub fn start(options: Options) -> Result<Self, TracerError> {
         let (commands, receive) = mpsc::channel();
+        let host = options.host;
         let engine = Engine::new(options, commands.clone())?;
         std::thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || engine.run(&receive))
             .map_err(TracerError::Thread)?;
-        Ok(Self(Arc::new(Handle { commands })))
+        Ok(Self(Arc::new(Handle { host, commands })))
+    }
+
+    /// Resolves, attaches and begins to count, in one call, for a program that does nothing else meanwhile.
+    ///
+    /// Blocks for some milliseconds, and where a file system does not answer for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`TracerError::NothingToProbe`] if a request leads to nothing; [`TracerError::NoneAttached`] and
+    /// those of [`attach`](Self::attach).
+    pub fn trace(&self, requests: Vec<Request>) -> Result<Arc<ProbeSet>, TracerError> {
+        let prepared = Prepared::new(&self.0.host, requests);
+        if let Some((request, why)) = prepared.problems.first() {
+            let (name, why) = (Arc::clone(&request.name), why.to_string());
+            return Err(TracerError::NothingToProbe { name, why });
+        }
+        let answer = self.attach(prepared, &Arc::default()).blocking_recv();
+        let Attached { set, .. } = answer.map_err(|_| TracerError::Stopping)??;
+        set.begin();
+        self.watch(&set);
+        Ok(set)
     }
 
     /// Changes the requests. Attaches what is new before it releases what is old; if it fails, nothing has

@@ -104,8 +104,9 @@ impl Engine {
     /// Starts a job; the looker is back when it is done.
     pub(super) fn start_job(&mut self, input: Input, pending: Option<Pending>) {
         let mut looker = self.looker.take().unwrap_or_else(|| {
-            // The one before is with a thread that was given up.
-            Looker::new(self.options.host)
+            // There was none yet, or it is with a thread that was given up.
+            let guard = self.options.helper.then(|| self.unanswered.clone());
+            Looker::new(self.options.host, guard)
         });
         looker.avoid(self.avoided.iter().cloned());
         let number = self.numbers.next();
@@ -130,6 +131,7 @@ impl Engine {
                 features: self.features,
                 buffer_bytes: settings.buffer_bytes,
                 exchanges: self.options.changes || settings.limit.is_some(),
+                helper: self.options.helper,
                 diagnostics: self.options.diagnostics,
                 limit: settings.limit,
                 handlers: self.options.handlers.clone(),
