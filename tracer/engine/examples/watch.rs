@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let values: Vec<_> = event
                 .values()
                 .map(|(name, value)| match value {
-                    Ok(value) => format!("{name}={value:?}"),
+                    Ok(value) => format!("{name}={value}"),
                     Err(errno) => format!("{name}=null ({errno:?})"),
                 })
                 .collect();

@@ -27,7 +27,8 @@
 //! }
 //!
 //! let host = Host::detect();
-//! let mut count = Request::parse("/proc/self/exe:traced", Action::Count)?;
+//! let program = std::env::current_exe()?;
+//! let mut count = Request::parse(&format!("{}:traced", program.display()), Action::Count)?;
 //! count.selection = Selection::Pids(vec![Pid::own()]);
 //! let tracer = Tracer::start(Options::new(host))?;
 //! let set = tracer.trace(vec![count])?;

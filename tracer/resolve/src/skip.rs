@@ -2,7 +2,7 @@
 //!
 //! Every stage adds to them: resolving finds what is no function, planning what would hurt, the
 //! kernel refuses the rest. One enum has all reasons, so a new one is a variant and its arm in
-//! [`SkipReason::parts`].
+//! `SkipReason::parts`.
 
 use std::fmt;
 use std::mem::{Discriminant, discriminant};

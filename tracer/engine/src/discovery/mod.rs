@@ -1,8 +1,8 @@
 //! One look at this machine: where requests are to be attached and are not yet, and where they are attached
 //! and have nothing to do any more.
 //!
-//! Takes requests and what is attached of them; gives a [`Discovery`]. It reads files and `/proc`, and
-//! attaches nothing. A file system may keep it waiting for ever: it says in its [`StepMarker`] what it is
+//! Takes requests and what is attached of them; gives a `Discovery`. It reads files and `/proc`, and
+//! attaches nothing. A file system may keep it waiting for ever: it says in its `StepMarker` what it is
 //! at, and runs on a thread that can be given up.
 
 mod guard;

@@ -1,5 +1,5 @@
 //! The overhead budget: measures what probes cost, decides what must go or may come, and says how it is
-//! done. It attaches and releases nothing itself: the [`engine`](crate::tracer) has that done, and says
+//! done. It attaches and releases nothing itself: the tracer has that done, and says
 //! whether it succeeded.
 
 mod budget;
