@@ -16,6 +16,7 @@ const CHECKS: &[Check] = &[
     Check { name: "format", run: format },
     Check { name: "lints", run: lints },
     Check { name: "eBPF lints", run: ebpf_lints },
+    Check { name: "documentation", run: documentation },
     Check { name: "dependencies", run: dependencies },
     Check { name: "pinned versions", run: pinned_versions },
 ];
@@ -55,6 +56,13 @@ fn lints() -> Result<()> {
         "--",
         "-Dwarnings",
     ]))
+}
+
+/// Every link in the documentation leads somewhere.
+fn documentation() -> Result<()> {
+    let mut command = cargo(versions::STABLE);
+    command.args(["doc", "--quiet", "--locked", "--no-deps", "--workspace"]);
+    shown(command.args(["--exclude", "tracer-ebpf"]).env("RUSTDOCFLAGS", "-Dwarnings"))
 }
 
 fn ebpf_lints() -> Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! A kind says in its file all that other stages ask about it: how the grammar names it, how a probe
 //! reads it, how a condition compares it, how it is shown. Nothing outside of this folder knows which
-//! kinds there are. A new one is a file with an implementation of [`Kind`], its `mod` below and its
-//! line in [`kinds!`]. (Only how to *read* a value is not open to it: see [`Read`].)
+//! kinds there are. A new one is a file with an implementation of `Kind`, its `mod` below and its
+//! line in `kinds!`. (Only how to *read* a value is not open to it: see [`Read`].)
 
 mod bytes;
 mod character;
