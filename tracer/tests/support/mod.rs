@@ -33,6 +33,7 @@ use serde_json::Value;
 pub mod attaching;
 pub mod live;
 pub mod prometheus;
+pub mod reads;
 
 /// How long anything may take before the test calls it hung. Far above what is ever needed: it
 /// is no statement about speed.

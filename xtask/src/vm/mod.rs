@@ -2,9 +2,10 @@
 //! machine's own beside them. One table tells all results.
 //!
 //! A guest has this machine's files, read-only and under the same paths, so every program and
-//! library that tests use is there. What they write goes to memory, but for the folder of their
-//! own files (`target/tmp`), which is on a disk: there, pages can be thrown out of memory. That disk
-//! begins with the test targets that the run on this machine has compiled.
+//! library that tests use is there. What they write goes to memory, except for the folder of their
+//! own files (`target/tmp`), which is on a disk, where pages can be evicted from memory. That disk
+//! starts with the test targets that the run on this machine has compiled. Each test program has a
+//! guest of its own, so that two CPUs share the work evenly.
 
 mod initramfs;
 mod kernels;
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let work = Work { programs: build()?, args: args.rest, environment: environment() };
     if args.is_shell {
         for kernel in &kernels {
-            Guest::new(kernel, &scratch()?)?.interactive(&script::shell(&work))?;
+            Guest::new(kernel, &scratch()?, "shell")?.interactive(&script::shell(&work))?;
         }
         return Ok(());
     }
@@ -75,7 +76,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         columns.push(Column { from: "host".to_owned(), run: on_host(&work)? });
     }
     let scratch = scratch()?;
-    columns.extend(in_guests(&kernels, &scratch, &script::in_guest(&work))?);
+    columns.extend(in_guests(&kernels, &scratch, &work)?);
     columns.sort_by_key(|column| kernels::version(&column.run.release));
     println!("{}", table::table(&columns));
     if columns.iter().any(|column| !column.run.failures().is_empty()) {
@@ -115,16 +116,9 @@ impl Args {
     }
 }
 
-/// Programs of tests that ask more of a system than a guest has: Prometheus, mounts, systemd's tools;
-/// or a daemon that is as fast as one on a machine. `vm --systemd` tests the daemon in a whole system.
-const NOT_OF_THE_KERNEL: &[&str] = &[
-    "daemon",
-    "daemon_churn",
-    "daemon_hardening",
-    "daemon_prometheus",
-    "daemon_service",
-    "deploy",
-];
+/// The test program that asks more of a system than a guest has: see `tracer/tests/daemon/main.rs`.
+/// `vm --systemd` tests the daemon in a whole system.
+const NOT_OF_THE_KERNEL: &str = "daemon";
 
 /// Builds the integration tests, and with them the faultline that they run.
 fn build() -> Result<Vec<TestProgram>> {
@@ -138,7 +132,7 @@ fn build() -> Result<Vec<TestProgram>> {
         bail!("the tests do not compile");
     }
     let mut programs = test_programs(&String::from_utf8_lossy(&output.stdout));
-    programs.retain(|program| !NOT_OF_THE_KERNEL.contains(&program.name.as_str()));
+    programs.retain(|program| program.name != NOT_OF_THE_KERNEL);
     if programs.is_empty() {
         bail!("cargo built no tests");
     }
@@ -201,31 +195,50 @@ fn on_host(work: &Work) -> Result<Run> {
     Ok(run)
 }
 
-/// Runs the tests on each kernel, two at once: much of the time a guest waits for its own clock.
-fn in_guests(kernels: &[Kernel], scratch: &Scratch, script: &str) -> Result<Vec<Column>> {
-    let run_one = |kernel: &Kernel| -> Result<Column> {
-        let name = kernel.series();
-        note("vm", &format!("{} of Debian {}", kernel.release, kernel.suite));
-        let run = Guest::new(kernel, scratch)?.run(script, |line| show(&name, line))?;
-        Ok(Column { from: kernel.suite.to_owned(), run })
+/// Runs each test program on each kernel, two guests at once: a guest keeps one CPU busy.
+fn in_guests(kernels: &[Kernel], scratch: &Scratch, work: &Work) -> Result<Vec<Column>> {
+    // The largest program takes longest, and whatever comes last runs alone.
+    let size = |program: &TestProgram| fs::metadata(&program.file).map_or(0, |file| file.len());
+    let mut programs = work.programs.clone();
+    programs.sort_by_key(|program| std::cmp::Reverse(size(program)));
+    let jobs: Vec<(&Kernel, &TestProgram)> = programs
+        .iter()
+        .flat_map(|program| kernels.iter().map(move |kernel| (kernel, program)))
+        .collect();
+    let run_one = |(kernel, program): (&Kernel, &TestProgram)| -> Result<(String, Run)> {
+        let (series, name) = (kernel.series(), &program.name);
+        note("vm", &format!("{name} on {} of Debian {}", kernel.release, kernel.suite));
+        let work = Work { programs: vec![program.clone()], ..work.clone() };
+        let guest = Guest::new(kernel, scratch, name)?;
+        let run =
+            guest.run(&script::in_guest(&work), |line| show(&format!("{series} {name}"), line))?;
+        Ok((kernel.suite.to_owned(), run))
     };
-    let left = Mutex::new(kernels.iter());
+    let left = Mutex::new(jobs.into_iter());
     let next = || left.lock().ok()?.next();
-    let run_some = || -> Result<Vec<Column>> { std::iter::from_fn(next).map(run_one).collect() };
-    thread::scope(|scope| {
+    let run_some = || -> Result<Vec<_>> { std::iter::from_fn(next).map(run_one).collect() };
+    let runs = thread::scope(|scope| {
         let [one, other] = [scope.spawn(run_some), scope.spawn(run_some)];
-        let mut columns = Vec::new();
+        let mut runs = Vec::new();
         for thread in [one, other] {
-            let Ok(run) = thread.join() else { bail!("a thread that watches a guest panicked") };
-            columns.extend(run?);
+            let Ok(done) = thread.join() else { bail!("a thread that watches a guest panicked") };
+            runs.extend(done?);
         }
-        Ok(columns)
-    })
+        Ok(runs)
+    })?;
+    let mut columns: Vec<Column> = Vec::new();
+    for (from, run) in runs {
+        match columns.iter_mut().find(|column| column.from == from) {
+            Some(column) => column.run.add(run),
+            None => columns.push(Column { from, run }),
+        }
+    }
+    Ok(columns)
 }
 
-/// Shows what the tests print, told apart by kernel.
-fn show(kernel: &str, line: &str) {
-    let _ = writeln!(std::io::stderr(), "{kernel}: {}", line.trim_end());
+/// Shows what the tests print, and where.
+fn show(place: &str, line: &str) {
+    let _ = writeln!(std::io::stderr(), "{place}: {}", line.trim_end());
 }
 
 /// A disk image with what tests have compiled.

@@ -64,8 +64,8 @@ impl Drop for Running {
 impl<'a> Guest<'a> {
     /// # Errors
     /// If the folder of the guest's files cannot be made.
-    pub(crate) fn new(kernel: &'a Kernel, scratch: &'a Scratch) -> Result<Self> {
-        let folder = workspace::target().join("vm/run").join(kernel.series());
+    pub(crate) fn new(kernel: &'a Kernel, scratch: &'a Scratch, name: &str) -> Result<Self> {
+        let folder = workspace::target().join("vm/run").join(kernel.series()).join(name);
         fs::create_dir_all(&folder)
             .with_context(|| format!("failed to create {}", folder.display()))?;
         Ok(Self { kernel, scratch, folder })

@@ -82,6 +82,15 @@ impl Run {
         }
     }
 
+    /// Adds what other programs came to on the same kernel.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.groups.extend(other.groups);
+        self.problems.extend(other.problems);
+        self.is_done &= other.is_done;
+        // A guest that did not boot must be seen.
+        self.up_s = self.up_s.zip(other.up_s).map(|(one, other)| one.max(other));
+    }
+
     /// Looks through the kernel's own messages.
     pub(crate) fn kernel_log(&mut self, log: &str) {
         const BAD: &[&str] =

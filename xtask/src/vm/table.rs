@@ -1,5 +1,6 @@
-//! The table of results: a column for each kernel, a row for each program of tests, and one for
-//! each test that did not pass everywhere. It is Markdown, to go into docs/kernels.md as it is.
+//! The table of results: a column for each kernel, a row for each test program, one for each of its
+//! modules, and one for each test that did not pass everywhere. It is Markdown, to go into
+//! docs/kernels.md as it is.
 
 use std::fmt::Write as _;
 
@@ -35,6 +36,13 @@ pub(crate) fn table(columns: &[Column]) -> String {
         rows.push(row(&name, columns, |column| {
             group(column, &name).map_or_else(|| "no result".to_owned(), group_cell)
         }));
+        for module in names(columns, |group| modules(group, &name)) {
+            rows.push(row(&format!("{name}::{module}"), columns, |column| {
+                let of_module = |test: &str| module_of(test) == Some(&module);
+                group(column, &name)
+                    .map_or_else(|| "no result".to_owned(), |group| counts(group, of_module))
+            }));
+        }
         rows.extend(tests_that_differ(&name, columns, &mut notes));
     }
     rows.push(row("besides", columns, |column| match column.run.problems.len() {
@@ -72,15 +80,40 @@ fn group<'a>(column: &'a Column, name: &str) -> Option<&'a Group> {
     column.run.groups.iter().find(|group| group.name == name)
 }
 
-fn group_cell(group: &Group) -> String {
-    let mut cell = format!("{} passed", group.count(|outcome| *outcome == Outcome::Passed));
-    let skipped = group.count(|outcome| matches!(outcome, Outcome::Skipped(_)));
-    if skipped > 0 {
-        let _ = write!(cell, ", {skipped} skipped");
+/// The first part of a test's path, if it has more than one.
+fn module_of(test: &str) -> Option<&str> {
+    Some(test.split_once("::")?.0)
+}
+
+/// The modules of a program's tests.
+fn modules(group: &Group, program: &str) -> Vec<String> {
+    let tests = group.tests.keys().filter(|_| group.name == program);
+    let mut modules: Vec<_> = tests.filter_map(|test| module_of(test)).map(str::to_owned).collect();
+    modules.dedup();
+    modules
+}
+
+/// How many of these tests passed, were skipped and failed.
+fn counts(group: &Group, of: impl Fn(&str) -> bool) -> String {
+    let count = |wanted: fn(&Outcome) -> bool| {
+        group.tests.iter().filter(|(test, outcome)| of(test) && wanted(outcome)).count()
+    };
+    let mut cell = format!("{} passed", count(|outcome| *outcome == Outcome::Passed));
+    for (number, what) in [
+        (count(|outcome| matches!(outcome, Outcome::Skipped(_))), "skipped"),
+        (count(|outcome| *outcome == Outcome::Failed), "FAILED"),
+    ] {
+        if number > 0 {
+            let _ = write!(cell, ", {number} {what}");
+        }
     }
-    let failed = group.count(|outcome| *outcome == Outcome::Failed);
-    if failed > 0 || group.problem().is_some() {
-        let _ = write!(cell, ", {failed} FAILED");
+    cell
+}
+
+fn group_cell(group: &Group) -> String {
+    let mut cell = counts(group, |_| true);
+    if group.problem().is_some() && !cell.contains("FAILED") {
+        cell += ", FAILED";
     }
     let _ = write!(cell, ", {} s", group.took.as_secs());
     cell
@@ -179,5 +212,25 @@ mod tests {
 6.18.1 (host): a::three failed
 6.18.1 (host): a: 1 tests gave no result";
         assert_eq!(table(&[old, new]), expected);
+    }
+
+    /// Check that the modules of a program have a row each, without a time.
+    #[test]
+    fn rows_of_modules() {
+        let column = column(
+            "host",
+            "vm: up 99.0 6.18.1\nvm: begin it\nrunning 3 tests\ntest a::b::one ... ok\n\
+             test a::two ... ok\ntest c::three ... ok\nvm: end 0\nvm: done",
+        );
+        let expected = "\
+| kernel  | 6.18.1 (host) |
+|---------|---------------|
+| boot    | –             |
+| it      | 3 passed, 0 s |
+| it::a   | 2 passed      |
+| it::c   | 1 passed      |
+| besides | fine          |
+";
+        assert_eq!(table(&[column]), expected);
     }
 }

@@ -1,14 +1,5 @@
 //! The daemon as a service: where its events go, what it may take, and what it leaves behind.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what goes wrong here fails the test"
-)]
-
-mod support;
-
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -18,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use support::{
-    Target,
+use crate::support::{
+    self, Target,
     daemon::{Daemon, Setup, own_folder, probe, run, sum_of},
     faultline,
     live::{Puppet, copy_program, private_copy, wait_until},
-    number, target,
+    target,
 };
 
 /// Check that events whose disk is full are counted, that no line is ever half, and that writing
@@ -237,40 +228,6 @@ fn stops_while_clients_listen() {
     stalled.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let _ = stalled.read_to_end(&mut rest);
     assert!(rest.starts_with(b"HTTP/1.1 200 OK"));
-}
-
-/// Check that a task which hangs in a page fault holds up nothing: events, changes, scrapes, the
-/// end of the daemon.
-#[test]
-fn a_stuck_task_holds_up_nothing() {
-    let program = private_copy(&target("stuck.c", &[]), "stuck-daemon");
-    let same = probe("same", &program, "same(text: str)");
-    let probes = format!("{same}action = \"events\"\n");
-    let daemon = Daemon::start(&probes, "");
-    let mut stuck = Target::start(&program, &[]);
-    let mut tell = |line: &str, answer: &str| {
-        stuck.send(line);
-        assert_eq!(stuck.line(), answer);
-    };
-    tell("hang", "hanging");
-    daemon.wait_metric("faultline_tasks_stuck_total", &[], 1.0);
-    assert_eq!(daemon.metric("faultline_tasks_in_fault", &[]), 1.0);
-    daemon.running.stderr.wait_for(1, |line| line.contains("(sleeper)"));
-    tell("calls 1000", "called");
-    daemon.wait_metric("faultline_probe_events_total", &["name=\"same\""], 1000.0);
-    // A release has to wait for the task, and nobody for the release.
-    let other = format!("{}:other", program.display());
-    for name in ["one", "two"] {
-        daemon.ctl(&["attach", name, &other]).succeeded();
-        daemon.ctl(&["detach", name]).succeeded();
-    }
-    assert!(number(&daemon.ask(&["status"]), "releasing") > 0);
-    daemon.running.signal(libc::SIGTERM);
-    let finished = daemon.running.finish().succeeded();
-    assert!(finished.stderr.contains("has not let go of all probes"), "{}", finished.stderr);
-    tell("serve", "served");
-    assert!(stuck.finish().0.success());
-    fs::remove_dir_all(daemon.folder).unwrap();
 }
 
 /// Check that a killed daemon with many links is gone soon, its breakpoints with it: the next one

@@ -4,12 +4,13 @@
 //! - summaries: what the probes took, in total, by probe and by CPU
 //! - hazards: refused with the reason, done with `--force`
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "what goes wrong here fails the test")]
-
-mod support;
-
 use serde_json::Value;
-use support::{assert_conserved, faultline, live::probes_of, number, target};
+
+use crate::support::{
+    assert_conserved, faultline,
+    live::{private_copy, probes_of},
+    number, target,
+};
 
 /// The lines of one type.
 fn lines(all: &[Value], kind: &str) -> Vec<Value> {
@@ -55,7 +56,7 @@ fn class_and_cost_of_each_function() {
 /// nothing attached; and that a preview of what is not called says so.
 #[test]
 fn preview_counts_exactly() {
-    let program = target("functions.c", &["-O0"]);
+    let program = private_copy(&target("functions.c", &["-O0"]), "preview");
     let command = format!("{} 20", program.display());
     let probe = probes_of(&program, &["fn_000?(a: u64) -> u64"]).remove(0);
     let args = ["trace", &probe, "--dry-run", "--preview", "1m", "--json", "-c", &command];

@@ -1,17 +1,8 @@
 //! A real Prometheus scrapes the daemon while a real program runs under it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what goes wrong here fails the test"
-)]
-
-mod support;
-
 use std::{fs, path::Path, process::Command};
 
-use support::{
+use crate::support::{
     daemon::{Daemon, probe, run},
     live::{Puppet, private_copy},
     prometheus::Prometheus,

@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{
-    Read, Reads, assert_reads,
+use crate::{
+    alone,
     support::{
-        Faultline, Target, faultline, kernel_batches, number, skip::skip_without,
-        streaming::Streaming, sum, target,
+        Faultline, Target, faultline, kernel_batches, number,
+        reads::{Read, Reads, assert_reads, unread, whole},
+        skip::skip_without,
+        streaming::Streaming,
+        sum, target,
     },
-    unread, whole,
 };
 
 /// Whether a hit that sleeps keeps others waiting: the kernel runs a program that has a link of its
@@ -54,6 +56,7 @@ fn wait_told(run: &Streaming, stuck: &Target) -> String {
 /// tells whom it waits for; and that all is accounted for once the page comes.
 #[test]
 fn stuck_fault_hurts_nobody_else() {
+    let _alone = alone();
     if too_old_for_sleeping_hits() {
         return;
     }
@@ -106,6 +109,7 @@ fn stuck_fault_hurts_nobody_else() {
 /// each that waited for a page was: the eBPF programs read the host's clock.
 #[test]
 fn stuck_fault_is_told_in_a_time_namespace() {
+    let _alone = alone();
     if too_old_for_sleeping_hits() {
         return;
     }
@@ -125,6 +129,7 @@ fn stuck_fault_is_told_in_a_time_namespace() {
 /// CPU, not of the task, and came out with the arguments of the hits that came after it there.
 #[test]
 fn sleeping_hit_keeps_its_own_arguments() {
+    let _alone = alone();
     if too_old_for_sleeping_hits() {
         return;
     }
@@ -152,6 +157,7 @@ fn sleeping_hit_keeps_its_own_arguments() {
 /// accounted for, nothing left that keeps a pipeline waiting, and no harm to the task.
 #[test]
 fn second_interrupt_does_not_wait() {
+    let _alone = alone();
     let (mut stuck, run) = hang();
     run.signal(libc::SIGINT);
     run.stderr.wait_for(1, |line| line.starts_with("waiting for "));
@@ -171,6 +177,7 @@ fn second_interrupt_does_not_wait() {
 /// Check that a task which is killed while it hangs sets the run free, and is accounted for.
 #[test]
 fn killed_while_stuck() {
+    let _alone = alone();
     let (mut stuck, run) = hang();
     wait_told(&run, &stuck);
     run.signal(libc::SIGINT);
@@ -180,5 +187,3 @@ fn killed_while_stuck() {
     let run = run.finish().succeeded();
     assert_eq!(number(&run.summary(), "hits"), 1);
 }
-
-// Evicted

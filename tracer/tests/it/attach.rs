@@ -1,22 +1,14 @@
 //! Attaching and detaching: what comes, what is refused, what goes; on kernels that lack what
 //! newer ones offer too, as far as this one can do without it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what a test cannot do is a failed test"
-)]
-
-mod support;
-
 use std::{path::PathBuf, time::Duration};
 
 use faultline_engine::kernel::{Links, Piece, Progress};
 use faultline_plan::ProbeId;
 use faultline_resolve::Pid;
-use support::{
-    Target,
+
+use crate::support::{
+    self, Target,
     attaching::{ASSUMPTIONS, features, ids, load, plan_of},
     faultline,
     live::{Puppet, private_copy, probes_of, summary_of, wait_counting},

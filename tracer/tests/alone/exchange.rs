@@ -1,11 +1,4 @@
 //! Links that give way to others under full load, exactly.
-//!
-//! Alone in its program: a test beside it that starts a process would hand it copies of our links for
-//! as long as it takes to execute, and a link of which there is a copy is not released.
-
-#![allow(clippy::unwrap_used, clippy::panic, reason = "what a test cannot do is a failed test")]
-
-mod support;
 
 use std::{path::Path, sync::Arc};
 
@@ -16,8 +9,12 @@ use faultline_engine::{
     request::{Request, RequestText, Selection},
 };
 use faultline_resolve::Pid;
-use support::{Target, attaching::ids, is_emulated, kernel_batches, live::probes_of, target};
 use tracer_common::{Action, counter::Counter};
+
+use crate::{
+    alone,
+    support::{Target, attaching::ids, is_emulated, kernel_batches, live::probes_of, target},
+};
 
 /// A function of a program, in one process.
 fn request(program: &Path, function: &str, action: Action, pid: Pid) -> Request {
@@ -41,6 +38,7 @@ fn request(program: &Path, function: &str, action: Action, pid: Pid) -> Request 
 /// probes, where one had gone once before the other had come.
 #[test]
 fn exchanges_are_exact() {
+    let _alone = alone();
     if !kernel_batches() {
         return;
     }

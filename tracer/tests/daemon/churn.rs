@@ -3,15 +3,6 @@
 //! In short by default. `FAULTLINE_CHURN=1h` has it go on for that long, and prints what the daemon
 //! took every five minutes: the figures of docs/daemon.md.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what goes wrong here fails the test"
-)]
-
-mod support;
-
 use std::{
     fs,
     io::Write as _,
@@ -22,8 +13,9 @@ use std::{
 };
 
 use faultline_spec::units::parse_duration;
-use support::{
-    Target,
+
+use crate::support::{
+    self, Target,
     daemon::{Daemon, probe},
     live::{Puppet, private_copy, wait_until},
     number, target,

@@ -4,15 +4,12 @@
 //! - how long: against what the target itself has seen
 //! - output: JSON, tables, a pager that goes, a full disk, a terminal
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "what goes wrong here fails the test")]
-
-mod support;
-
 use std::{collections::HashMap, fs, path::Path, process::Stdio};
 
 use serde_json::Value;
-use support::{
-    Finished, Target, assert_conserved, faultline, kernel_batches,
+
+use crate::support::{
+    self, Finished, Target, assert_conserved, faultline, kernel_batches,
     live::{probes_of, wait_counting},
     number, target,
 };

@@ -1,14 +1,5 @@
 //! What was found by attacking the daemon: each a test of its own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what goes wrong here fails the test"
-)]
-
-mod support;
-
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -20,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use support::{
-    Target,
+use crate::support::{
+    self, Target,
     daemon::{Daemon, Setup, own_folder, probe},
     faultline,
     live::{Puppet, private_copy, wait_until},
-    number, target,
+    target,
 };
 
 fn cpu_seconds(daemon: &Daemon) -> f64 {
@@ -205,32 +196,6 @@ fn a_failed_reload_stays_in_the_status() {
     daemon.ask(&["reload"]);
     next("RELOADING=1");
     assert!(!next("READY=1").contains("last reload failed"));
-    daemon.stop();
-}
-
-/// Check that a task which holds up the release of its probes is still counted as inside a fault.
-#[test]
-fn a_stuck_task_is_counted_while_its_probe_goes() {
-    let program = private_copy(&target("stuck.c", &[]), "stuck-leaving");
-    let probes = format!("{}action = \"events\"\n", probe("same", &program, "same(text: str)"));
-    let daemon = Daemon::start(&probes, "");
-    let mut stuck = Target::start(&program, &[]);
-    let mut tell = |line: &str, answer: &str| {
-        stuck.send(line);
-        assert_eq!(stuck.line(), answer);
-    };
-    tell("hang", "hanging");
-    daemon.wait_metric("faultline_tasks_in_fault", &[], 1.0);
-    daemon.wait_metric("faultline_tasks_stuck_total", &[], 1.0);
-    daemon.ctl(&["detach", "same"]).succeeded();
-    // Several looks later it is still so.
-    thread::sleep(Duration::from_secs(2));
-    assert_eq!(daemon.metric("faultline_tasks_in_fault", &[]), 1.0);
-    assert_eq!(number(&daemon.ask(&["status"]), "releasing"), 1);
-    tell("serve", "served");
-    daemon.wait_metric("faultline_tasks_in_fault", &[], 0.0);
-    daemon.wait_released();
-    assert!(stuck.finish().0.success());
     daemon.stop();
 }
 

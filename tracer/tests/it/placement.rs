@@ -3,17 +3,14 @@
 //! - by other means: what `objdump` says of every function of real libraries that moves
 //! - by running: the same calls are counted, with the same arguments, at the entry and where it moved
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "what goes wrong here fails the test")]
-
-mod support;
-
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     process::Command,
 };
 
 use serde_json::Value;
-use support::{faultline, live::probes_of, number, target};
+
+use crate::support::{faultline, live::probes_of, number, target};
 
 /// What a plan says of every function of a file that moves: entry and new place.
 fn moved(probes: &[&str]) -> (String, Vec<(u64, u64)>) {

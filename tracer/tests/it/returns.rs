@@ -6,15 +6,6 @@
 //! Contents: values; nesting and recursion; tail calls; calls that never return; long calls,
 //! attach and detach; threads and processes; several probes on one function.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what a test cannot do is a failed test"
-)]
-
-mod support;
-
 use std::{
     panic::{catch_unwind, resume_unwind},
     path::PathBuf,
@@ -24,7 +15,8 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{
+
+use crate::support::{
     Finished, Target, faultline,
     live::{Traced, private_copy, probe, probes_of, wait_counting},
     number, target,

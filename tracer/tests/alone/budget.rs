@@ -6,15 +6,6 @@
 //! - what is no limit
 //! - from outside (ignored): what the target itself says, for docs/budget.md
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what a test cannot do is a failed test"
-)]
-
-mod support;
-
 use std::{
     path::PathBuf,
     thread,
@@ -22,12 +13,16 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{
-    Finished, Target, assert_conserved,
-    daemon::{Daemon, probe},
-    faultline, kernel_batches,
-    live::{private_copy, probes_of, wait_until},
-    number, sum, target,
+
+use crate::{
+    alone,
+    support::{
+        self, Finished, Target, assert_conserved,
+        daemon::{Daemon, probe},
+        faultline, kernel_batches,
+        live::{private_copy, probes_of, wait_until},
+        number, sum, target,
+    },
 };
 
 /// The target, for tests that trace one process of it.
@@ -78,6 +73,7 @@ fn summary(finished: &Finished) -> Value {
 /// counts exactly from then on.
 #[test]
 fn detached_and_attached_again() {
+    let _alone = alone();
     let program = load_program();
     let mut target = Target::start(&program, &["2", "push"]);
     let pid = target.pid();
@@ -121,6 +117,7 @@ fn detached_and_attached_again() {
 /// Check that a run within its budget is as exact as one without, and says what it took.
 #[test]
 fn within_the_budget_all_is_exact() {
+    let _alone = alone();
     let program = load_program();
     let mut target = Target::start(&program, &["2", "one", "5"]);
     let pid = target.pid();
@@ -144,6 +141,7 @@ fn within_the_budget_all_is_exact() {
 /// estimated comes near what the target knows; in JSON and, marked, in text.
 #[test]
 fn duty_cycle_estimates() {
+    let _alone = alone();
     for json in [true, false] {
         let program = load_program();
         // 300,000 calls a second: some ten percent of a CPU.
@@ -193,6 +191,7 @@ fn duty_cycle_estimates() {
 /// returns, under either policy.
 #[test]
 fn returns_are_conserved() {
+    let _alone = alone();
     for policy in ["detach", "duty-cycle"] {
         let program = load_program();
         let mut target = Target::start(&program, &["2", "many"]);
@@ -221,6 +220,7 @@ fn returns_are_conserved() {
 /// gone, a fifth of all; and a later call ended one that was open before, for as long as the pause.)
 #[test]
 fn calls_come_and_go_whole() {
+    let _alone = alone();
     if !kernel_batches() {
         return;
     }
@@ -253,6 +253,7 @@ fn calls_come_and_go_whole() {
 /// a part of the time, and that none is told to be hit more often than it was called.
 #[test]
 fn budget_of_ten_thousand() {
+    let _alone = alone();
     let pattern = if kernel_batches() { "fn_*" } else { "fn_000?" };
     for policy in ["detach", "duty-cycle"] {
         let program = load_program();
@@ -288,6 +289,7 @@ fn budget_of_ten_thousand() {
 /// wherever one looks, and comes back; and that a reload puts another one in force.
 #[test]
 fn the_daemon_has_a_budget() {
+    let _alone = alone();
     let program = own_load_program("daemon");
     let probes = probe("loads", &program, "hot");
     // Nothing is said: the default.
@@ -336,6 +338,7 @@ fn the_daemon_has_a_budget() {
 /// Check that the daemon takes a part of a link out, and the others of its probe count on exactly.
 #[test]
 fn the_daemon_exchanges_links() {
+    let _alone = alone();
     let program = own_load_program("daemon_exchange");
     let probes = probe("loads", &program, "/^(hot|warm)$/");
     let daemon = Daemon::start(&probes, "[overhead]\n");
@@ -360,6 +363,7 @@ fn the_daemon_exchanges_links() {
 /// Check that what is no limit is refused with a reason, and a policy without a limit too.
 #[test]
 fn limits_that_are_none() {
+    let _alone = alone();
     for (wrong, why) in [
         ("0%", "above 0 %"),
         ("200%", "below 100 %"),
@@ -400,10 +404,11 @@ fn percent(target: &mut Target, time: Duration) -> f64 {
 /// 300,000 calls a second take from two seconds after it was attached to, above what they take before
 /// and after. At full speed a target's own speed changes more than that from second to second.
 /// Asserts nothing: run it on a machine at rest with
-/// `cargo xtask test --test budget -- --ignored --nocapture from_outside`.
+/// `cargo xtask test --test alone -- --ignored --nocapture from_outside`.
 #[test]
 #[ignore = "a measurement of five minutes"]
 fn from_outside() {
+    let _alone = alone();
     let program = load_program();
     eprintln!("| called | budget | policy | from outside | told | without probes |");
     for (mode, function) in [("one", "hot"), ("many", "fn_*")] {

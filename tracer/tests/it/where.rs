@@ -3,19 +3,11 @@
 //!
 //! Contents: numbers; text; what cannot be read; who calls; returns; samples and rates; usage.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what goes wrong here fails the test"
-)]
-
-mod support;
-
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use support::{
+
+use crate::support::{
     Finished, Target, faultline,
     live::{Traced, probe, probes_of, summary_of},
     number, sum, target,

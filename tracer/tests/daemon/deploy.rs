@@ -5,15 +5,6 @@
 //! - Grafana: every metric exists, and every query has an answer
 //! - Kubernetes: the manifest, and the configuration in it
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what goes wrong here fails the test"
-)]
-
-mod support;
-
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
@@ -23,7 +14,8 @@ use std::{
 
 use serde::Deserialize as _;
 use serde_json::Value;
-use support::{
+
+use crate::support::{
     daemon::{Daemon, own_folder, probe, run},
     faultline,
     live::{Puppet, private_copy, wait_until},

@@ -1,33 +1,28 @@
-//! Attach and detach over and over, under full load. Alone in its program, so that descriptors and
-//! memory can be compared before and after.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what a test cannot do is a failed test"
-)]
-
-mod support;
+//! Attach and detach over and over, under full load, with nothing left behind.
 
 use std::{fs, thread, time::Duration};
 
 use faultline_engine::kernel::{Links, Progress};
 use faultline_plan::{AttachPlan, ProbeId};
-use support::{
-    Target,
-    attaching::{features, load, plan_of},
-    is_emulated,
-    live::{private_copy, wait_until},
-    target,
-};
 use tracer_common::counter::Counter;
+
+use crate::{
+    alone,
+    support::{
+        Target,
+        attaching::{features, load, plan_of},
+        is_emulated,
+        live::{private_copy, wait_until},
+        target,
+    },
+};
 
 /// Check that a target whose thousand functions are called by four threads without pause computes
 /// all the same while they are probed and released, again and again; that every round accounts for
 /// each of its hits; and that nothing is left behind.
 #[test]
 fn two_hundred_rounds() {
+    let _alone = alone();
     let program = private_copy(&target("churn.c", &[]), "rounds");
     let features = features(&std::env::var("FAULTLINE_ASSUME").unwrap_or_default());
     let (function, probes, rounds) = match (features.batches(), is_emulated()) {

@@ -1,12 +1,5 @@
 //! Runs from beginning to end: every hit accounted for, exactly, and a clean end whatever ends it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what a test cannot do is a failed test"
-)]
-
 mod breakpoints;
 mod commands;
 mod conservation;
@@ -16,8 +9,6 @@ mod outputs;
 mod privileges;
 mod processes;
 mod refusals;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::{
     collections::HashMap,
@@ -26,8 +17,9 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{
-    assert_conserved, faultline,
+
+use crate::support::{
+    self, assert_conserved, faultline,
     live::{Puppet, probes_of, wait_counting},
 };
 

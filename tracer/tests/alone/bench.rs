@@ -4,26 +4,18 @@
 //! - on kernels that lack something: [`without_batches_and_sleep`]
 //! - how it ends: [`ctrl_c_shows_what_there_is`], [`without_privileges`]
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "what goes wrong here fails the test")]
-
-mod support;
-
-use std::{
-    collections::HashSet,
-    fs,
-    path::PathBuf,
-    process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{collections::HashSet, fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use faultline_engine::kernel::{
     Features,
     bench::{INSTRUCTIONS, Work},
 };
 use serde_json::Value;
-use support::{Finished, faultline, is_emulated, kernel_batches, number};
+
+use crate::{
+    alone,
+    support::{Finished, faultline, is_emulated, kernel_batches, number},
+};
 
 fn lines<'a>(all: &'a [Value], of: &str) -> Vec<&'a Value> {
     all.iter().filter(|line| line["type"] == of).collect()
@@ -56,14 +48,6 @@ fn assert_checked(all: &[Value]) -> usize {
         checked += 1;
     }
     checked
-}
-
-/// One bench at a time: before 6.6 a program at a return is run for those of all processes that are traced
-/// there, which an empty one cannot tell apart, and the functions are the same.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A run that went well; if hits were not the calls, says of which case.
@@ -205,6 +189,7 @@ fn ctrl_c_shows_what_there_is() {
 /// Check that what is missing is named in one line, and nothing is written.
 #[test]
 fn without_privileges() {
+    let _alone = alone();
     let picture = file("unprivileged.svg");
     let mut run = faultline(["bench"; 0]);
     *run.command() = Command::new("setpriv");

@@ -1,15 +1,6 @@
 //! Tracing real programs, end to end on the real kernel. Needs root, and the programs: `cat`,
 //! `bash`, `openssl`, `python3`, a C++ compiler, and the Rust compiler that compiled this.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what goes wrong here fails the test"
-)]
-
-mod support;
-
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -21,7 +12,8 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Finished, faultline, live::wait_counting, number, sum, target};
+
+use crate::support::{Finished, faultline, live::wait_counting, number, sum, target};
 
 /// Traces this command with these probes, as JSON.
 fn trace_command(command: &str, probes: &[&str]) -> Finished {

@@ -5,17 +5,7 @@
 //! - the control socket and the scrape: states, garbage, crowds
 //! - kill -9
 //!
-//! Events, privileges and systemd's protocol are in `daemon_service.rs`, Prometheus in
-//! `daemon_prometheus.rs`.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what goes wrong here fails the test"
-)]
-
-mod support;
+//! Events, privileges and systemd's protocol are in `service.rs`, Prometheus in `prometheus.rs`.
 
 use std::{
     fs,
@@ -28,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use support::{
+use crate::support::{
     Target,
     daemon::{Daemon, own_folder, probe, run},
     faultline,

@@ -1,6 +1,6 @@
 //! Breakpoints: there during a run, gone after it; ten thousand of them.
 
-use std::{fs, fs::File, os::unix::process::ExitStatusExt as _};
+use std::{fs::File, os::unix::process::ExitStatusExt as _};
 
 use serde_json::Value;
 
@@ -86,49 +86,6 @@ fn dry_run() {
     let of_total = |name| number(total, name);
     assert_eq!((of_total("probes"), of_total("links"), of_total("skipped")), (1, 2, 0));
     assert_eq!((&line["probe"], &line["ret"]), (&"puppet:tick".into(), &true.into()));
-}
-
-/// Check that twenty runs after another leave no descriptor behind in the process that makes them
-/// (a daemon makes many).
-#[test]
-fn no_descriptors_are_leaked() {
-    use faultline_engine::kernel::{Features, Links, LoadOptions, Programs, Progress};
-    use faultline_plan as plan;
-    use faultline_resolve::{Resolver, View};
-    let probe = probes_of(&Puppet::program(), &[&format!("{TICK} -> u64")]).remove(0);
-    let run = || {
-        let resolution = Resolver::new(View::Host).resolve(&probe.parse().unwrap()).unwrap();
-        let plan = plan::plan(
-            vec![resolution],
-            &|probe| probe.file.read_code(probe.offset, 16).ok(),
-            plan::PlanOptions::default(),
-        );
-        let options = LoadOptions {
-            begin_at_exec: true,
-            ..LoadOptions::new(tracer_common::Action::Events, Features::probe().unwrap())
-        };
-        let progress = Progress::default();
-        let mut programs = Programs::load(&plan, &options).unwrap();
-        let (links, report) = Links::attach_plan(&programs, &plan, None, &progress).unwrap();
-        assert_eq!((report.probes, report.links), (1, 2));
-        let records = programs.take_records().unwrap();
-        programs.enable(true);
-        programs.enable(false);
-        links.detach(&progress);
-        drop((programs, records));
-        bpf_descriptors()
-    };
-    let left: Vec<_> = (0..20).map(|_| run()).collect();
-    assert_eq!(left, [0; 20]);
-}
-
-/// How many descriptors this process has of eBPF maps, programs, links and type information.
-fn bpf_descriptors() -> usize {
-    let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
-    descriptors
-        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
-        .filter(|to| to.to_string_lossy().contains("bpf") || to.ends_with("anon_inode:btf"))
-        .count()
 }
 
 /// Check that ten thousand probes attach, trace and detach in one run, with a link for all of

@@ -92,6 +92,6 @@ fn return_at_an_offset() {
     let probe = probes_of(&target("calls.c", &[]), &["nop5_u64+5 -> u64"]).remove(0);
     let refused = faultline(["trace", &probe]).run();
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
-    let said = "it is inside a function";
+    let said = "a return can only be traced from the function's first instruction";
     assert!(refused.stderr.contains(said), "{}", refused.stderr);
 }

@@ -1,0 +1,33 @@
+//! Tests that cannot run beside others. They run one at a time: each begins with [`alone`].
+//!
+//! - `bench` measures this machine, and `budget` looks at shares of its time
+//! - `churn`, `descriptors` and `exchange` attach from this process: a test beside them that starts a
+//!   program would hand it copies of their links until it executes, and a link of which there is a
+//!   copy is not released; and they compare what this process holds before and after
+//! - `stuck` and `daemon_stuck` have a task hang inside a probe, for which every release on this
+//!   machine waits
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
+
+mod bench;
+mod budget;
+mod churn;
+mod daemon_stuck;
+mod descriptors;
+mod exchange;
+mod stuck;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Waits until no other test of this program runs, and keeps others from running.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}

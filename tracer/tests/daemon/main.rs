@@ -1,0 +1,20 @@
+//! The daemon and what is in deploy/.
+//!
+//! A program of its own because it asks more of a system than a guest of `cargo xtask vm` has:
+//! Prometheus, mounts, systemd's tools, and a machine that is not emulated.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what goes wrong here fails the test"
+)]
+
+mod changes;
+mod churn;
+mod deploy;
+mod hardening;
+mod prometheus;
+mod service;
+#[path = "../support/mod.rs"]
+mod support;
