@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tracer_common::Action;
 
+use faultline_plan::ActionNeeds;
 use faultline_resolve::Pid;
 use faultline_spec::{Condition, ProbeSpec, Rate, Sample, SpecError, TypeError};
 
@@ -21,14 +22,12 @@ pub mod action {
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
     use tracer_common::Action;
 
-    /// Every action and its word.
-    const WORDS: [(Action, &str); 3] =
-        [(Action::Count, "count"), (Action::Latency, "latency"), (Action::Events, "events")];
+    use faultline_plan::{ACTIONS, ActionNeeds};
 
     /// The action's word.
     #[must_use]
     pub fn word(action: Action) -> &'static str {
-        WORDS.iter().find(|(known, _)| *known == action).map_or("?", |(_, word)| word)
+        ActionNeeds::of(action).word
     }
 
     /// The action of a word.
@@ -37,8 +36,8 @@ pub mod action {
     ///
     /// There is no such action; the message lists those that there are.
     pub fn parse(text: &str) -> Result<Action, String> {
-        let known = WORDS.iter().find(|(_, word)| *word == text).map(|(action, _)| *action);
-        let words = || WORDS.map(|(_, word)| format!("`{word}`")).join(", ");
+        let known = ACTIONS.iter().find(|needs| needs.word == text).map(|needs| needs.action);
+        let words = || ACTIONS.map(|needs| format!("`{}`", needs.word)).join(", ");
         known.ok_or_else(|| {
             format!("unknown variant `{}`, expected one of {}", text.escape_debug(), words())
         })
@@ -238,11 +237,14 @@ impl RequestText {
         let condition = self.condition(&spec)?;
         let sample = parsed("sample", self.sample.as_deref())?;
         let rate = parsed("rate", self.rate.as_deref())?;
-        if self.action == Action::Count && (sample.is_some() || rate.is_some()) {
+        if !ActionNeeds::of(self.action).samples && (sample.is_some() || rate.is_some()) {
             let key = if sample.is_some() { "sample" } else { "rate" };
-            let message = "it makes no sense for `count`: every call is counted in the kernel, \
-                           which costs next to nothing";
-            return Err(wrong(key, message.to_owned()));
+            let message = format!(
+                "it makes no sense for `{}`: every call is counted in the kernel, which costs next to \
+                 nothing",
+                action::word(self.action)
+            );
+            return Err(wrong(key, message));
         }
         Ok(Request {
             name: self.name.as_str().into(),

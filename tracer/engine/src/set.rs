@@ -11,7 +11,7 @@ use std::{
 
 use tracer_common::{Action, counter::Counter};
 
-use faultline_plan::{AttachPlan, ProbeId};
+use faultline_plan::{ActionNeeds, AttachPlan, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::{Rate, Sample};
 
@@ -136,10 +136,9 @@ impl ProbeSet {
         let mut programs = Programs::load(&plan, &options)?;
         let diagnostics = context.diagnostics.then(|| programs.diagnostics()).transpose()?;
         let counters = programs.counters(plan.probes.len())?;
-        let tally = (action == Action::Events)
-            .then(|| Arc::new(Tally::new(plan.probes.len(), counters.cpus())));
-        let latencies =
-            (action == Action::Latency).then(|| programs.take_latencies()).transpose()?;
+        let needs = ActionNeeds::of(action);
+        let tally = needs.records.then(|| Arc::new(Tally::new(plan.probes.len(), counters.cpus())));
+        let latencies = needs.histograms.then(|| programs.take_latencies()).transpose()?;
         let watch = StuckWatch::new(programs.take_faults()?);
         let calls = programs.take_calls()?;
         let costs = context.host.costs();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use tracer_common::Action;
 
-use super::{Class, Classes, Form, Place, PlannedProbe};
+use super::{ActionNeeds, Class, Classes, Form, Place, PlannedProbe};
 
 /// Nanoseconds that a hit takes from the traced program, as measured with a program that counts.
 /// Reading memory comes on top of it.
@@ -55,7 +55,7 @@ impl Costs {
             Some(_) => (2, self.return_ns + self.timing_ns),
             None => (1, 0),
         };
-        let event_ns = if action == Action::Events { hits * self.event_ns } else { 0 };
+        let event_ns = if ActionNeeds::of(action).records { hits * self.event_ns } else { 0 };
         self.of_hit(&probe.place) + return_ns + event_ns
     }
 

@@ -1,6 +1,7 @@
 //! From resolved probes to an [`AttachPlan`]: where each breakpoint goes and what each probe
 //! reads. Pure: what it must know of the machine is handed to it.
 
+mod action;
 mod build;
 mod class;
 mod condition;
@@ -15,9 +16,10 @@ pub mod testbed;
 
 use std::sync::Arc;
 
-use tracer_common::{Action, condition::NO_CONDITION, program::ProbeProgram};
+use tracer_common::{condition::NO_CONDITION, program::ProbeProgram};
 
 pub use self::{
+    action::{ACTIONS, ActionNeeds, specialize},
     build::{PlanOptions, ReadCode, plan, returns_in},
     class::{Class, Classes, Form},
     condition::Conditions,
@@ -27,7 +29,7 @@ pub use self::{
     quirks::KernelQuirks,
 };
 use faultline_resolve::{FileOffset, ObjectFile, Skipped};
-use faultline_spec::{ProbeSpec, ValueType};
+use faultline_spec::ValueType;
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,23 +109,6 @@ impl AttachPlan {
         }
         self.skipped.extend(other.skipped);
         first..self.probes.len() as u32
-    }
-}
-
-/// Makes a spec say what an action needs: a call is counted at its entry, unless it is chosen by
-/// its return; its duration is known at its return. What it was called with is looked at only for
-/// an event or a condition.
-pub fn specialize(spec: &mut ProbeSpec, action: Action, conditional: bool, names_return: bool) {
-    match action {
-        Action::Events => return,
-        Action::Count if !names_return => spec.ret = None,
-        Action::Count => {}
-        Action::Latency => {
-            spec.ret.get_or_insert(ValueType::U64);
-        }
-    }
-    if !conditional {
-        spec.args.clear();
     }
 }
 

@@ -14,7 +14,7 @@ use faultline_engine::{
     request::{Placement, Request, RequestText, Selection},
 };
 use faultline_output::summary::SkippedProbe;
-use faultline_plan::{AttachPlan, PlannedFile};
+use faultline_plan::{ActionNeeds, AttachPlan, PlannedFile};
 use faultline_resolve::{
     Pid, Skipped,
     process::{self, MappingSource},
@@ -235,7 +235,7 @@ fn request(spec: ProbeSpec, selection: Selection) -> Request {
 impl SelectionArgs {
     /// Parses, resolves and plans. What cannot be probed is told on standard error.
     pub(super) fn select(&self, action: Action) -> Result<Selected, Failure> {
-        if action == Action::Count {
+        if !ActionNeeds::of(action).samples {
             self.refuse_limits("every call is counted in the kernel, which costs next to nothing")?;
         }
         let condition = self.condition()?;

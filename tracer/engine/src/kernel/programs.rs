@@ -29,7 +29,7 @@ use super::{
     features::UprobePrograms,
     mapped::MappedArray,
 };
-use faultline_plan::{AttachPlan, Conditions, ProbeId};
+use faultline_plan::{ActionNeeds, AttachPlan, Conditions, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::{Rate, Sample};
 
@@ -119,19 +119,17 @@ impl Programs {
     pub fn load(plan: &AttachPlan, options: &LoadOptions) -> Result<Self, KernelError> {
         let probes = plan.probes.len().max(1) as u32;
         let tracks_returns = plan.probes.iter().any(|probe| probe.ret.is_some());
-        let reads_memory = options.action == Action::Events
-            && plan.probes.iter().any(|probe| probe.program.reads_memory());
+        let needs = ActionNeeds::of(options.action);
+        let reads_memory =
+            needs.records && plan.probes.iter().any(|probe| probe.program.reads_memory());
         let conditional = plan.probes.iter().any(|probe| probe.program.judges());
         let chooses = conditional || options.sample.is_some() || options.rate.is_some();
-        let only_counts = options.action == Action::Count && !tracks_returns && !chooses;
+        let only_counts = !needs.records && !needs.histograms && !tracks_returns && !chooses;
         let columns = if only_counts { 1 } else { COLUMNS };
         let column = column_len(probes);
         let counters = counters_len(cpus()?, columns, column)?;
-        let histograms = if options.action == Action::Latency { probes * SHARDS } else { 1 };
-        let buffer_bytes = match options.action {
-            Action::Events => options.buffer_bytes,
-            Action::Count | Action::Latency => NO_BUFFER_BYTES,
-        };
+        let histograms = if needs.histograms { probes * SHARDS } else { 1 };
+        let buffer_bytes = if needs.records { options.buffer_bytes } else { NO_BUFFER_BYTES };
         let exchanges = options.exchanges && options.features.batches();
         let filter_pids = u8::from(!options.pids.is_empty() || options.more_pids != 0);
         let only_pid = match options.pids.as_slice() {
