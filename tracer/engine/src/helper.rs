@@ -1,10 +1,10 @@
-//! This program as a child of itself: for what may wait for ever, uninterruptibly, so that its parent need
-//! not.
+//! Runs this program as a child of itself, for work that may block for ever in an uninterruptible wait. The
+//! parent stays responsive.
 
 use crate::{discovery, kernel};
 
-/// If this process was started as a helper, is one, and returns when its work is done: the program is to end
-/// then. To be called before all else, by programs that set [`Options::helper`](crate::Options::helper).
+/// Does the helper's work if this process was started as a helper, and returns whether it was: the program
+/// must then exit. A program that sets [`Options::helper`](crate::Options::helper) must call this first.
 ///
 /// ```
 /// # fn start() {

@@ -1,5 +1,5 @@
-//! What this machine makes of breakpoints: tried and measured once, and kept for as long as it is the
-//! same machine.
+//! How this machine handles breakpoints. Tried and measured once; the result is kept until the machine
+//! changes.
 
 use std::{fs, io::Write as _};
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::{Features, KernelError, measure_costs, missing_privilege, try_quirks};
 use faultline_plan::{Classes, Costs, KernelQuirks};
 
-/// Where the figures are kept. Whoever cannot write there measures each time.
+/// Where the figures are kept. A process that cannot write there measures every time.
 const FOLDER: &str = "/var/cache/faultline";
 const FILE: &str = "/var/cache/faultline/host.json";
 
-/// This machine: what its kernel offers, what a breakpoint costs on it, and what it gets wrong. Made
-/// once and passed on.
+/// This machine: what its kernel offers, what a breakpoint costs, and which kernel bugs it has. Make it
+/// once and pass it on.
 #[derive(Debug, Clone, Copy)]
 pub struct Host {
     features: Option<Features>,
@@ -21,9 +21,9 @@ pub struct Host {
 }
 
 impl Host {
-    /// Asks the kernel, and reads what was measured by an earlier run, or measures it now, which takes
-    /// a fraction of a second. To be done before anything of ours is attached, which would be in the
-    /// way.
+    /// Asks the kernel, and reads what an earlier run measured. Without such figures it measures now, which
+    /// takes a fraction of a second. Call this before attaching any probe: probes would distort the
+    /// measurement.
     #[must_use]
     pub fn detect() -> Self {
         Self { features: Features::probe().ok(), measured: kept_or_measured() }
@@ -38,42 +38,44 @@ impl Host {
         self.features.map_or_else(Features::probe, Ok)
     }
 
-    /// The same host with other features, to try the ways that are meant for older kernels.
+    /// The same host with other features, to test the fallbacks for older kernels.
     #[must_use]
     pub fn with_features(self, features: Features) -> Self {
         Self { features: Some(features), ..self }
     }
 
-    /// What hits cost; `None` without the privileges to measure it.
+    /// What a hit costs; `None` without the privileges to measure it.
     #[must_use]
     pub fn costs(&self) -> Option<Costs> {
         self.measured.map(|measured| measured.costs)
     }
 
-    /// What the kernel makes of instructions, as measured, or as is usual.
+    /// How the kernel executes each form of instruction under a breakpoint: as measured, or else the usual
+    /// classes.
     #[must_use]
     pub fn classes(&self) -> Classes {
         self.costs().map_or_else(Classes::assumed, |costs| costs.classes())
     }
 
-    /// What can hurt a traced program on this kernel, as tried; nothing without the privileges to try.
+    /// Kernel bugs that can hurt a traced program, found by trying. Without the privileges to try, none are
+    /// listed.
     #[must_use]
     pub fn quirks(&self) -> KernelQuirks {
         self.measured.map(|measured| measured.quirks).unwrap_or_default()
     }
 }
 
-/// What was measured and tried.
+/// The results of measuring and trying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Measured {
     costs: Costs,
     quirks: KernelQuirks,
 }
 
-/// The same, and on what it was found.
+/// The same, with the machine it was found on.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
-    /// Version of the program, whose own part is in the figures.
+    /// Version of this program: its own share is part of the figures.
     faultline: String,
     kernel: String,
     cpu: String,
@@ -107,9 +109,10 @@ fn kept_or_measured() -> Option<Measured> {
 
 fn keep(kept: &Kept) -> std::io::Result<()> {
     fs::create_dir_all(FOLDER)?;
-    // Whoever reads meanwhile finds the old one or the new one.
+    // A concurrent reader finds either the old file or the new one.
     let aside = format!("{FOLDER}/.host.{}", std::process::id());
-    // The folder may be the daemon's, who is not root: what it has put there is not written through.
+    // The folder may belong to the daemon, which is not root: do not write through a link that it placed
+    // there.
     let mut file = fs::File::create_new(&aside)?;
     file.write_all(&serde_json::to_vec(kept)?)?;
     fs::rename(&aside, FILE)

@@ -1,10 +1,10 @@
 //! The tracing engine of faultline, as a library: uprobes attached and released in batches, events, counts
 //! and durations as values, with every hit and every loss counted.
 //!
-//! - A [`Request`](request::Request) says what is to be traced, in which processes, and what becomes of it.
-//! - A [`Host`] is what this machine offers and what a breakpoint costs on it. Make it once, pass it on.
-//! - A [`Tracer`] owns the probes. A run [traces](Tracer::trace) requests and [stops](Tracer::stop); a daemon
-//!   [changes](Tracer::change) its requests as it goes, and has new targets found.
+//! - A [`Request`](request::Request) says what to trace, in which processes, and what to do with each hit.
+//! - A [`Host`] is what this machine offers and what a breakpoint costs on it. Make it once and pass it on.
+//! - A [`Tracer`] owns the probes. A run [traces](Tracer::trace) requests and [stops](Tracer::stop); a
+//!   daemon [changes](Tracer::change) its requests while it runs, and the tracer finds new targets.
 //! - A [`ProbeSet`] is what a tracer has attached: its [calls](collect::tables::calls), its
 //!   [durations](collect::tables::durations), its counters. Events go to a
 //!   [handler](collect::events::HandlerFactory).

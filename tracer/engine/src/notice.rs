@@ -1,4 +1,4 @@
-//! What a tracer has to say while it runs. Each notice is a value that prints itself.
+//! What a tracer reports while it runs. Each notice is a value that prints itself.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,65 +10,65 @@ use crate::{limiter::LimiterNotice, stuck::StuckReport};
 /// How urgent a notice is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// As was asked for.
+    /// Everything works as requested.
     Info,
-    /// Something is missing or in the way; the rest goes on.
+    /// Something is missing or blocked; the rest keeps working.
     Warning,
-    /// Something that was asked for could not be done.
+    /// A request could not be carried out.
     Error,
 }
 
-/// Something that whoever asked for a trace should know.
+/// Something the user should know about a running trace.
 #[derive(Debug, Clone)]
 pub enum Notice {
-    /// A task hangs in a page fault that reading an argument caused.
+    /// A task is stuck in a page fault that we caused by reading an argument.
     Stuck(StuckReport),
-    /// A release waits for a task that hangs in such a fault.
+    /// A release is waiting for a task that is stuck in such a fault.
     ReleaseWaits(StuckReport),
-    /// Events found no room in the ring buffer and are lost.
+    /// The ring buffer is full and events are being lost.
     BufferFull,
-    /// The overhead budget has decided something.
+    /// The overhead limiter made a decision.
     Limiter(LimiterNotice),
     /// The kernel refused a probe.
     Refused(Skipped),
-    /// Targets came or went.
+    /// Targets were added or removed.
     TargetsChanged {
-        /// Places that are newly attached to.
+        /// Places that were attached.
         added: usize,
-        /// Places that are not attached to any more.
+        /// Places that were detached.
         removed: usize,
         /// How long it took.
         took: Duration,
     },
-    /// Attaching to targets that came failed; it is tried again.
+    /// Attaching to new targets failed; it will be retried.
     TargetsFailed(String),
-    /// Links are released.
+    /// Links were released.
     Released {
         /// How many.
         links: usize,
         /// How long it took.
         took: Duration,
-        /// The kernel's grace period, as far as it can be seen.
+        /// The kernel's grace period, as far as it could be observed.
         grace: Option<Duration>,
     },
-    /// Events of probes that are gone could not all be written.
+    /// Some events of removed probes could not be written.
     EventsUnwritten,
-    /// Resolving or attaching takes unusually long.
+    /// Resolving or attaching is taking unusually long.
     Slow(Slow),
 }
 
-/// What takes unusually long.
+/// A step that is taking unusually long.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slow {
-    /// What is being done.
+    /// The step.
     pub step: Step,
-    /// For how long.
+    /// For how long so far.
     pub since: Duration,
-    /// It was given up: others go on without it.
+    /// It was given up; everything else continues without it.
     pub given_up: bool,
 }
 
-/// A step that may wait for a file system, a kernel lock or a search.
+/// A step that may block on a file system, a kernel lock or a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Looking for a request's target and functions.
@@ -77,14 +77,14 @@ pub enum Step {
         name: Arc<str>,
         /// Its target.
         target: Arc<str>,
-        /// The process through whose eyes, if not the host's.
+        /// The process whose view of the file system is used; `None` for the host's.
         pid: Option<u32>,
     },
-    /// Opening or reading a target, which a child tries.
+    /// Opening or reading a target, tried by a child process.
     Opening {
         /// The target.
         target: Arc<str>,
-        /// The process through whose eyes, if not the host's.
+        /// The process whose view of the file system is used; `None` for the host's.
         pid: Option<u32>,
     },
     /// Attaching.

@@ -1,7 +1,7 @@
-//! What is to be traced: one type, made from flags or from TOML.
+//! What to trace: one type, made from flags or from TOML.
 //!
-//! [`RequestText`] is how a person writes it; [`RequestText::check`] gives a [`Request`] that is known
-//! to make sense, or says which key is wrong. Nothing here touches a file or knows this machine.
+//! [`RequestText`] is how a person writes it. [`RequestText::check`] gives a valid [`Request`], or says
+//! which key is wrong. Nothing here touches a file or depends on this machine.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -14,7 +14,7 @@ use faultline_spec::{Condition, ProbeSpec, Rate, Sample, SpecError, TypeError};
 
 /// Longest name of a request.
 const MAX_NAME: usize = 64;
-/// Stands for probes without series of their own in the metrics.
+/// Label for probes that have no series of their own in the metrics.
 const RESERVED_NAME: &str = "other";
 
 /// An action by its word.
@@ -34,7 +34,7 @@ pub mod action {
     ///
     /// # Errors
     ///
-    /// There is no such action; the message lists those that there are.
+    /// There is no such action; the message lists the valid ones.
     pub fn parse(text: &str) -> Result<Action, String> {
         let known = ACTIONS.iter().find(|needs| needs.word == text).map(|needs| needs.action);
         let words = || ACTIONS.map(|needs| format!("`{}`", needs.word)).join(", ");
@@ -56,16 +56,16 @@ pub mod action {
 /// In which processes a probe is hit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Selection {
-    /// In all, now and later.
+    /// In all processes, now and later.
     All,
-    /// In these.
+    /// In these processes.
     Pids(Vec<Pid>),
-    /// In a command of ours that has not executed its program yet: files are found as we see them, and
-    /// hits count from its first instruction.
+    /// In a command that we started and that has not executed its program yet. Files are resolved in our
+    /// own view, and hits count from its first instruction.
     Command,
-    /// In those of this name, now and later.
+    /// In processes of this name, now and later.
     Process(Arc<str>),
-    /// In those of this cgroup and the ones below it, now and later.
+    /// In processes of this cgroup and its descendants, now and later.
     Cgroup(Arc<str>),
 }
 
@@ -92,7 +92,7 @@ pub struct RequestText {
     pub name: String,
     /// `TARGET:FUNCTION(ARGS) -> TYPE`
     pub probe: String,
-    /// What is done with its hits.
+    /// What to do with its hits.
     #[serde(default = "count", with = "action")]
     pub action: Action,
     /// Only in these processes.
@@ -104,16 +104,16 @@ pub struct RequestText {
     /// Only in processes of this cgroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
-    /// Only hits of which this holds.
+    /// Only hits that match this condition.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
     /// Only this share of the calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<String>,
-    /// At most so many calls of each function.
+    /// At most this many calls of each function.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<String>,
-    /// Trace returns also in C++ and Rust programs.
+    /// Also trace returns in C++ and Rust programs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
@@ -122,34 +122,34 @@ fn count() -> Action {
     Action::Count
 }
 
-/// A request that is known to make sense.
+/// A request that has been checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// Its name.
     pub name: Arc<str>,
     /// What it probes.
     pub spec: ProbeSpec,
-    /// What is done with its hits.
+    /// What to do with its hits.
     pub action: Action,
-    /// In which processes.
+    /// The processes it applies to.
     pub selection: Selection,
-    /// Which hits are wanted.
+    /// Which hits to keep.
     pub condition: Option<Condition>,
-    /// What share of the calls is wanted.
+    /// The share of calls to keep.
     pub sample: Option<Sample>,
-    /// How many calls of each function are wanted.
+    /// How many calls of each function to keep.
     pub rate: Option<Rate>,
-    /// Trace returns also in C++ and Rust programs.
+    /// Also trace returns in C++ and Rust programs.
     pub force: bool,
     /// Where breakpoints go.
     pub placement: Placement,
-    /// As it was written, for whoever lists requests.
+    /// The original text, for listings.
     pub text: RequestText,
 }
 
 impl Request {
-    /// A probe in every process, by its text: `TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]`. What else is
-    /// wanted is set afterwards.
+    /// A probe in every process, from its text: `TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]`. Set the other
+    /// fields afterwards.
     ///
     /// ```
     /// use faultline_engine::{Action, request::Request};
@@ -178,7 +178,7 @@ impl Request {
         })
     }
 
-    /// The same functions in the same processes, of which every call is counted and nothing else.
+    /// The same functions in the same processes, but only counting every call.
     #[must_use]
     pub fn counting(&self) -> Self {
         let mut spec = self.spec.clone();
@@ -199,11 +199,11 @@ impl Request {
 /// Where breakpoints go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Placement {
-    /// Along the function's first instructions to the cheapest one, where that changes nothing that
-    /// can be seen.
+    /// On the cheapest of the function's first instructions, where moving the breakpoint makes no visible
+    /// difference.
     #[default]
     Auto,
-    /// To the function's first instruction.
+    /// On the function's first instruction.
     Entry,
 }
 
@@ -304,7 +304,7 @@ impl RequestText {
     }
 }
 
-/// An empty list would be every process, which is not what a template means that fills in none.
+/// An empty list would mean every process. A template that fills in no pids does not mean that.
 fn some_pids<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
     let pids = Vec::deserialize(from)?;
     if pids.is_empty() {
@@ -322,7 +322,7 @@ where
     text.map(str::parse).transpose().map_err(wrong)
 }
 
-/// Whether a probe may have this name. Names are labels of metrics and parts of paths.
+/// Checks that a probe may have this name. Names become metric labels and parts of paths.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! A set of probes: one load of the eBPF programs with maps of its own, and its watch for stuck faults.
+//! A set of probes: one load of the eBPF programs, with its own maps and its own watch for stuck faults.
 
 use std::{
     collections::HashSet,
@@ -30,10 +30,10 @@ use crate::{
     stuck::{StuckReport, StuckWatch},
 };
 
-/// Processes that a set which is not for all may be for at once.
+/// How many processes a set can be limited to at once.
 const MAX_PROCESSES: u32 = 16 * 1024;
 
-/// Which set; never used twice.
+/// Identifies a set; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId(pub(crate) u64);
 
@@ -59,23 +59,23 @@ impl GroupKey {
     }
 }
 
-/// How sets are loaded, whatever they probe.
+/// How to load sets, whatever they probe.
 #[derive(Clone)]
 pub(crate) struct LoadContext {
     pub(crate) host: Host,
     pub(crate) features: Features,
     pub(crate) buffer_bytes: u32,
-    /// Links may be exchanged, because there is a budget or may be one.
+    /// Links may be exchanged, because there is a budget now or there may be one later.
     pub(crate) exchanges: bool,
     pub(crate) helper: bool,
     pub(crate) diagnostics: bool,
     pub(crate) limit: Option<OverheadLimit>,
     pub(crate) handlers: Option<HandlerFactory>,
-    /// Processes may come later that a set is for.
+    /// Processes may be added to a set later.
     pub(crate) grows: bool,
 }
 
-/// The programs of a plan in the kernel, and everything that is read from them.
+/// A plan's programs in the kernel, and everything that is read from them.
 #[derive(Debug)]
 pub struct ProbeSet {
     pub(crate) id: SetId,
@@ -83,7 +83,7 @@ pub struct ProbeSet {
     pub plan: Arc<AttachPlan>,
     /// The request that each probe is for.
     pub names: Arc<[Arc<str>]>,
-    /// What it counts.
+    /// Its counters.
     pub source: Arc<Source>,
     programs: Programs,
     calls: Mutex<Calls>,
@@ -104,7 +104,7 @@ impl ProbeSet {
     ///
     /// # Errors
     ///
-    /// As [`Programs::load`]; that no thread can be started.
+    /// Those of [`Programs::load`], and failure to start a thread.
     pub(crate) fn load(
         id: SetId,
         plan: AttachPlan,
@@ -211,33 +211,33 @@ impl ProbeSet {
         self.programs.features()
     }
 
-    /// Lets hits count from now on, all at one moment.
+    /// Starts counting hits, for all probes at the same moment.
     pub fn begin(&self) {
         self.restart_presence();
         self.programs.enable(true);
     }
 
-    /// All probes are attached, from now on.
+    /// Records that all probes are attached from now on.
     pub(crate) fn restart_presence(&self) {
         if let Some(mut presence) = self.presence() {
             *presence = presence.again(Instant::now(), &self.source.counters);
         }
     }
 
-    /// Lets hits count where the command that is to begin them has been executed and the kernel has not
-    /// said so; whether that was so. Its program may still be about to run: see
+    /// Starts counting hits if the command has executed its program but the kernel did not report it;
+    /// returns whether that was the case. The tracepoint program may still be about to run: see
     /// [`saw_command`](Self::saw_command).
     pub fn begin_if_not_yet(&self) -> bool {
         self.programs.enable_if_not_yet()
     }
 
-    /// Whether the kernel has said that the command was executed, where
-    /// [`begin_if_not_yet`](Self::begin_if_not_yet) began.
+    /// Whether the kernel has since reported the command's exec, after
+    /// [`begin_if_not_yet`](Self::begin_if_not_yet) started the counting.
     pub fn saw_command(&self) -> bool {
         self.programs.saw_command()
     }
 
-    /// No hit counts from now on. Whoever is inside a handler is still counted.
+    /// Stops counting hits. A task that is already inside a handler is still counted.
     pub fn end(&self) {
         self.programs.enable(false);
         self.forget_ended();
@@ -256,19 +256,19 @@ impl ProbeSet {
         lock(&self.calls).open()
     }
 
-    /// What is to be said of a figure of a probe that was not attached all the time.
+    /// The caveat on a figure of a probe that was not attached all the time.
     pub fn seen(&self, probe: ProbeId, figure: u64) -> Option<Seen> {
         let presence = lock(self.presence.as_ref()?);
         let now = Instant::now();
         let share = presence.share(now, probe)?;
-        // Of what was never hit, nothing better is known than that.
+        // A probe that was never hit gives nothing to extrapolate from.
         let scale = presence.scale(now, probe, &self.source.counters).unwrap_or(0.0);
         let estimate = |_| (figure as f64 * scale).round() as u64;
         let estimated = presence.share_of_all(now).map(estimate);
         Some(Seen { attached_ppm: (share * 1e6) as u32, estimated })
     }
 
-    /// The share of the time in which all probes were attached, where they come and go together.
+    /// The share of the time in which all probes were attached, if they are attached and detached together.
     pub fn share_of_all(&self) -> Option<f64> {
         lock(self.presence.as_ref()?).share_of_all(Instant::now())
     }
@@ -277,19 +277,19 @@ impl ProbeSet {
         self.presence.as_ref().map(lock)
     }
 
-    /// Of these probes, those that the kernel has not refused.
+    /// Those of these probes that the kernel has not refused.
     pub(crate) fn acceptable(&self, probes: &[ProbeId]) -> Vec<ProbeId> {
         let refused = lock(&self.refused);
         probes.iter().copied().filter(|probe| !refused.contains(probe)).collect()
     }
 
-    /// Notes what the kernel has refused.
+    /// Records probes that the kernel refused.
     pub(crate) fn refuse(&self, probes: &[ProbeId]) {
         lock(&self.refused).extend(probes);
     }
 
-    /// Tasks that are newly found to hang in a fault that we caused. Their processes are read without
-    /// faulting from now on.
+    /// Tasks newly found stuck in a fault that we caused. From now on, their processes are read without
+    /// faulting.
     pub(crate) fn newly_stuck(&self) -> Vec<StuckReport> {
         lock(&self.watch).check().unwrap_or_else(|error| {
             tracing::warn!("failed to look for stuck tasks: {error}");
@@ -297,7 +297,7 @@ impl ProbeSet {
         })
     }
 
-    /// Tasks that are inside a fault at this moment.
+    /// How many tasks are inside a fault at this moment.
     pub(crate) fn tasks_in_fault(&self) -> usize {
         lock(&self.watch).inside()
     }
@@ -307,12 +307,12 @@ impl ProbeSet {
         lock(&self.watch).anyone_inside()
     }
 
-    /// Whom a release waits for.
+    /// The tasks that a release is waiting for.
     pub fn waiting(&self) -> Vec<StuckReport> {
         lock(&self.watch).waiting()
     }
 
-    /// Whether events have found no room in the ring buffer; told once.
+    /// Whether the ring buffer was too full for an event; true only once.
     pub(crate) fn newly_full(&self) -> bool {
         if self.source.tally.is_none() || self.told_full.load(Ordering::Relaxed) {
             return false;
@@ -328,13 +328,13 @@ impl ProbeSet {
         }
     }
 
-    /// How often the drain has looked for records: a number that stands still is a thread that hangs.
+    /// How often the drain has looked for records: if this stops rising, the thread is stuck.
     pub(crate) fn looks(&self) -> Option<u64> {
         lock(&self.drain).as_ref().map(Drain::looks)
     }
 
-    /// Has what is left in the ring buffer drained, and waits for it; to be called when the probes are
-    /// gone. Whether every record was handed on.
+    /// Drains what is left in the ring buffer and waits for that. Call it once the probes are gone. Returns
+    /// whether every record was handed on.
     pub fn finish(&self, patience: Duration) -> bool {
         let drain = lock(&self.drain).take();
         drain.is_none_or(|drain| drain.finish(patience))

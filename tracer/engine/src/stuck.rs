@@ -1,8 +1,8 @@
-//! Finds tasks that hang in a page fault which we caused by reading an argument.
+//! Finds tasks that are stuck in a page fault that we caused by reading an argument.
 //!
-//! Whoever serves the page (userfaultfd, FUSE, NFS) may never do it. Then the task hangs in our
-//! handler; it would hang at its own first touch of the page as well, but we touched it first.
-//! Such a process is told to the user, and read without faulting from then on.
+//! Whoever serves the page (userfaultfd, FUSE, NFS) may never do so. The task then hangs in our handler. It
+//! would have hung at its own first access too, but we got there first. We report such a process to the
+//! user and read it without faulting from then on.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -12,7 +12,7 @@ use faultline_resolve::{
     process::{self, MappingSource},
 };
 
-/// From when on a fault counts as stuck.
+/// A fault that takes longer than this counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// The watch.
@@ -23,14 +23,14 @@ pub(crate) struct StuckWatch {
     silenced: HashSet<Pid>,
 }
 
-/// A task that hangs in a fault.
+/// A task that is stuck in a fault.
 #[derive(Debug, Clone)]
 pub struct StuckReport {
-    /// The task, its process, the address and how long.
+    /// The task, its process, the address, and for how long.
     pub task: StuckTask,
     /// The task's name, if it still has one.
     pub comm: String,
-    /// The mapping that the address lies in, as a person would name it.
+    /// The mapping that contains the address, named for people.
     pub mapping: String,
 }
 
@@ -53,8 +53,8 @@ impl StuckWatch {
         Self { faults, told: HashSet::new(), silenced: HashSet::new() }
     }
 
-    /// Looks once: has stuck processes read without faulting from now on, and gives the tasks that
-    /// were not told before.
+    /// Looks once: switches stuck processes to reading without faulting, and gives the tasks that were not
+    /// reported before.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl StuckWatch {
         Ok(reports)
     }
 
-    /// Tasks that are inside a fault at this moment.
+    /// How many tasks are inside a fault at this moment.
     pub(crate) fn inside(&self) -> usize {
         self.faults.waiting(Duration::ZERO).len()
     }
@@ -82,8 +82,8 @@ impl StuckWatch {
         !self.faults.waiting(Duration::ZERO).is_empty()
     }
 
-    /// The tasks that are inside a fault for longer than an ordinary one takes: whom a detach
-    /// waits for.
+    /// The tasks that have been inside a fault for longer than an ordinary one takes: a detach waits for
+    /// these.
     pub(crate) fn waiting(&self) -> Vec<StuckReport> {
         self.faults.waiting(Duration::from_millis(200)).into_iter().map(report).collect()
     }

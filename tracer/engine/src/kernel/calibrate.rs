@@ -1,8 +1,8 @@
-//! Measures what a hit costs on this machine, by the form of the instruction under the breakpoint:
-//! attaches to functions of our own, one a form, and calls them.
+//! Measures what a hit costs on this machine, by the form of the instruction under the breakpoint: attaches
+//! to functions of our own, one per form, and calls them.
 //!
-//! Nothing else tells: it depends on the kernel, on the CPU, and most of all on whether this is a
-//! virtual machine.
+//! There is no other way to know: the cost depends on the kernel, on the CPU, and most of all on whether
+//! this is a virtual machine.
 
 use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN};
 
@@ -11,16 +11,17 @@ use faultline_plan::{Costs, Form, PlannedProbe, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::ValueType;
 
-/// Calls of one batch. It takes half a millisecond where a hit is dear: few batches are disturbed.
+/// Calls in one batch. A batch takes half a millisecond where hits are expensive, so that few batches are
+/// disturbed.
 const BATCH: u32 = 50;
 /// Batches of each function.
 const BATCHES: usize = 24;
-/// Which of the batches counts, in the order of their times: others are disturbed, and only upwards.
+/// Which batch counts, in order of their times: disturbances only ever make a batch slower.
 const COUNTED: usize = BATCHES / 4;
 
-/// One function a form, in the order of [`Form::ALL`], and one whose return is traced. What names them
-/// may be compiled elsewhere in this program: their symbols are global within it, and hidden from
-/// everything else.
+/// One function per form, in the order of [`Form::ALL`], and one whose return is traced. The code that
+/// refers to them may end up in another codegen unit, so their symbols are global within this program and
+/// hidden from everything else.
 macro_rules! functions {
     ($($name:literal: $($instruction:literal),+;)+) => {
         core::arch::global_asm!($(concat!(
@@ -71,14 +72,14 @@ unsafe extern "C" {
     fn faultline_red_zone_nop5();
 }
 
-/// A function that keeps its argument below its stack pointer and gives it back, and where a nop of
-/// five bytes lies between.
+/// A function that stores its argument below its stack pointer, loads it again and returns it; and the
+/// address of the 5-byte nop between the two.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn red_zone() -> Option<(unsafe extern "C" fn(u64) -> u64, usize)> {
     Some((faultline_red_zone, faultline_red_zone_nop5 as *const () as usize))
 }
 
-/// There is no such nop.
+/// This architecture has no such nop.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn red_zone() -> Option<(unsafe extern "C" fn(u64) -> u64, usize)> {
     None
@@ -101,7 +102,7 @@ const ENTRIES: [Function; Form::ALL.len()] = [
     faultline_costs_other,
 ];
 
-/// Measures. Takes about a fifth of a second.
+/// Measures all forms. Takes about a fifth of a second.
 ///
 /// # Errors
 ///
@@ -127,8 +128,8 @@ pub(crate) fn measure_costs() -> anyhow::Result<Costs> {
     Ok(Costs { entry_ns, return_ns, timing_ns, event_ns: more_ns(event_ns) })
 }
 
-/// What a call of each function takes with these probes, in nanoseconds; and what of that the programs
-/// take, on average over them.
+/// How long a call of each function takes with these probes, in nanoseconds; and the programs' share of
+/// that, averaged over the functions.
 fn measure<const N: usize>(
     probes: Vec<PlannedProbe>,
     action: Action,
@@ -145,7 +146,7 @@ fn measure<const N: usize>(
     }
     programs.enable(true);
     let mut batches = [[0; BATCHES]; N];
-    // What disturbs for a moment then disturbs all of them alike.
+    // Interleaved, so that a brief disturbance affects all of them alike.
     for batch in 0..BATCHES {
         for (times, function) in batches.iter_mut().zip(functions) {
             times[batch] = batch_ns(function);
@@ -164,7 +165,7 @@ fn measure<const N: usize>(
     Ok((times, programs_ns / calls))
 }
 
-/// What a call takes, in nanoseconds of this thread's own: others may have the CPU meanwhile.
+/// How long a call takes, in nanoseconds of this thread's CPU time: other threads may run in between.
 fn batch_ns(function: Function) -> u64 {
     let begin = thread_ns();
     for _ in 0..BATCH {

@@ -1,7 +1,7 @@
 //! The clock of the eBPF programs: `bpf_ktime_get_ns`, the host's `CLOCK_MONOTONIC`.
 //!
-//! In a time namespace, `clock_gettime` adds that namespace's offset (`time_namespaces(7)`, Linux
-//! 5.6), and the programs do not. So the time is read here, and nowhere else.
+//! In a time namespace, `clock_gettime` adds that namespace's offset (`time_namespaces(7)`, Linux 5.6); the
+//! programs do not. So the time is read here and nowhere else.
 
 use std::{fs, sync::OnceLock};
 
@@ -14,8 +14,7 @@ pub fn monotonic_ns() -> u64 {
     ours_ns.saturating_add_signed(-namespace_offset_ns())
 }
 
-/// How far our namespace is ahead of the host. A process does not leave the time namespace that it
-/// was started in.
+/// How far our namespace is ahead of the host. A process cannot leave the time namespace it was started in.
 fn namespace_offset_ns() -> i64 {
     static OFFSET_NS: OnceLock<i64> = OnceLock::new();
     *OFFSET_NS.get_or_init(|| {
@@ -25,8 +24,8 @@ fn namespace_offset_ns() -> i64 {
     })
 }
 
-/// The offset of `CLOCK_MONOTONIC` in `/proc/PID/timens_offsets`: a line a clock, its name (its
-/// number, on Linux 5.6), seconds and nanoseconds.
+/// The offset of `CLOCK_MONOTONIC` in `/proc/PID/timens_offsets`: one line per clock, with its name (on
+/// Linux 5.6, its number), seconds and nanoseconds.
 fn offset_ns(offsets: &str) -> Option<i64> {
     offsets.lines().find_map(|line| {
         let mut fields = line.split_whitespace();
@@ -41,7 +40,8 @@ fn offset_ns(offsets: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
-    /// Check that the right clock's offset is found, ahead and behind, and none where there is none.
+    /// Check that the right clock's offset is found, positive or negative, and `None` where there is no
+    /// such line.
     #[test]
     fn offsets() {
         let text = "monotonic     1000000         5\nboottime           7         0\n";

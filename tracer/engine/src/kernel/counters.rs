@@ -1,4 +1,4 @@
-//! Reads what the eBPF programs count.
+//! Reads the eBPF programs' counters.
 
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ pub struct Counters {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CountersShape {
     pub(super) cpus: usize,
-    /// Counters that a probe has on a CPU: all, or only the first, its hits.
+    /// Counters per probe and CPU: all, or only the first, its hits.
     pub(super) columns: usize,
-    /// Elements of a column: at least one a probe.
+    /// Elements of a column: at least one per probe.
     pub(super) column_len: usize,
     pub(super) probes: usize,
 }
@@ -30,7 +30,7 @@ pub(super) struct CountersShape {
 pub struct CounterSnapshot([u64; COLUMNS as usize]);
 
 impl CounterSnapshot {
-    /// What the hits took from the traced programs, the programs' own part included: an estimate.
+    /// An estimate of what the hits cost the traced programs, including our own programs' share.
     pub fn estimated_cost_ns(&self, costs: BreakpointCosts) -> u64 {
         let get = |counter| self.get(counter);
         let entries = get(Counter::PlainHits) + get(Counter::CallsOpened);
@@ -102,7 +102,7 @@ impl Counters {
 
     /// Some counters of every probe, added up, by [`ProbeId`].
     pub fn sums(&self, counters: &[Counter]) -> Vec<u64> {
-        // Along the columns, as they lie in memory.
+        // Column by column, in memory order.
         let CountersShape { cpus, columns, column_len, probes } = self.shape;
         let mut sums = vec![0; probes];
         for cpu in 0..cpus {
@@ -126,8 +126,8 @@ impl Counters {
         CounterSnapshot(tracer_common::counter::ALL.map(|counter| self.load(cpu, probe, counter)))
     }
 
-    /// Adds to a counter what no program could count. A program that counts there at the same time adds
-    /// atomically, too.
+    /// Adds to a counter what no program could count. Programs that count there at the same time also add
+    /// atomically.
     pub(super) fn add(&self, probe: ProbeId, counter: Counter, amount: u64) {
         if (counter as usize) < self.shape.columns && (probe.0 as usize) < self.shape.probes {
             self.slots.add(self.index(0, probe, counter), amount);
@@ -137,7 +137,7 @@ impl Counters {
     fn load(&self, cpu: usize, probe: ProbeId, counter: Counter) -> u64 {
         let columns = self.shape.columns;
         let counter = match counter {
-            // Where the number of hits is all that is wanted, each has reached its end.
+            // Where only hits are counted, every hit was handled to its end.
             Counter::Aggregated if columns == 1 => Counter::PlainHits,
             counter => counter,
         };

@@ -1,20 +1,20 @@
-//! The limit of open files: each link takes one, and before Linux 6.6 each breakpoint takes a link.
+//! The limit on open files: each link takes one, and before Linux 6.6 each breakpoint takes a link.
 
 use std::{fs, io};
 
 use super::KernelError;
 
-/// Files that may be opened after the links: what a run reads in `/proc`, a daemon's connections.
+/// Spare files to open after the links: what a run reads in `/proc`, a daemon's connections.
 const OTHERS: usize = 64;
 
-/// Makes room for this many links, raising the limit as far as we may.
+/// Makes room for this many links, raising the limit as far as allowed.
 ///
 /// # Errors
 ///
-/// [`KernelError::TooManyLinks`] if we may not.
+/// [`KernelError::TooManyLinks`] if the hard limit does not allow it.
 pub(super) fn make_room(links: usize, probes: usize) -> Result<(), KernelError> {
     let limit = limit().map_err(|source| KernelError::Features { source })?;
-    // More can be open already than the limit allows; that is not to be counted on.
+    // More files can be open already than the limit allows, but we cannot rely on that.
     let open = fs::read_dir("/proc/self/fd").map_or(OTHERS, Iterator::count);
     let needed = (links + open + OTHERS) as u64;
     if limit.rlim_cur >= needed {

@@ -7,7 +7,7 @@ use aya_log::EbpfLogger;
 
 use super::{KernelError, programs::map_error};
 
-/// Messages of the eBPF programs; empty unless asked for when they were loaded.
+/// Messages of the eBPF programs; empty unless requested when they were loaded.
 pub struct Diagnostics(EbpfLogger<&'static dyn log::Log>);
 
 impl Diagnostics {
@@ -17,7 +17,7 @@ impl Diagnostics {
         Ok(Self(logger))
     }
 
-    /// Hands what has come so far to the log.
+    /// Passes the messages received so far to the log.
     pub fn flush(&mut self) {
         self.0.flush();
     }

@@ -9,7 +9,7 @@ use faultline_spec::units::grouped;
 /// A failed step of loading or attaching.
 #[derive(Debug, Error)]
 pub enum KernelError {
-    /// The object that this program carries is not what it was built with.
+    /// The embedded eBPF object is not the one this program was built with.
     #[error("the eBPF object has no {kind} `{name}`")]
     Missing {
         /// "map" or "program".
@@ -17,7 +17,7 @@ pub enum KernelError {
         /// Its name.
         name: &'static str,
     },
-    /// The maps could not be created, or the object not be parsed.
+    /// The maps could not be created, or the object could not be parsed.
     #[error("failed to create the eBPF maps: {0}")]
     Maps(#[source] Box<aya::EbpfError>),
     /// The kernel's verifier or JIT refused a program.
@@ -28,7 +28,7 @@ pub enum KernelError {
     Load {
         /// Its name.
         program: &'static str,
-        /// The last line that the verifier said, and the errno.
+        /// The verifier's last line, and the errno.
         reason: String,
     },
     /// A map operation failed.
@@ -42,7 +42,7 @@ pub enum KernelError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A file's breakpoints were refused, all of them and for the same reason.
+    /// All of a file's breakpoints were refused, for the same reason.
     #[error("failed to attach to {}", file.display())]
     Attach {
         /// The file.
@@ -51,14 +51,14 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
-    /// What the kernel offers could not be found out.
-    #[error("failed to find out what this kernel offers")]
+    /// The kernel's features could not be determined.
+    #[error("failed to determine what this kernel supports")]
     Features {
         /// Why.
         #[source]
         source: io::Error,
     },
-    /// The system has no thread left.
+    /// The system cannot start another thread.
     #[error("failed to start a thread")]
     Thread {
         /// Why.
@@ -74,9 +74,9 @@ pub enum KernelError {
         grouped(*limit),
     )]
     TooManyLinks {
-        /// Probes that were to be attached.
+        /// Probes to attach.
         probes: usize,
-        /// The limit that suffices: the links, what is open already, and some to spare.
+        /// The limit that would be enough: the links, the files already open, and some to spare.
         needed: u64,
         /// The hard limit.
         limit: u64,

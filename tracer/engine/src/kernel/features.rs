@@ -1,5 +1,5 @@
-//! What this kernel offers, found by asking it for it: never by its version, which says little
-//! where features are carried back.
+//! What this kernel offers, found by asking for each feature. Its version says little, because
+//! distributions backport features.
 
 use std::{env, io};
 
@@ -7,31 +7,32 @@ use aya::sys::{UProbeMultiFeature, is_uprobe_multi_supported};
 
 use super::{KernelError, sys};
 
-/// The variable that makes faultline do without features that the kernel has, to test the ways
-/// that are meant for older ones: words from [`Features::without`], separated by commas.
+/// The environment variable that makes faultline ignore features of this kernel, to test the fallbacks for
+/// older ones: words from [`Features::without`], separated by commas.
 const ASSUME: &str = "FAULTLINE_ASSUME";
 
 /// What this kernel offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
-    /// One link takes any number of breakpoints (6.6). Without it, each takes its own.
+    /// One link takes any number of breakpoints (6.6). Without this, each breakpoint needs its own link.
     pub multi_links: bool,
-    /// Such a link can be limited to a process (6.10). Without it, it was limited to one thread:
-    /// the breakpoints are then set in every process, and the programs tell whose hits count.
+    /// Such a link can be limited to a process (6.10). Before that, the limit applied to a single thread.
+    /// Without this feature, breakpoints are set in every process, and the programs decide whose hits
+    /// count.
     pub pid_filter: bool,
-    /// A program may sleep, so that it can fault in the page of an argument (6.0).
+    /// A program may sleep, and so can fault in the page of an argument (6.0).
     pub sleepable: bool,
 }
 
 impl Features {
-    /// Everything that there is.
+    /// Every feature.
     pub const ALL: Self = Self { multi_links: true, pid_filter: true, sleepable: true };
 
-    /// Asks the kernel. Takes some system calls, below a millisecond.
+    /// Asks the kernel: a few system calls, less than a millisecond.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Features`] without privileges: then there is no answer.
+    /// [`KernelError::Features`] without privileges, because the kernel then gives no answer.
     pub fn probe() -> Result<Self, KernelError> {
         let error = |source| KernelError::Features { source };
         let multi = |feature| is_uprobe_multi_supported(feature).map_err(error);
@@ -51,7 +52,7 @@ impl Features {
         })
     }
 
-    /// The same without one: `no-multi`, `no-pid-filter` or `no-sleepable`.
+    /// The same without one feature: `no-multi`, `no-pid-filter` or `no-sleepable`.
     #[must_use]
     pub fn without(self, feature: &str) -> Option<Self> {
         match feature {
@@ -64,7 +65,8 @@ impl Features {
 
     /// The programs for entry and return.
     ///
-    /// There is none for multi links that cannot sleep: a kernel without the one lacks the other.
+    /// There is no unsleeping program for multi links: a kernel that lacks sleepable programs lacks multi
+    /// links too.
     pub(super) fn programs(self) -> UprobePrograms {
         match self {
             Self { sleepable: false, .. } => UprobePrograms {
@@ -88,17 +90,17 @@ impl Features {
         }
     }
 
-    /// Whether one link takes many breakpoints, all things considered.
+    /// Whether to put many breakpoints on one link, all things considered.
     #[must_use]
     pub fn batches(self) -> bool {
         self.programs().multi
     }
 
-    /// Whether pages are faulted in: with `forced`, also where that may hurt.
+    /// Whether to fault pages in; with `forced`, even where that may hurt.
     ///
-    /// Where each breakpoint has its own link, the kernel holds a lock of the CPU while a hit is
-    /// handled (`uprobe_buffer_get`, until 6.10; multi links never took it). So while one hit waits
-    /// for a page, all other such hits on that CPU wait, in whatever process.
+    /// Where each breakpoint has its own link, the kernel holds a lock of the CPU while a hit is handled
+    /// (`uprobe_buffer_get`, until 6.10; multi links never took it). So while one hit waits for a page, all
+    /// other such hits on that CPU wait too, whatever their process.
     #[must_use]
     pub fn faults_in(self, forced: bool) -> bool {
         self.sleepable && (forced || self.batches())
@@ -109,7 +111,7 @@ impl Features {
         self.pid_filter || !self.batches()
     }
 
-    /// What the user of a run must know, because it is not so elsewhere.
+    /// What the user of a run must know because it differs from current kernels.
     #[must_use]
     pub fn notes(self, by_process: bool, forced: bool) -> Vec<String> {
         let mut notes = Vec::new();
@@ -148,9 +150,9 @@ impl Features {
 pub(super) struct UprobePrograms {
     pub(super) entry: &'static str,
     pub(super) ret: &'static str,
-    /// For entries of which only the number is wanted.
+    /// For entries that are only counted.
     pub(super) count: &'static str,
-    /// They are for links of many breakpoints.
+    /// They are for multi links.
     pub(super) multi: bool,
 }
 
@@ -158,7 +160,7 @@ pub(super) struct UprobePrograms {
 mod tests {
     use super::*;
 
-    /// Check that every feature can be assumed away, and that what is missing picks the programs.
+    /// Check that every feature can be disabled, and that the missing ones decide which programs are used.
     #[test]
     fn assumptions_pick_the_programs() {
         let entry = |words: &[&str]| {
@@ -173,9 +175,9 @@ mod tests {
         assert_eq!(entry(&["multi"]), None);
     }
 
-    /// Check that a user is told what differs, and nothing where nothing does.
+    /// Check that the user sees a note for each difference, and none where nothing differs.
     #[test]
-    fn notes_tell_what_differs() {
+    fn notes_say_what_differs() {
         assert!(Features::ALL.notes(true, false).is_empty());
         let no_filter = Features { pid_filter: false, ..Features::ALL };
         assert!(no_filter.notes(false, false).is_empty());

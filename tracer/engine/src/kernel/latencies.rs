@@ -14,9 +14,9 @@ impl Latencies {
         Self(histograms)
     }
 
-    /// The durations of every probe that was called, over all CPUs, by probe.
+    /// The durations of every probe that was called, summed over all CPUs.
     ///
-    /// Some microseconds a probe; what is recorded meanwhile may or may not be in it.
+    /// Takes a few microseconds per probe. Durations recorded during the read may or may not be included.
     pub fn read(&self) -> Vec<(ProbeId, Histogram)> {
         let mut by_probe = std::collections::BTreeMap::new();
         self.each(|id, histogram| {
@@ -34,7 +34,7 @@ impl Latencies {
         by_probe.into_iter().collect()
     }
 
-    /// The same, of some CPUs at a time: a probe may be seen several times.
+    /// The same, a few CPUs at a time: a probe may be seen more than once.
     pub fn each(&self, mut see: impl FnMut(ProbeId, &Histogram)) {
         for (key, histogram) in self.0.iter().flatten() {
             see(ProbeId((key >> 32) as u32), &histogram);

@@ -1,5 +1,5 @@
-//! Array maps that are mapped into our memory, so that reading or writing ten thousand elements
-//! costs no system call.
+//! Array maps mapped into our memory, so that reading or writing ten thousand elements takes no system
+//! call.
 
 use std::{
     io,
@@ -18,8 +18,8 @@ pub(super) struct MappedArray<T> {
     len: usize,
 }
 
-// SAFETY: the mapping is shared memory that belongs to nobody's thread; all access goes through
-// volatile writes or atomics.
+// SAFETY: the mapping is shared memory that is not tied to any thread; all access goes through volatile
+// writes or atomics.
 unsafe impl<T> Send for MappedArray<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for MappedArray<T> {}
@@ -29,7 +29,7 @@ impl<T: Pod> MappedArray<T> {
     ///
     /// # Errors
     ///
-    /// Whatever `mmap(2)` says: EINVAL for a map that was not created mappable, ENOMEM.
+    /// Those of `mmap(2)`: EINVAL for a map that was not created mappable, ENOMEM.
     pub(super) fn new(map: impl AsFd, len: usize) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8), "the kernel pads elements to 8 bytes") };
         let bytes = len * size_of::<T>();

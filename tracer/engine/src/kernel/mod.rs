@@ -1,9 +1,9 @@
 //! The kernel: loads the eBPF programs, attaches and detaches, reads counters. The only stage that
 //! names aya or makes a bpf(2) call.
 //!
-//! Takes an [`AttachPlan`](faultline_plan::AttachPlan); gives [`Programs`] that hold the plan's
-//! programs in the kernel, [`Links`] that keep its breakpoints, and handles on what the programs
-//! share with us: records, counters, tasks inside a fault.
+//! Takes an [`AttachPlan`](faultline_plan::AttachPlan); gives [`Programs`] that hold the plan's programs in
+//! the kernel, [`Links`] that keep its breakpoints, and handles to what the programs share with us:
+//! records, counters, tasks inside a fault.
 
 mod attach;
 pub mod bench;

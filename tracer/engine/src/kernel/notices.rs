@@ -1,4 +1,4 @@
-//! Which processes execute a program or fork.
+//! Reports which processes execute a program or fork.
 
 use std::fmt;
 
@@ -14,22 +14,23 @@ use super::{
 };
 use faultline_resolve::Pid;
 
-/// Some thousands of notices; who is slower finds processes by looking at them all.
+/// Room for a few thousand notices. A reader that falls behind still finds processes by scanning all of
+/// them.
 const BUFFER_BYTES: u32 = 64 * 1024;
 
-/// Notices of processes that begin.
+/// Notices of new processes.
 pub struct ProcessNotices {
     notices: RingBuf<MapData>,
-    /// Holds the programs attached.
+    /// Keeps the programs attached.
     _ebpf: Ebpf,
 }
 
 impl ProcessNotices {
-    /// Attaches to the kernel's own tracepoints. Needs what uprobes need, and nothing more.
+    /// Attaches to the kernel's own tracepoints. Needs the same privileges as uprobes and nothing more.
     ///
     /// # Errors
     ///
-    /// As for [`Programs::load`](super::Programs::load).
+    /// As [`Programs::load`](super::Programs::load).
     pub fn start() -> Result<Self, KernelError> {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("RECORDS", BUFFER_BYTES)
@@ -53,8 +54,8 @@ impl ProcessNotices {
         Ok(Self { notices, _ebpf: ebpf })
     }
 
-    /// Hands on the processes of the notices that have come: those that executed a program, and
-    /// those that forked or started a thread.
+    /// Passes on the processes of the notices received so far: those that executed a program, and those
+    /// that forked or started a thread.
     pub fn drain(&mut self, mut take: impl FnMut(Pid)) {
         while let Some(notice) = self.notices.next() {
             let pid = notice.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));

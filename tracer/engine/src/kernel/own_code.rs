@@ -1,4 +1,4 @@
-//! Functions of our own as probes, for trying and measuring.
+//! Probes on functions of our own, for tests and measurements.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use faultline_plan::{
 };
 use faultline_resolve::{FileOffset, Pid, Resolver, View, process};
 
-/// A probe on the function of ours at an address, without arguments or return.
+/// A probe on our own function at an address, without arguments or return.
 pub(super) fn probe(label: &str, address: usize) -> anyhow::Result<PlannedProbe> {
     let address = address as u64;
     let mapping = process::maps(Pid::own())?

@@ -1,4 +1,4 @@
-//! Which privilege is missing, in the user's words.
+//! Names the privilege that is missing, in the user's words.
 
 use std::fs;
 
@@ -7,12 +7,12 @@ const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// A capability that is needed and not held.
+/// A capability that is needed but not held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MissingPrivilege {
     /// Its name.
     pub capability: &'static str,
-    /// What cannot be done without it.
+    /// What it is needed for.
     pub needed_to: &'static str,
 }
 
@@ -24,7 +24,7 @@ impl std::fmt::Display for MissingPrivilege {
 
 /// The first capability that tracing needs and this process lacks.
 ///
-/// `CAP_SYS_ADMIN` stands for both of the others.
+/// `CAP_SYS_ADMIN` implies both of the others.
 pub fn missing_privilege() -> Option<MissingPrivilege> {
     missing(effective_capabilities()?)
 }
@@ -45,7 +45,7 @@ fn missing(effective: u64) -> Option<MissingPrivilege> {
     }
 }
 
-/// The effective capability set; `None` where `/proc` does not tell.
+/// The effective capability set; `None` if `/proc` does not say.
 fn effective_capabilities() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
@@ -56,7 +56,7 @@ fn effective_capabilities() -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Check that each capability is asked for, and that root's suffices.
+    /// Check that each missing capability is named, and that root's set suffices.
     #[test]
     fn names_what_is_missing() {
         assert_eq!(missing(0).map(|missing| missing.capability), Some("CAP_BPF"));

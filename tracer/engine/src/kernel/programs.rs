@@ -33,39 +33,39 @@ use faultline_plan::{ActionNeeds, AttachPlan, Conditions, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::{Rate, Sample};
 
-/// Tasks that may be inside traced calls at once; one entry takes 2 KiB, when it is used.
+/// How many tasks may be inside traced calls at once. An entry takes 2 KiB once it is used.
 const MAX_TASKS_IN_CALLS: u32 = 65_536;
 
-/// The smallest ring buffer that there is, for programs that write no records.
+/// The smallest possible ring buffer, for programs that write no records.
 const NO_BUFFER_BYTES: u32 = 64 * 1024;
 
-/// How the programs are loaded.
+/// How to load the programs.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// What becomes of hits.
+    /// What to do with hits.
     pub action: Action,
     /// Bytes of the ring buffer: a power of two, at least 128 KiB, so that the largest record fits.
     /// Only events need one.
     pub buffer_bytes: u32,
-    /// Only these processes are traced; all if empty and there is no room for more.
+    /// Trace only these processes; all of them if this is empty and there is no room for more.
     pub pids: Vec<Pid>,
-    /// Room for so many processes that are traced later ([`Programs::trace_processes`]).
+    /// Room for this many processes that are added later ([`Programs::trace_processes`]).
     pub more_pids: u32,
-    /// Hits count by themselves from the moment that a traced process executes a new program.
+    /// Counting starts by itself at the moment a traced process executes a new program.
     pub begin_at_exec: bool,
-    /// Links may be exchanged ([`Programs::begin_exchange`]); costs a hit a comparison.
+    /// Links may be exchanged ([`Programs::begin_exchange`]); this adds a comparison to every hit.
     pub exchanges: bool,
-    /// A child of ours may release links: see [`helper::run_if_asked`](crate::helper::run_if_asked).
+    /// A child process may release links: see [`helper::run_if_asked`](crate::helper::run_if_asked).
     pub helper: bool,
     /// Whether the programs' own diagnostics are wanted.
     pub diagnostics: bool,
     /// What the kernel offers.
     pub features: Features,
-    /// Pages are faulted in also where that may hurt others: see [`Features::faults_in`].
+    /// Fault pages in even where that may hurt other processes: see [`Features::faults_in`].
     pub force: bool,
-    /// What share of the calls is wanted; all if not given.
+    /// The share of calls to keep; all if not given.
     pub sample: Option<Sample>,
-    /// How many calls of each probe are wanted; all if not given.
+    /// How many calls of each probe to keep; all if not given.
     pub rate: Option<Rate>,
 }
 
@@ -97,13 +97,13 @@ pub struct Programs {
     ebpf: Ebpf,
     control: ControlWords,
     generations: Generations,
-    /// Where links may be exchanged and returns are traced.
+    /// Present if links may be exchanged and returns are traced.
     gates: Option<Gates>,
     tracks_returns: bool,
     features: Features,
-    /// Nothing is wanted but the number of hits.
+    /// Only the number of hits is needed.
     only_counts: bool,
-    /// A child of ours may release links.
+    /// A child process may release links.
     pub(super) helper: bool,
     /// The processes whose hits count.
     pids: Mutex<HashMap<MapData, u32, u8>>,
@@ -114,8 +114,8 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// [`KernelError::Maps`] and [`KernelError::Load`] without privileges or on a kernel that
-    /// lacks what is needed; [`KernelError::Map`] for want of memory.
+    /// [`KernelError::Maps`] and [`KernelError::Load`] without privileges or on a kernel that lacks what is
+    /// needed; [`KernelError::Map`] if memory runs out.
     pub fn load(plan: &AttachPlan, options: &LoadOptions) -> Result<Self, KernelError> {
         let probes = plan.probes.len().max(1) as u32;
         let tracks_returns = plan.probes.iter().any(|probe| probe.ret.is_some());
@@ -225,7 +225,7 @@ impl Programs {
         self.pids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts hits in these processes too, from now on. A process that is known already stays so.
+    /// Counts hits in these processes too, from now on. Adding a process twice changes nothing.
     ///
     /// # Errors
     ///
@@ -238,7 +238,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Counts no hits in this process from now on.
+    /// Stops counting hits in this process.
     ///
     /// # Errors
     ///
@@ -255,7 +255,7 @@ impl Programs {
         self.load_uprobe(entry)?;
         if self.tracks_returns {
             self.load_uprobe(self.features.programs().ret)?;
-            // Attached first, so that no call is opened whose task's end goes unseen.
+            // Attached first: otherwise a task with an open call could exit unseen.
             self.attach_tracepoint("task_exit", "sched_process_exit")?;
             self.attach_tracepoint("task_exec", "sched_process_exec")?;
         }
@@ -315,22 +315,21 @@ impl Programs {
         Ok(program.fd().map_err(load_error(name))?.as_fd())
     }
 
-    /// What the kernel offers, as it was said when they were loaded.
+    /// The kernel's features, as given when the programs were loaded.
     pub fn features(&self) -> Features {
         self.features
     }
 
-    /// Lets hits count, or makes every program return at once.
+    /// Makes hits count, or makes every program return at once.
     ///
-    /// All probes of a run begin and end at one moment because of it, however long attaching and
-    /// detaching takes.
+    /// So all probes of a run start and stop at the same moment, however long attaching and detaching take.
     pub fn enable(&self, enabled: bool) {
         self.control.set_enabled(if enabled { 1 } else { Control::ENDED });
     }
 
-    /// Lets hits count where the command that is to begin it has been executed, and has not; whether
-    /// that was so. Its program is about to run: on a tracepoint, and it may be left out as in
-    /// [`Calls::forget_ended`].
+    /// Makes hits count if the command has executed its program but the tracepoint has not started the
+    /// counting; returns whether that was the case. The tracepoint's program may be about to run, or the
+    /// kernel may have skipped it as in [`Calls::forget_ended`].
     pub fn enable_if_not_yet(&self) -> bool {
         let not_yet = self.control.enabled() == 0;
         if not_yet {
@@ -339,20 +338,20 @@ impl Programs {
         not_yet
     }
 
-    /// Whether the command's program ran, where hits were let count before it.
+    /// Whether the tracepoint's program ran after hits had already been made to count.
     pub fn saw_command(&self) -> bool {
         self.control.enabled() > 1
     }
 
-    /// From now on, links that are attached take the hits of those that are attached already: a hit
-    /// that meets both counts once. To be ended when the old ones are released; one at a time.
+    /// From now on, newly attached links take over the hits of the existing ones: a hit that meets both
+    /// counts once. End the exchange when the old links are released. Only one exchange can run at a time.
     ///
     /// The programs must have been loaded with [`LoadOptions::exchanges`].
     pub fn begin_exchange(&self) {
         self.generations.begin(&self.control);
     }
 
-    /// The old links are gone, or the new ones are.
+    /// Ends the exchange: either the old links are gone, or the new ones are.
     pub fn end_exchange(&self) {
         let unmarked = self.generations.end(&self.control);
         if unmarked != 0 {
@@ -360,27 +359,27 @@ impl Programs {
         }
     }
 
-    /// Calls of these probes that begin from now on do not count. To be done before their breakpoints
-    /// go, where the programs stay enabled.
+    /// Ignores calls of these probes that begin from now on. Call this before their breakpoints are
+    /// removed, if the programs stay enabled.
     pub fn close_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
         if let Some(gates) = &self.gates {
             gates.close(probes);
         }
     }
 
-    /// They count again. To be done when their breakpoints have come.
+    /// Counts them again. Call this once their breakpoints are set.
     pub fn open_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
         if let Some(gates) = &self.gates {
             gates.open(probes);
         }
     }
 
-    /// The attach cookie of a probe in a link that is attached now.
+    /// The attach cookie of a probe in a link that is attached at this moment.
     pub(super) fn cookie(&self, probe: ProbeId) -> u64 {
         cookie(probe.0, self.generations.current())
     }
 
-    /// The records, to be drained by one owner.
+    /// The records, for a single owner to drain.
     ///
     /// # Errors
     ///
@@ -417,7 +416,7 @@ impl Programs {
         Ok(Latencies::new(histograms))
     }
 
-    /// The tasks inside a fault, to be watched by one owner.
+    /// The tasks inside a fault, for a single owner to watch.
     ///
     /// # Errors
     ///
@@ -461,8 +460,8 @@ pub(super) fn object() -> &'static [u8] {
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/faultline-ebpf"))
 }
 
-/// Elements of a column of `COUNTERS`: no line of the CPUs' caches, nor the pair of lines that some
-/// fetch at once, has counters of two CPUs, which would slow each other down.
+/// Elements of a column of `COUNTERS`. No cache line, nor the pair of lines that some CPUs fetch at once,
+/// may hold counters of two CPUs: they would slow each other down.
 fn column_len(probes: u32) -> u32 {
     const CACHE_LINES: u32 = 128 / size_of::<u64>() as u32;
     probes.max(1).next_multiple_of(CACHE_LINES)
@@ -476,7 +475,7 @@ fn counters_len(cpus: usize, columns: u32, column: u32) -> Result<u32, KernelErr
         .map_err(map_error("size", "COUNTERS"))
 }
 
-/// Number of CPUs that can ever come up: the programs index by the id of the one they run on.
+/// Number of CPUs that can ever come online: the programs index by the id of the CPU they run on.
 fn cpus() -> Result<usize, KernelError> {
     let text = fs::read_to_string("/sys/devices/system/cpu/possible")
         .map_err(map_error("size", "COUNTERS"))?;
@@ -520,14 +519,13 @@ where
 
 pub(super) fn load_error(program: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
     move |error| {
-        // Thousands of lines, perhaps: for whoever asks for them.
+        // This can be thousands of lines, so it is only shown on request.
         tracing::debug!("failed to load `{program}`: {error}");
         KernelError::Load { program, reason: short_reason(&error) }
     }
 }
 
-/// What a program was refused for, in a line: the last thing that the verifier said before its
-/// statistics.
+/// Why a program was refused, in one line: the verifier's last line before its statistics.
 fn short_reason(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
         return error.to_string();
@@ -551,8 +549,8 @@ fn short_reason(error: &ProgramError) -> String {
 mod tests {
     use super::*;
 
-    /// Check that counters of two CPUs share no cache line, however few the probes, and that each
-    /// probe has its own: they did, and slowed each other down.
+    /// Check that counters of two CPUs share no cache line, however few the probes, and that each probe has
+    /// its own. They once shared one, and slowed each other down.
     #[test]
     fn counters_of_two_cpus_share_no_cache_line() {
         for probes in [0, 1, 2, 16, 17, 10_000] {
@@ -561,7 +559,7 @@ mod tests {
         }
     }
 
-    /// Check that the number of CPUs is one more than the highest id, whatever the list's form.
+    /// Check that the number of CPUs is one more than the highest id, whatever form the list has.
     #[test]
     fn cpu_lists() {
         for (list, cpus) in [("0\n", 1), ("0-3\n", 4), ("0-3,8-11", 12), ("0,2", 3)] {

@@ -1,8 +1,8 @@
-//! How far attaching or detaching has come, for whoever watches meanwhile.
+//! How far attaching or detaching has got, for a progress display.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Breakpoints that are done, of all that there are.
+/// Breakpoints that are done, out of the total.
 #[derive(Debug, Default)]
 pub struct Progress {
     done: AtomicUsize,
@@ -24,7 +24,7 @@ impl Progress {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// All that there are; 0 before it has begun.
+    /// The total; 0 before the work begins.
     pub fn total(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }

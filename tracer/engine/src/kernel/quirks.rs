@@ -1,4 +1,4 @@
-//! Tries, on functions and a child of our own, what some kernels do to traced programs.
+//! Tries out, on functions and a child of our own, how some kernels harm traced programs.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -16,12 +16,12 @@ use faultline_plan::{AttachPlan, KernelQuirks};
 use faultline_resolve::Pid;
 use faultline_spec::ValueType;
 
-/// Calls that are enough for the kernel to replace a nop.
+/// After this many calls the kernel has replaced a nop.
 const CALLS: u64 = 100;
-/// How a child that survives ends.
+/// Exit status of a child that survived.
 const SURVIVED: i32 = 7;
 
-/// Tries them. Takes about a tenth of a second.
+/// Tries all of them. Takes about a tenth of a second.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub(crate) fn try_quirks() -> anyhow::Result<KernelQuirks> {
     })
 }
 
-/// Attaches a plan of our own code in a process, for as long as `work` takes.
+/// Attaches a plan of our own code in a process while `work` runs.
 fn attached<T>(plan: &AttachPlan, pid: Pid, work: impl FnOnce() -> T) -> anyhow::Result<T> {
     let features = Features::probe()?;
     let action = if plan.probes.iter().any(|probe| probe.ret.is_some()) {
@@ -55,11 +55,11 @@ fn attached<T>(plan: &AttachPlan, pid: Pid, work: impl FnOnce() -> T) -> anyhow:
     Ok(result)
 }
 
-/// Whether what a function has below its stack pointer is the same after a probe there.
+/// Whether a function's data below its stack pointer survives a probe.
 fn red_zone_survives() -> anyhow::Result<bool> {
     let Some((function, nop5)) = red_zone() else { return Ok(true) };
     let plan = own_code::plan(vec![own_code::probe("red zone", nop5)?])?;
-    // SAFETY: the function keeps the calling convention, and gives back what it is given.
+    // SAFETY: the function keeps the calling convention, and returns its argument.
     attached(&plan, Pid::own(), || (0..CALLS).all(|number| unsafe { function(number) } == number))
 }
 
@@ -74,7 +74,7 @@ fn filtered_child_survives() -> anyhow::Result<bool> {
     attached(&plan, child.pid, || child.go())?.map_err(Into::into)
 }
 
-/// A child of ours that has given up nearly all system calls, and waits.
+/// A child that has given up nearly all system calls and is waiting.
 struct FilteredChild {
     pid: Pid,
     go: io::PipeWriter,
@@ -87,7 +87,7 @@ impl FilteredChild {
         let (wait, go) = io::pipe()?;
         let (ready, tell) = io::pipe()?;
         let filter = filter();
-        // SAFETY: the child makes system calls only, on what was made before, and ends.
+        // SAFETY: the child only makes system calls, on what was prepared before the fork, and exits.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             // SAFETY: as above.
@@ -104,7 +104,7 @@ impl FilteredChild {
         Ok(child)
     }
 
-    /// Lets it call the function; whether it survives.
+    /// Makes it call the function; returns whether it survived.
     fn go(&mut self) -> io::Result<bool> {
         self.go.write_all(&[0])?;
         let status = self.wait()?;
@@ -114,7 +114,7 @@ impl FilteredChild {
     fn wait(&mut self) -> io::Result<i32> {
         let mut status = 0;
         self.waited_for = true;
-        // SAFETY: the process is a child of ours that nobody has waited for.
+        // SAFETY: the process is our child and has not been waited for.
         match unsafe { libc::waitpid(self.pid.get().cast_signed(), &raw mut status, 0) } {
             -1 => Err(io::Error::last_os_error()),
             _ => Ok(status),
@@ -125,21 +125,21 @@ impl FilteredChild {
 impl Drop for FilteredChild {
     fn drop(&mut self) {
         if !self.waited_for {
-            // SAFETY: the process is a child of ours that nobody has waited for.
+            // SAFETY: the process is our child and has not been waited for.
             unsafe { libc::kill(self.pid.get().cast_signed(), libc::SIGKILL) };
             let _ = self.wait();
         }
     }
 }
 
-/// Lets `read`, `write` and `exit_group` through; whoever calls anything else is ended.
+/// Allows `read`, `write` and `exit_group`; any other call kills the process.
 fn filter() -> [libc::sock_filter; 6] {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let ret = libc::BPF_RET | libc::BPF_K;
     let step = |code: u32, jt, k| libc::sock_filter { code: code as u16, jt, jf: 0, k };
     [
-        // The number of the system call is the first field of what a filter sees.
+        // The number of the system call is the first field of the filter's input.
         step(load, 0, 0),
         step(equal, 3, libc::SYS_read as u32),
         step(equal, 2, libc::SYS_write as u32),
@@ -153,7 +153,7 @@ fn filter() -> [libc::sock_filter; 6] {
 ///
 /// # Safety
 ///
-/// To be called after a fork only: it never returns.
+/// Call this only after a fork: it never returns.
 unsafe fn be_filtered(
     filter: &[libc::sock_filter; 6],
     wait: i32,

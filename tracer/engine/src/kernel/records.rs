@@ -10,7 +10,7 @@ impl Records {
         Self(ring)
     }
 
-    /// Hands each record that is ready to `take`, up to `most`; how many there were.
+    /// Hands each record that is ready to `take`, up to `most` of them; returns how many there were.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
         for taken in 0..most {
             let Some(record) = self.0.next() else { return taken };

@@ -1,5 +1,5 @@
-//! The system calls that aya does not make as we need them: uprobe links as plain file descriptors,
-//! which can be created from several threads and handed to another process.
+//! System calls that aya does not make in the form we need: uprobe links as plain file descriptors, which
+//! can be created from several threads and handed to another process.
 
 use std::{
     ffi::CStr,
@@ -55,7 +55,7 @@ struct PerfLinkCreate {
 
 const _: () = assert!(size_of::<PerfLinkCreate>() == 24);
 
-/// `union bpf_attr`, as much of it as loading a program without a log takes.
+/// `union bpf_attr`, as much of it as loading a program without a log needs.
 #[repr(C)]
 #[derive(Default)]
 struct ProgLoad {
@@ -72,7 +72,7 @@ struct ProgLoad {
 
 const _: () = assert!(size_of::<ProgLoad>() == 48);
 
-/// `struct perf_event_attr` of its first size but one (`PERF_ATTR_SIZE_VER1`).
+/// `struct perf_event_attr` in its second size (`PERF_ATTR_SIZE_VER1`).
 #[repr(C)]
 #[derive(Default)]
 struct PerfEvent {
@@ -98,7 +98,7 @@ pub(super) struct Points<'a> {
     pub(super) path: &'a CStr,
     /// Where in the file.
     pub(super) offsets: &'a [u64],
-    /// What `bpf_get_attach_cookie` gives there; as many as offsets.
+    /// What `bpf_get_attach_cookie` returns there; one per offset.
     pub(super) cookies: &'a [u64],
     /// In this process only; in all if `None`.
     pub(super) pid: Option<u32>,
@@ -106,12 +106,12 @@ pub(super) struct Points<'a> {
     pub(super) at_return: bool,
 }
 
-/// Sets breakpoints. They go when the link's last descriptor is closed, which waits for a grace
+/// Sets breakpoints. They are removed when the link's last descriptor is closed, which waits for a grace
 /// period.
 ///
 /// # Errors
 ///
-/// EINVAL or ENOTSUPP (524) if a point is not a place for a breakpoint; none is set then. ESRCH:
+/// EINVAL or ENOTSUPP (524) if a breakpoint cannot be set at one of the points; then none is set. ESRCH if
 /// there is no such process. EPERM, ENOMEM.
 pub(super) fn create_multi_link(
     program: BorrowedFd<'_>,
@@ -148,7 +148,7 @@ impl UprobePmu {
     /// NotFound if the kernel has no such events, or `/sys` is not mounted.
     pub(super) fn find() -> io::Result<Self> {
         let read = |file: &str| fs::read_to_string(format!("{UPROBE_PMU}/{file}"));
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the uprobe PMU is odd");
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the uprobe PMU's description is not understood");
         let event_type = read("type")?.trim().parse().map_err(|_| invalid())?;
         let bit = read("format/retprobe")?;
         let bit = bit.trim().strip_prefix("config:").and_then(|bit| bit.parse::<u32>().ok());
@@ -156,10 +156,10 @@ impl UprobePmu {
         Ok(Self { event_type, return_config })
     }
 
-    /// Sets the first of the breakpoints, a link for it alone. Linux 5.15 or later.
+    /// Sets the first of the breakpoints, on a link of its own. Linux 5.15 or later.
     ///
-    /// The link is limited to a process with all its threads: the kernel compares address spaces,
-    /// although elsewhere a perf event is one thread's.
+    /// The link is limited to a process with all its threads. Perf events usually belong to one thread, but
+    /// here the kernel compares address spaces.
     ///
     /// # Errors
     ///
@@ -180,7 +180,7 @@ impl UprobePmu {
             flags: 0,
             cookie: *cookie,
         };
-        // The link keeps the event; its own descriptor is not needed any more.
+        // The link keeps the event; the event's own descriptor is no longer needed.
         // SAFETY: `attr` points to nothing.
         unsafe { bpf(BPF_LINK_CREATE, &attr) }
     }
@@ -194,7 +194,7 @@ impl UprobePmu {
             config2: offset,
             ..PerfEvent::default()
         };
-        // An event is of a process or of a CPU; that of a CPU still sets its breakpoint for all.
+        // An event belongs to a process or to a CPU. A CPU's event still sets its breakpoint for all CPUs.
         let (pid, cpu) = match points.pid {
             Some(pid) => (pid.cast_signed(), -1),
             None => (-1, 0),
@@ -218,7 +218,7 @@ impl UprobePmu {
 ///
 /// # Errors
 ///
-/// EPERM and whatever else is not an answer.
+/// EPERM, and any other error that does not answer the question.
 pub(super) fn loads_sleepable() -> io::Result<bool> {
     /// `r0 = 0; exit`.
     const RETURN_0: [u64; 2] = [0xb7, 0x95];
@@ -244,16 +244,16 @@ pub(super) fn loads_sleepable() -> io::Result<bool> {
 ///
 /// `attr` is the kernel's structure for this command, and what it points to is valid for it.
 unsafe fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's, and the size is `attr`'s own.
+    // SAFETY: upheld by the caller; the size is `attr`'s own.
     let descriptor =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of::<T>()) };
     owned(descriptor)
 }
 
-/// What a system call gave that makes a descriptor (close-on-exec).
+/// The result of a system call that makes a (close-on-exec) descriptor.
 fn owned(descriptor: libc::c_long) -> io::Result<OwnedFd> {
     match i32::try_from(descriptor) {
-        // SAFETY: the kernel has just made it, and nobody else owns it.
+        // SAFETY: the kernel has just made it, and nothing else owns it.
         Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
         Ok(_) => Err(io::Error::last_os_error()),
         Err(_) => Err(io::ErrorKind::Other.into()),

@@ -1,4 +1,4 @@
-//! What the kernel side remembers of tasks: page faults in progress and open calls.
+//! What the kernel side remembers about tasks: page faults in progress and open calls.
 
 use std::{fs, io, time::Duration};
 
@@ -19,11 +19,11 @@ pub struct StuckTask {
     pub pid: Pid,
     /// The task.
     pub tid: Pid,
-    /// The address that it waits for.
+    /// The address it is waiting for.
     pub address: RuntimeAddr,
     /// How long it has waited.
     pub waited: Duration,
-    /// The probe whose argument it is.
+    /// The probe whose argument is being read.
     pub probe: ProbeId,
 }
 
@@ -88,13 +88,14 @@ impl Calls {
 
     /// Counts the open calls of tasks that have ended as lost, and forgets those tasks.
     ///
-    /// A program of ours does so whenever a task exits, if the kernel runs it: what a tracepoint runs, it
-    /// runs once at a time on a CPU, and counts the others as `recursion_misses`. On 7.2 (and not on 6.18)
-    /// a task can be preempted inside a tracepoint, and another that exits meanwhile is missed.
+    /// One of our programs does so whenever a task exits, if the kernel runs it. The kernel runs a
+    /// tracepoint's program only once at a time on each CPU, and counts skipped runs as `recursion_misses`.
+    /// On 7.2 (but not on 6.18) a task can be preempted inside a tracepoint; another task that exits on
+    /// that CPU before it continues is then missed.
     pub fn forget_ended(&mut self, counters: &Counters) {
         let tasks: Vec<u64> = self.0.keys().flatten().filter(|task| has_ended(*task)).collect();
         for task in tasks {
-            // What is gone meanwhile is counted already.
+            // An entry that has gone in the meantime is already counted.
             let Ok(stack) = self.0.get(&task, 0) else { continue };
             if self.0.remove(&task).is_ok() {
                 for probe in open_calls(stack) {
@@ -112,13 +113,13 @@ fn open_calls(stack: CallStack) -> impl Iterator<Item = ProbeId> {
     open.map(|call| ProbeId(call.probe))
 }
 
-/// Whether there is no such task, or it has passed everything that a task does as it exits: the upper
-/// half is the process, the lower half the task.
+/// Whether there is no such task, or it has finished exiting. The upper half of the number is the process,
+/// the lower half the task.
 pub(super) fn has_ended(pid_tgid: u64) -> bool {
     let (process, task) = (pid_tgid >> 32, pid_tgid & 0xffff_ffff);
     match fs::read(format!("/proc/{process}/task/{task}/stat")) {
         Ok(stat) => process::has_exited(&stat),
-        // Anything else, such as no descriptor that is left, says nothing of the task.
+        // Any other error, such as running out of descriptors, says nothing about the task.
         Err(error) => {
             error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
         }

@@ -16,25 +16,25 @@ use faultline_plan::{AttachPlan, PlannedValue, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::{ValueType, types::Str};
 
-/// A feature, what was found of it, and what that means for the user.
+/// A feature, whether it works, and what that means for the user.
 #[derive(Debug, Clone)]
 pub struct Feature {
     /// Its name.
     pub name: &'static str,
-    /// What was found.
+    /// The result.
     pub finding: Finding,
-    /// What it means to have it, or not to have it.
+    /// What that means for the user.
     pub means: String,
 }
 
-/// What was found of a feature.
+/// The result of trying a feature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// It works.
     Works,
-    /// It does not, and tracing goes on without it.
+    /// It does not work; tracing is possible without it.
     Degraded,
-    /// It does not, and tracing cannot.
+    /// It does not work, and tracing is impossible without it.
     Fails,
 }
 
@@ -109,7 +109,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
         "sleepable uprobe programs",
         offered.sleepable,
         "the kernel accepts the programs; an argument on an absent page can be faulted in",
-        "the kernel accepts the programs, but not such as fault pages in (Linux 6.0 does)",
+        "the kernel accepts the programs, but not ones that fault pages in (needs Linux 6.0)",
         Finding::Degraded,
     ));
     let progress = Progress::default();
@@ -121,7 +121,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
     let mut records = programs.take_records()?;
     programs.enable(true);
     let page = absent_page()?;
-    // From another thread than the one that attached: kernels were found to compare that.
+    // Called from a different thread than the one that attached, because some kernels compare threads.
     let text = page.text() as usize;
     let call = move || {
         let traced: extern "C" fn(*const c_char) -> i32 = traced_by_doctor;
@@ -154,7 +154,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
             "probes of one process",
             false,
             "",
-            "a probe that is limited to one process is not hit in it: -p and -c do not work here",
+            "a probe limited to one process gets no hits there: -p and -c do not work on this kernel",
             Finding::Fails,
         ),
     });
@@ -181,7 +181,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
     features.push(works(
         "ring buffer",
         arrived as u64 + count(Counter::RingFull) == counters.hits(ProbeId(0)) && arrived == 2,
-        "every event that was counted has arrived",
+        "every counted event arrived",
         "events do not arrive",
         Finding::Fails,
     ));
@@ -233,13 +233,13 @@ fn own_plan() -> anyhow::Result<AttachPlan> {
     own_code::plan(vec![probe])
 }
 
-/// A page that is mapped and not resident in this process.
+/// A page that is mapped but not resident in this process.
 struct AbsentPage(*mut libc::c_void);
 
 const PAGE_BYTES: usize = 4096;
 
-/// Maps the first page of our own file, which begins with a string (`\x7fELF…`), afresh: nobody
-/// has touched it, so it has no page-table entry.
+/// Maps the first page of our own file, which begins with a string (`\x7fELF…`), into a new mapping: it has
+/// not been touched, so it has no page-table entry.
 fn absent_page() -> std::io::Result<AbsentPage> {
     let file = File::open("/proc/self/exe")?;
     // SAFETY: a fresh private mapping of a file that we hold open.
