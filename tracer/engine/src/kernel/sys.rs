@@ -148,7 +148,12 @@ impl UprobePmu {
     /// NotFound if the kernel has no such events, or `/sys` is not mounted.
     pub(super) fn find() -> io::Result<Self> {
         let read = |file: &str| fs::read_to_string(format!("{UPROBE_PMU}/{file}"));
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the uprobe PMU's description is not understood");
+        let invalid = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the uprobe PMU's description is not understood",
+            )
+        };
         let event_type = read("type")?.trim().parse().map_err(|_| invalid())?;
         let bit = read("format/retprobe")?;
         let bit = bit.trim().strip_prefix("config:").and_then(|bit| bit.parse::<u32>().ok());
