@@ -28,7 +28,7 @@ pub use self::{
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
     quirks::KernelQuirks,
 };
-use faultline_resolve::{FileOffset, ObjectFile, Skipped};
+use faultline_resolve::{FileOffset, ObjectFile, SkipReason, Skipped};
 use faultline_spec::ValueType;
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
@@ -90,6 +90,16 @@ impl AttachPlan {
         self.probes.retain(|_| kept.next().unwrap_or(true));
     }
 
+    /// The probes on instructions that the kernel refuses, where nothing else was found for them.
+    /// They have their place in the plan and are not attached.
+    pub fn unsupported(&self) -> impl Iterator<Item = Skipped> {
+        let probes = self.probes.iter().filter(|probe| !probe.is_supported());
+        probes.map(|probe| {
+            let label = Arc::clone(&probe.label);
+            Skipped { label, reason: SkipReason::Unsupported }
+        })
+    }
+
     /// Adds what another plan attaches; the ids that its probes have here.
     pub fn append(&mut self, other: Self) -> std::ops::Range<u32> {
         let first = self.probes.len() as u32;
@@ -140,6 +150,15 @@ pub struct PlannedProbe {
     pub ret: Option<ValueType>,
     /// The same, as the eBPF program reads it.
     pub program: ProbeProgram,
+}
+
+impl PlannedProbe {
+    /// Whether the kernel is not known to refuse the instruction. While no process has it mapped the
+    /// kernel does not look at it: the probe would be attached and never hit.
+    #[must_use]
+    pub fn is_supported(&self) -> bool {
+        self.place.class != Class::Refused
+    }
 }
 
 /// A value that a probe reads.

@@ -85,6 +85,8 @@ pub enum SkipReason {
         /// What fits.
         most: u64,
     },
+    /// The kernel supports no breakpoint on the instruction.
+    Unsupported,
     /// The condition uses a name that this probe does not have.
     ConditionUses {
         /// As written.
@@ -227,6 +229,8 @@ impl SkipReason {
                  and the program would misbehave",
             )
             .hint("probe its caller, or an instruction after it with `+OFFSET`"),
+            Self::Unsupported => parts("the kernel does not support a breakpoint on the instruction there")
+                .hint("probe its caller, or an instruction after it with `+OFFSET`"),
             Self::StackInside => {
                 parts("arguments on the stack can only be read at the function's first instruction")
             }

@@ -91,13 +91,17 @@ fn print(out: &mut impl io::Write, feature: &Feature, json: bool, colour: bool) 
 fn breakpoints(costs: &Costs) -> Feature {
     let classes = costs.classes();
     let of = |class| Form::ALL.into_iter().filter(move |form| classes.of(*form) == class);
-    let dearest = |class| of(class).map(|form| costs.entry_ns[form as usize]).max();
+    let dearest = |class| of(class).filter_map(|form| costs.of_form(form)).max();
     let mut parts = Vec::new();
     for class in [Class::Optimised, Class::Emulated, Class::Simulated, Class::SingleStepped] {
         parts.extend(dearest(class).map(|ns| format!("{class} {}", duration_text(ns))));
     }
+    let refused: Vec<_> = of(Class::Refused).map(|form| form.to_string()).collect();
+    if !refused.is_empty() {
+        parts.push(format!("refused at {}", refused.join(", ")));
+    }
     let cheap = dearest(Class::Emulated).or(dearest(Class::Simulated)).unwrap_or(0);
-    let times = costs.entry_ns[Form::Other as usize] / cheap.max(1);
+    let times = costs.of_form(Form::Other).unwrap_or(0) / cheap.max(1);
     let (finding, why) = if times >= DEAR_STEPS {
         (
             Finding::Degraded,

@@ -153,8 +153,7 @@ fn prospects(listing: &Listing, host: &Host) -> Vec<Prospect> {
         _ if let Some(reason) = &function.unprobeable => Prospect::Refused(reason.clone()),
         Outlook::Placed(place) => Prospect::Placed { place, doubtful: false },
         Outlook::Doubtful(place) => Prospect::Placed { place, doubtful: true },
-        Outlook::Misread => Prospect::Refused(SkipReason::Misread),
-        Outlook::Unreadable => Prospect::Refused(SkipReason::CodeUnreadable),
+        Outlook::Refused(reason) => Prospect::Refused(reason),
     };
     listing.functions.iter().zip(outlooks).map(prospect).collect()
 }
