@@ -109,6 +109,14 @@ pub enum ResolveError {
         /// In one line.
         reason: String,
     },
+    /// The pattern is one, and would take too long.
+    #[error(
+        "looking for functions {what} takes too long (simplify it: fewer and shorter repetitions)"
+    )]
+    TooComplex {
+        /// The pattern as the user would recognise it, quoted.
+        what: String,
+    },
     /// The file is fine, but has no such function.
     #[error("no function {what} in {file}{hint}")]
     NoSuchFunction {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use super::error::{Hint, ResolveError};
 use super::object_file::{FileId, ObjectFile, SymbolSource};
-use super::pattern::{Pattern, described};
+use super::pattern::{Pattern, TooComplex, described};
 use super::select::{self, ListedFunction, Resolution};
 use super::skip::SkipReason;
 use super::suggest;
-use super::symbols::SymbolKind;
+use super::symbols::{SymbolId, SymbolKind};
 use super::target::{Located, Targets};
 use super::view::{Root, View};
 use faultline_spec::{FunctionPattern, ProbeSpec};
@@ -67,12 +67,13 @@ impl Resolver {
     /// A name that leads only to what cannot be probed gives no probes and the reasons.
     ///
     /// # Errors
-    /// [`ResolveError::NoSuchFunction`] and [`ResolveError::BadPattern`]; and what
+    /// [`ResolveError::NoSuchFunction`], [`ResolveError::BadPattern`] and
+    /// [`ResolveError::TooComplex`]; and what
     /// [`target`](Self::target) gives.
     pub fn resolve(&mut self, spec: &ProbeSpec) -> Result<Resolution, ResolveError> {
         let pattern = Pattern::new(&spec.function)?;
         let Named { file, base } = self.named(&spec.target)?;
-        let matches = select::matching(&file, &pattern);
+        let matches = matching(&file, &pattern, &spec.function)?;
         let spec = Arc::new(spec.clone());
         let mut resolution = select::resolve(&file, &base, &spec, &pattern, &matches);
         if resolution.probes.is_empty() && resolution.skipped.is_empty() {
@@ -109,7 +110,7 @@ impl Resolver {
         let function = pattern.unwrap_or(&everything);
         let pattern = Pattern::new(function)?;
         let Named { file, base } = self.named(target)?;
-        let functions = select::list(&file, &select::matching(&file, &pattern));
+        let functions = select::list(&file, &matching(&file, &pattern, function)?);
         if functions.is_empty() {
             return Err(no_such_function(&file, &base, function));
         }
@@ -160,6 +161,7 @@ impl Resolver {
             let symbols = &named.file.symbols;
             let raw_name =
                 select::matching(file, &Pattern::Name { name: name.clone(), version: None })
+                    .ok()?
                     .first()
                     .map(|&id| file.symbols.name(id).to_vec())?;
             let is_defined =
@@ -187,6 +189,15 @@ fn load(
         name.to_string_lossy().into_owned()
     });
     Ok(Named { file, base })
+}
+
+fn matching(
+    file: &ObjectFile,
+    pattern: &Pattern,
+    function: &FunctionPattern,
+) -> Result<Vec<SymbolId>, ResolveError> {
+    select::matching(file, pattern)
+        .map_err(|TooComplex| ResolveError::TooComplex { what: described(function) })
 }
 
 fn no_such_function(file: &ObjectFile, base: &str, function: &FunctionPattern) -> ResolveError {
