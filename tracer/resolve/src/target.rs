@@ -4,6 +4,7 @@
 //! that reports use for it. Knows nothing of the file's contents, but that a library found by its
 //! name must be one for this machine.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
@@ -37,6 +38,8 @@ pub(super) struct Located {
     pub(super) id: FileId,
     /// The base name in labels; `None` where the library's own name is the one to use.
     pub(super) base: Option<String>,
+    /// Its path leads elsewhere, or nowhere: a process still has it mapped.
+    pub(super) is_deleted: bool,
 }
 
 /// The names of a view, read once each.
@@ -48,17 +51,24 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    pub(super) fn locate(&mut self, root: &Root, target: &str) -> Result<Located, ResolveError> {
+    /// The files that a target names: one, but where a process maps several of one name. Then the
+    /// newest comes first.
+    pub(super) fn locate(
+        &mut self,
+        root: &Root,
+        target: &str,
+    ) -> Result<Vec<Located>, ResolveError> {
         if let Root::Process(process) = root {
             process.check_alive()?;
         }
         if target.contains('/') {
-            return locate_path(root, target);
+            return locate_path(root, target).map(|located| vec![located]);
         }
-        if let Root::Process(process) = root
-            && let Some(located) = self.locate_mapped(root, process, target)?
-        {
-            return Ok(located);
+        if let Root::Process(process) = root {
+            let located = self.locate_mapped(root, process, target)?;
+            if !located.is_empty() {
+                return Ok(located);
+            }
         }
         let found = if is_library_name(target) {
             match self.locate_library(root, target) {
@@ -69,37 +79,40 @@ impl Targets {
             self.locate_command(root, target)?
         };
         match found {
-            Some(located) => Ok(located),
+            Some(located) => Ok(vec![located]),
             None => Err(self.no_such_name(root, target)),
         }
     }
 
-    /// A file that the process has mapped as code, the program itself among them.
+    /// The files of a name that the process has mapped as code, the program itself among them.
     fn locate_mapped(
         &mut self,
         root: &Root,
         process: &ProcessRoot,
         target: &str,
-    ) -> Result<Option<Located>, ResolveError> {
+    ) -> Result<Vec<Located>, ResolveError> {
         let mapped = self.mapped(process)?;
-        let named = |test: &dyn Fn(&str) -> bool| {
+        let named = |test: &dyn Fn(&str) -> bool| -> Vec<&Mapping> {
             let fits = |mapping: &&Mapping| base_name(mapping).is_some_and(|name| test(&name));
-            mapped
-                .iter()
-                .filter(fits)
-                .max_by_key(|mapping| version_key(&base_name(mapping).unwrap_or_default()))
+            mapped.iter().filter(fits).collect()
         };
-        let exact = named(&|name| name == target);
-        let mapping = exact.or_else(|| named(&|name| is_version_of(name, target)));
+        let mut mappings = named(&|name| name == target);
+        if mappings.is_empty() {
+            mappings = named(&|name| is_version_of(name, target));
+        }
         // musl's loader is its libc.
-        let mapping = mapping.or_else(|| {
-            let is_libc = target == "libc" || target.starts_with("libc.so");
-            if is_libc { named(&|name| name.starts_with("ld-musl-")) } else { None }
-        });
-        let Some(mapping) = mapping else { return Ok(None) };
-        let opened = open_mapped(root, process, mapping)?;
+        if mappings.is_empty() && (target == "libc" || target.starts_with("libc.so")) {
+            mappings = named(&|name| name.starts_with("ld-musl-"));
+        }
+        mappings
+            .sort_by_key(|mapping| Reverse(version_key(&base_name(mapping).unwrap_or_default())));
         let base = if is_library_name(target) { None } else { Some(target.to_owned()) };
-        located(opened, base).map(Some)
+        let located = mappings.iter().map(|mapping| {
+            let is_deleted = matches!(mapping.source, MappingSource::File { deleted: true, .. });
+            let opened = open_mapped(root, process, mapping)?;
+            Ok(Located { is_deleted, ..located(opened, base.clone())? })
+        });
+        all_that_work(located.collect(), process.pid)
     }
 
     fn mapped(&mut self, process: &ProcessRoot) -> Result<&[Mapping], ResolveError> {
@@ -208,6 +221,31 @@ impl Targets {
     }
 }
 
+/// Of several files of one name those that can be probed; the error if there is none.
+pub(super) fn all_that_work<T>(
+    tried: Vec<Result<T, ResolveError>>,
+    pid: process::Pid,
+) -> Result<Vec<T>, ResolveError> {
+    let (mut working, mut failed) = (Vec::new(), Vec::new());
+    for one in tried {
+        match one {
+            Ok(one) => working.push(one),
+            Err(error) => failed.push(error),
+        }
+    }
+    if working.is_empty()
+        && let Some(error) = failed.pop()
+    {
+        return Err(error);
+    }
+    for error in failed {
+        tracing::warn!(
+            "process {pid} maps another file of this name, which is not probed: {error}"
+        );
+    }
+    Ok(working)
+}
+
 fn looked_in(root: &Root, kind: TargetKind) -> Hint {
     match root {
         Root::Process(process) => Hint::note(format!(
@@ -286,7 +324,7 @@ fn near_file(root: &Root, path: &Path) -> Option<String> {
 
 fn located(opened: Opened, base: Option<String>) -> Result<Located, ResolveError> {
     let metadata = metadata(&opened)?;
-    Ok(Located { id: FileId::of(&metadata), opened, base })
+    Ok(Located { id: FileId::of(&metadata), opened, base, is_deleted: false })
 }
 
 fn metadata(opened: &Opened) -> Result<Metadata, ResolveError> {

@@ -112,6 +112,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (target, pattern) = target_and_pattern(&args.target)?;
     let mut resolver = Resolver::new(args.pid.map_or(View::Host, View::Process));
     let listing = resolver.list(&target, pattern.as_ref())?;
+    for other in resolver.targets(&target)?.iter().skip(1) {
+        let path = other.shown_path().display();
+        tell!("note: the process also maps {path}; list it by its path");
+    }
     let host = Host::detect();
     let preview = match args.preview {
         Some(time) => Some(preview(args, &host, target, pattern, time)?),

@@ -177,17 +177,19 @@ impl Looker {
                     View::Process(pid) => Some(pid.get()),
                 },
             });
-            let file = match locator.file(request, view) {
-                Ok(file) => file,
+            let files = match locator.files(request, view) {
+                Ok(files) => files,
                 Err(problem) => {
                     discovery.problems.entry(Arc::clone(&request.name)).or_insert(problem);
                     return;
                 }
             };
             discovery.found.insert(Arc::clone(&request.name));
-            match attached_at(known, &file, process) {
-                Some(place) => drop(seen.insert(place)),
-                None => discovery.add(locator, known, view, (file, process)),
+            for file in files {
+                match attached_at(known, &file, process) {
+                    Some(place) => drop(seen.insert(place)),
+                    None => discovery.add(locator, known, view, (file, process)),
+                }
             }
         });
         marker.begin(Step::Attaching);
@@ -299,7 +301,7 @@ impl Discovery {
             }
             return;
         }
-        match locator.plan(&known.request, view) {
+        match locator.plan(&known.request, view, &at.0) {
             Ok(plan) => self.parts.push(NewPart {
                 request: Arc::clone(&known.request),
                 plan,
