@@ -1,8 +1,8 @@
 //! How the kernel runs the instruction under a breakpoint.
 //!
-//! What an instruction looks like to the kernel's uprobes is its [`Form`]: that can be read off its
-//! bytes. What the kernel makes of a form, its [`Class`], differs between kernels, so it is found by
-//! measuring ([`Costs`](super::Costs)); without that, [`Classes::assumed`] says what is usual.
+//! An instruction's [`Form`] is how it looks to the kernel's uprobes, and is read off its bytes. How the
+//! kernel runs a form, its [`Class`], differs between kernels, so it is measured
+//! ([`Costs`](super::Costs)); without measurements, [`Classes::assumed`] has the usual ones.
 
 use std::fmt;
 
@@ -48,13 +48,13 @@ pub enum Form {
 pub enum Class {
     /// The breakpoint is replaced by a call.
     Optimised,
-    /// Done by the kernel itself.
+    /// Emulated by the kernel.
     Emulated,
-    /// The same, in the words of aarch64.
+    /// The same, as aarch64 calls it.
     Simulated,
-    /// Run elsewhere, with two traps more.
+    /// Run elsewhere, with two more traps.
     SingleStepped,
-    /// Not at all: there can be no breakpoint.
+    /// The kernel refuses a breakpoint on it.
     Refused,
 }
 
@@ -113,7 +113,7 @@ impl Form {
     }
 
     fn of_aarch64(word: u32) -> Self {
-        /// Bits that tell an instruction, and what they are; in the order of the manual.
+        /// Mask and value that identify an instruction, in the order of the manual.
         const SIMULATED: [(u32, u32); 7] = [
             (0xff00_0010, 0x5400_0000), // b.cond
             (0x7c00_0000, 0x1400_0000), // b, bl
@@ -132,12 +132,12 @@ impl Form {
     }
 }
 
-/// What a kernel makes of each form.
+/// How a kernel runs each form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Classes(pub [Class; Form::ALL.len()]);
 
 impl Classes {
-    /// What is usual on Linux 6.18 and x86-64, and with `Optimised` taken for `Emulated` long before.
+    /// The usual classes on x86-64 since Linux 6.18; earlier kernels emulate what this one optimises.
     #[must_use]
     pub fn assumed() -> Self {
         Self(Form::ALL.map(|form| match form {
@@ -201,7 +201,7 @@ impl fmt::Display for Class {
 mod tests {
     use super::*;
 
-    /// Check which instructions are taken for which form.
+    /// Check which form each instruction has.
     #[test]
     fn forms() {
         for (code, form) in [

@@ -1,4 +1,4 @@
-//! What hits cost on a machine, and what that says of the kernel.
+//! What hits cost on a machine, and what that says about its kernel.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,19 +12,19 @@ use super::{ActionNeeds, Class, Classes, Form, Place, PlannedProbe};
 pub struct Costs {
     /// By the form of the instruction under the breakpoint; `None` where the kernel refuses one.
     pub entry_ns: [Option<u64>; Form::ALL.len()],
-    /// What a call costs more where its return is traced, the programs' own part aside.
+    /// What tracing the return adds to a call, without the programs' own part.
     pub return_ns: u64,
     /// What the programs do for a call that is timed.
     pub timing_ns: u64,
-    /// What an event of registers alone costs more than a count.
+    /// What an event with registers only adds to a count.
     pub event_ns: u64,
 }
 
 impl Costs {
-    /// What the kernel makes of each form, as the figures tell.
+    /// How the kernel runs each form, judged by the figures.
     ///
-    /// Single-stepping costs twice to three times as much as emulating on bare metal, and more than
-    /// ten times as much in a virtual machine; replacing a nop by a call about half.
+    /// Single-stepping costs two to three times as much as emulation on bare metal, and more than ten
+    /// times as much in a virtual machine; a nop that is replaced by a call costs about half.
     #[must_use]
     pub fn classes(&self) -> Classes {
         let ns = |form: Form| self.of_form(form).unwrap_or(0);
@@ -51,14 +51,14 @@ impl Costs {
         self.entry_ns[form as usize]
     }
 
-    /// What a hit at a place costs, where the return is not traced. There is none where the kernel
-    /// refuses the breakpoint.
+    /// What a hit at a place costs if the return is not traced; 0 where the kernel refuses the
+    /// breakpoint.
     #[must_use]
     pub fn of_hit(&self, place: &Place) -> u64 {
         self.of_form(place.form).unwrap_or(0)
     }
 
-    /// What a call of the probe's function costs, its return included where that is traced.
+    /// What a call of the probe's function costs, including its return if that is traced.
     #[must_use]
     pub fn of_call(&self, probe: &PlannedProbe, action: Action) -> u64 {
         let (hits, return_ns) = match probe.ret {
@@ -86,7 +86,7 @@ pub struct BreakpointCosts {
 }
 
 impl BreakpointCosts {
-    /// Of so many hits.
+    /// Of this many hits.
     #[must_use]
     pub fn of_hits(self, entries: u64, returns: u64) -> u64 {
         let entries_ns = self.entry_ns.saturating_mul(entries);

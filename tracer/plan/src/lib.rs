@@ -1,5 +1,5 @@
-//! From resolved probes to an [`AttachPlan`]: where each breakpoint goes and what each probe
-//! reads. Pure: what it must know of the machine is handed to it.
+//! From resolved probes to an [`AttachPlan`]: where each breakpoint goes and what each probe reads. Pure:
+//! what it needs to know about the machine is passed in.
 
 mod action;
 mod build;
@@ -90,8 +90,8 @@ impl AttachPlan {
         self.probes.retain(|_| kept.next().unwrap_or(true));
     }
 
-    /// The probes on instructions that the kernel refuses, where nothing else was found for them.
-    /// They have their place in the plan and are not attached.
+    /// The probes on instructions that the kernel refuses and that could not be moved. They stay in the
+    /// plan but are not attached.
     pub fn unsupported(&self) -> impl Iterator<Item = Skipped> {
         let probes = self.probes.iter().filter(|probe| !probe.is_supported());
         probes.map(|probe| {
@@ -142,7 +142,7 @@ pub struct PlannedProbe {
     pub function_bytes: Option<u64>,
     /// Where the breakpoint went from there, and what it costs.
     pub place: Place,
-    /// The kernel may well refuse the breakpoint: it is tried apart from the others.
+    /// The kernel may refuse the breakpoint, so it is attached separately from the others.
     pub doubtful: bool,
     /// The entry's named arguments, by slot.
     pub args: Vec<PlannedValue>,
@@ -153,8 +153,8 @@ pub struct PlannedProbe {
 }
 
 impl PlannedProbe {
-    /// Whether the kernel is not known to refuse the instruction. While no process has it mapped the
-    /// kernel does not look at it: the probe would be attached and never hit.
+    /// `false` if the kernel is known to refuse the instruction. It does not check before a process maps
+    /// the file, so the probe would be attached and never hit.
     #[must_use]
     pub fn is_supported(&self) -> bool {
         self.place.class != Class::Refused

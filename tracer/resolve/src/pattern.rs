@@ -27,9 +27,9 @@ pub(super) enum Pattern {
     Matching(Box<Matcher>),
 }
 
-/// Tests names against a regular expression, in a time that is bounded for any expression: an automaton
-/// that is built as far as the names need it, within so much memory. Where it is thrown away again and
-/// again, as for `[ab]*a[ab]{500}c`, the matcher gives up.
+/// Matches names against a regular expression, in bounded time for any expression. It uses an automaton
+/// that is built lazily, with a memory limit. For an expression that keeps filling the memory, such as
+/// `[ab]*a[ab]{500}c`, the matcher gives up.
 #[derive(Debug)]
 pub(super) struct Matcher {
     names_versions: bool,
@@ -43,23 +43,23 @@ struct State {
     gave_up: bool,
 }
 
-/// The matcher gave up: what it answered since is worth nothing.
+/// The matcher gave up, so its answers are not valid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooComplex;
 
 impl Matcher {
-    /// How large the compiled expression may get.
+    /// Maximum size of the compiled expression.
     const MAX_BYTES: usize = 4 << 20;
-    /// Memory for the automaton.
+    /// Memory for the lazily built automaton.
     const CACHE_BYTES: usize = 4 << 20;
-    /// Times that it may be thrown away, if it was of little use.
+    /// How often that memory may fill up before efficiency is checked.
     const MAX_CLEARS: usize = 5;
-    /// Bytes of names that a state of it must be good for, after that.
+    /// From then on, the bytes that must be searched per state built.
     const LEAST_BYTES_A_STATE: usize = 10;
 
     /// # Errors
     ///
-    /// In one line, if it is not a regular expression, or too large a one.
+    /// One line, if the expression is invalid or too large.
     fn new(text: &str) -> Result<Self, String> {
         let nfa = thompson::Config::new()
             .utf8(false)
@@ -88,7 +88,7 @@ impl Matcher {
         Ok(Self { names_versions: text.contains('@'), dfa, state: RefCell::new(state) })
     }
 
-    /// Whether some part of the name matches. Once the matcher has given up: no.
+    /// Whether any part of the name matches. Always `false` once the matcher has given up.
     pub(super) fn is_match(&self, name: &[u8]) -> bool {
         let State { cache, gave_up } = &mut *self.state.borrow_mut();
         if *gave_up {
@@ -96,7 +96,7 @@ impl Matcher {
         }
         match self.dfa.try_search_fwd(cache, &Input::new(name).earliest(true)) {
             Ok(found) => found.is_some(),
-            // `\b` at a letter beyond ASCII, which automata of this kind do not know.
+            // `\b` next to a non-ASCII letter, which this kind of automaton does not support.
             Err(error) if matches!(error.kind(), MatchErrorKind::Quit { .. }) => {
                 match PikeVM::new_from_nfa(self.dfa.get_nfa().clone()) {
                     Ok(vm) => vm.is_match(&mut vm.create_cache(), name),
@@ -110,12 +110,12 @@ impl Matcher {
         }
     }
 
-    /// Whether the expression speaks of versions.
+    /// Whether the expression contains `@`, and so refers to symbol versions.
     pub(super) fn names_versions(&self) -> bool {
         self.names_versions
     }
 
-    /// Whether the answers so far are good.
+    /// Whether the answers so far are valid.
     pub(super) fn check(&self) -> Result<(), TooComplex> {
         if self.state.borrow().gave_up { Err(TooComplex) } else { Ok(()) }
     }
@@ -174,7 +174,7 @@ fn last_line(text: &str) -> String {
 }
 
 /// `*` any run, `?` one character, `[a-z]` one of, `[!a-z]` none of, `\` takes the next as it is. It also
-/// selects the name that is spelled like it: whoever pastes `<[T] as Trait>::f` means that function.
+/// selects the name that is spelled like it, so that `<[T] as Trait>::f` can be pasted.
 fn glob_to_regex(glob: &str) -> Result<String, String> {
     // `*` passes over bytes that are no UTF-8 as well.
     const ANY_RUN: &str = "(?s-u:.)*";
@@ -263,7 +263,7 @@ mod tests {
         assert!(matches("a*z", b"a\xff\nz"));
     }
 
-    /// Check that a pattern that is none is named with the reason, in one line.
+    /// Check that an invalid pattern is reported with the reason, in one line.
     #[test]
     fn bad_patterns() {
         let error = |function| Pattern::new(&function).unwrap_err().to_string();
@@ -299,8 +299,8 @@ mod tests {
         }
     }
 
-    /// Check that an expression whose automaton grows with each name is given up, and one that has many
-    /// repetitions but few states is not.
+    /// Check that the matcher gives up on an expression whose automaton grows with each name, and not on
+    /// one with many repetitions but few states.
     #[test]
     fn matching_is_bounded() {
         let names = || {

@@ -18,8 +18,8 @@ use faultline_spec::{FunctionPattern, ProbeSpec};
 
 /// Resolves specs in one view.
 ///
-/// What a target's name means is looked up once and kept, so that ten thousand probes cost one
-/// look: a long-running program calls [`refresh`](Self::refresh) before it resolves again. Files
+/// Each target is looked up once, so that ten thousand probes cost one look-up: a long-running program
+/// calls [`refresh`](Self::refresh) before it resolves again. Files
 /// are kept by device, inode, size and time of change: one that did not change is never parsed
 /// twice, whatever its names.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub struct Listing {
 }
 
 impl Resolver {
-    /// Reads nothing yet: what is wrong with a process shows at the first use.
+    /// Reads nothing yet: a problem with a process shows at first use.
     #[must_use]
     pub fn new(view: View) -> Self {
         Self {
@@ -198,12 +198,13 @@ impl Resolver {
             None => Root::open_view(self.view)?,
         };
         let root = self.root.insert(root);
-        let located = self.targets.locate(root, target)?;
-        let loaded = located.into_iter().map(|located| load(&mut self.files, root, located));
-        let mut named = match root {
-            Root::Host => loaded.collect::<Result<Vec<_>, _>>()?,
-            Root::Process(process) => all_that_work(loaded.collect(), process.pid)?,
+        let pid = match root {
+            Root::Host => None,
+            Root::Process(process) => Some(process.pid),
         };
+        let located = self.targets.locate(root, target)?.into_iter();
+        let loaded = located.map(|located| load(&mut self.files, root, located)).collect();
+        let mut named = all_that_work(loaded, pid)?;
         tell_apart(&mut named);
         let named: Vec<_> = named.into_iter().map(|(named, _)| named).collect();
         self.named.insert(target.to_owned(), named.clone());
@@ -262,8 +263,8 @@ fn load(
 
 type IsDeleted = bool;
 
-/// Gives files of one base name as much of their paths as tells them apart: `a/libx.so` and `b/libx.so`.
-/// Where one was replaced, both have the same path.
+/// Adds enough of the path to base names that are not unique: `a/libx.so` and `b/libx.so`. A replaced
+/// file and its successor have the same path, so the old one is marked.
 fn tell_apart(all: &mut [(Named, IsDeleted)]) {
     let paths: Vec<PathBuf> =
         all.iter().map(|(named, _)| named.file.shown_path().to_owned()).collect();
@@ -324,7 +325,7 @@ fn near_function(file: &ObjectFile, wanted: &str) -> Option<String> {
     copy.or_else(|| suggest::nearest(wanted, raw().chain(demangled()))).map(str::to_owned)
 }
 
-/// What a file without its symbols lacks, and where they were looked for.
+/// What is missing from a stripped file, and where its symbols were searched for.
 fn stripped(file: &ObjectFile) -> Option<String> {
     match file.symbol_sources() {
         [] | [SymbolSource::Dynsym] => {}

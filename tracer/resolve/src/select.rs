@@ -1,4 +1,4 @@
-//! From a file's symbols to probes, and to reasons where there is none.
+//! From a file's symbols to probes, or to reasons why there are none.
 //!
 //! Takes one file and one spec; gives a [`Resolution`]. Several names at one address are one
 //! probe; one name at several addresses is several.
@@ -369,7 +369,7 @@ fn preference(symbols: &Symbols, id: SymbolId) -> impl Ord + use<'_> {
     )
 }
 
-/// Overloads share a name; what tells them apart is their parameters.
+/// Overloads share a name, so their labels include the parameters.
 fn label_overloads(found: &mut [Found]) {
     let mut count: HashMap<String, usize> = HashMap::new();
     for function in found.iter() {
@@ -388,7 +388,7 @@ fn label_overloads(found: &mut [Found]) {
 mod tests {
     use super::*;
 
-    /// Check that a cold part is told from a function that is only called so.
+    /// Check that a cold part is recognised, and not every name with `cold` in it.
     #[test]
     fn cold_parts_belong_to_a_function() {
         assert_eq!(whole_function(b"f.cold").as_deref(), Some("f"));

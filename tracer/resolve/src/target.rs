@@ -1,8 +1,8 @@
 //! From a target's text to an open file.
 //!
-//! Takes a path, a library name or a command and a view's [`Root`]; gives the file and the name
-//! that reports use for it. Knows nothing of the file's contents, but that a library found by its
-//! name must be one for this machine.
+//! Takes a path, a library name or a command and a view's [`Root`]; returns the files and the names
+//! that reports use for them. Looks at contents only to check that a library found by name is one for
+//! this machine.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -28,7 +28,7 @@ use super::view::{ProcessRoot, Root, process_error};
 const LIBRARY_DIRECTORIES: [&str; 6] =
     ["/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib64", "/usr/local/lib"];
 
-/// Where a shell looks when it is told nothing.
+/// Where a shell searches if `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A target's file.
@@ -38,7 +38,7 @@ pub(super) struct Located {
     pub(super) id: FileId,
     /// The base name in labels; `None` where the library's own name is the one to use.
     pub(super) base: Option<String>,
-    /// Its path leads elsewhere, or nowhere: a process still has it mapped.
+    /// Deleted or replaced at its path; a process still has it mapped.
     pub(super) is_deleted: bool,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    /// The files that a target names: one, but where a process maps several of one name. Then the
+    /// The files that a target names: several only if a process maps more than one of that name. The
     /// newest comes first.
     pub(super) fn locate(
         &mut self,
@@ -112,7 +112,7 @@ impl Targets {
             let opened = open_mapped(root, process, mapping)?;
             Ok(Located { is_deleted, ..located(opened, base.clone())? })
         });
-        all_that_work(located.collect(), process.pid)
+        all_that_work(located.collect(), Some(process.pid))
     }
 
     fn mapped(&mut self, process: &ProcessRoot) -> Result<&[Mapping], ResolveError> {
@@ -182,7 +182,7 @@ impl Targets {
                 Root::Process(process) => process_path(process)?,
             };
             let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
-            // A relative entry depends on where a shell was; nobody means that for a probe.
+            // A relative entry depends on a shell's directory, which a probe does not have.
             let absolute = std::env::split_paths(&path).filter(|directory| directory.is_absolute());
             self.commands = Some(absolute.collect());
         }
@@ -213,7 +213,7 @@ impl Targets {
             _ if target.is_empty() => Hint::note("a target is a path, a library or a command"),
             Some(near) => Hint::near(near),
             None if matches!(root, Root::Host) && Path::new(target).is_file() => {
-                Hint::note(format!("for the file in this directory write `./{target}`"))
+                Hint::note(format!("for the file in the current directory, write `./{target}`"))
             }
             None => looked_in(root, kind),
         };
@@ -221,10 +221,10 @@ impl Targets {
     }
 }
 
-/// Of several files of one name those that can be probed; the error if there is none.
+/// The files of one name that can be probed, or the error if none can. The others are logged.
 pub(super) fn all_that_work<T>(
     tried: Vec<Result<T, ResolveError>>,
-    pid: process::Pid,
+    pid: Option<process::Pid>,
 ) -> Result<Vec<T>, ResolveError> {
     let (mut working, mut failed) = (Vec::new(), Vec::new());
     for one in tried {
@@ -238,10 +238,12 @@ pub(super) fn all_that_work<T>(
     {
         return Err(error);
     }
-    for error in failed {
-        tracing::warn!(
-            "process {pid} maps another file of this name, which is not probed: {error}"
-        );
+    if let Some(pid) = pid {
+        for error in failed {
+            tracing::warn!(
+                "process {pid} maps another file of this name, which is not probed: {error}"
+            );
+        }
     }
     Ok(working)
 }
@@ -249,13 +251,13 @@ pub(super) fn all_that_work<T>(
 fn looked_in(root: &Root, kind: TargetKind) -> Hint {
     match root {
         Root::Process(process) => Hint::note(format!(
-            "it was looked for among the files that process {} maps, and below its root",
+            "searched the files that process {} maps, and its root directory",
             process.pid
         )),
         Root::Host if kind == TargetKind::Library => {
-            Hint::note("it was looked for in /etc/ld.so.cache and the library directories")
+            Hint::note("searched /etc/ld.so.cache and the library directories")
         }
-        Root::Host => Hint::note("it was looked for on PATH"),
+        Root::Host => Hint::note("searched PATH"),
     }
 }
 

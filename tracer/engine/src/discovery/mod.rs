@@ -516,5 +516,10 @@ impl Prepared {
 ///
 /// Why it leads to nothing.
 pub fn plan_on_host(host: &Host, request: &Request) -> Result<AttachPlan, Arc<str>> {
-    Locator::new(*host, None).plan(request, View::Host)
+    let mut locator = Locator::new(*host, None);
+    let mut plan = AttachPlan::default();
+    for file in locator.files(request, View::Host)? {
+        plan.append(locator.plan(request, View::Host, &file)?);
+    }
+    Ok(plan)
 }

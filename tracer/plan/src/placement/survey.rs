@@ -41,7 +41,7 @@ pub fn survey(
                 Verdict::Doubtful => Outlook::Doubtful(place),
                 Verdict::Misread => Outlook::Refused(SkipReason::Misread),
             };
-            if let (Outlook::Placed(_), Some(size_bytes)) = (outlooks[index], *size_bytes) {
+            if let (Outlook::Placed(_), Some(size_bytes)) = (&outlooks[index], *size_bytes) {
                 movable.push((index, Movable { entry: *entry, size_bytes, needs }));
             }
         }

@@ -45,7 +45,7 @@ fn mistakes() {
     for (text, at, message, hint) in [
         ("", 0..0, "empty condition", "a condition is like"),
         ("size > ", 6..6, "expected a value", "such as"),
-        ("size > x", 7..8, "expected a value, found `x`", "text goes in quotes"),
+        ("size > x", 7..8, "expected a value, found `x`", "put text in quotes"),
         ("size = 1", 5..6, "expected a comparison", "`==` compares"),
         (
             "10 < size",
@@ -92,16 +92,16 @@ fn mistakes() {
 #[test]
 fn type_errors() {
     for (text, at, message, hint) in [
-        (r#"size < "x""#, 7..10, "`size` is `u64` and not to be compared with text", "a number"),
+        (r#"size < "x""#, 7..10, "cannot compare `size`, which is `u64`, with text", "a number"),
         (
             "path == 1",
             8..9,
-            "`path` is `str` and not to be compared with a number",
+            "cannot compare `path`, which is `str`, with a number",
             "double quotes",
         ),
-        ("path > \"a\"", 0..4, "`path` is `str`: it is compared by `==`, `!=`, `^=` or `in`", ""),
-        ("path", 0..4, "`path` is `str`: it is compared by `==`, `!=`, `^=` or `in`", ""),
-        ("size ^= \"a\"", 0..4, "`^=` compares how text begins, and `size` is `u64`", ""),
+        ("path > \"a\"", 0..4, "`path` is `str`: use `==`, `!=`, `^=` or `in`", ""),
+        ("path", 0..4, "`path` is `str`: use `==`, `!=`, `^=` or `in`", ""),
+        ("size ^= \"a\"", 0..4, "`^=` compares the start of text, but `size` is `u64`", ""),
         (
             "fd == 0xffffffff",
             6..16,
@@ -111,36 +111,31 @@ fn type_errors() {
         ("size == -1", 8..10, "`size` is `u64`: from 0 to 18446744073709551615", ""),
         ("small == 128", 9..12, "`small` is `i8`: from -128 to 127", "`-128`"),
         ("mode & 0x10000", 7..14, "`mode` is `x16`: from 0 to 65535", ""),
-        (
-            "fd & 0x40 == 1",
-            13..14,
-            "it has bits that the mask leaves out: they are never equal",
-            "",
-        ),
-        ("path & 1", 7..8, "`&` takes bits of a number, and `path` is `str`", ""),
+        ("fd & 0x40 == 1", 13..14, "it has bits outside the mask, so the two are never equal", ""),
+        ("path & 1", 7..8, "`&` works on numbers, but `path` is `str`", ""),
         (
             "flag == 1",
             8..9,
-            "`flag` is `bool` and not to be compared with a number",
+            "cannot compare `flag`, which is `bool`, with a number",
             "`true` or `false`",
         ),
-        ("flag < true", 0..4, "`flag` is true or false, and has no order", ""),
+        ("flag < true", 0..4, "`flag` is true or false and has no order", ""),
         (
             "duration > 10",
             11..13,
-            "`duration` is a duration and not to be compared with a number",
+            "cannot compare `duration`, which is a duration, with a number",
             "unit",
         ),
         (
             "path == \"a\\x00b\"",
             8..16,
-            "a string ends at its first NUL byte: it is never equal",
+            "a string ends at its first NUL byte, so it is never equal to this",
             "",
         ),
-        ("path ^= \"\"", 8..10, "everything begins with an empty text", ""),
-        ("comm == \"sixteen letters.\"", 8..26, "a thread's name has at most 15 bytes", ""),
-        ("key == \"abc\"", 7..12, "`key` has 4 bytes, and this text 3", ""),
-        ("key ^= \"abcde\"", 7..14, "`key` has 4 bytes, and this text 5", ""),
+        ("path ^= \"\"", 8..10, "every text starts with the empty text", ""),
+        ("comm == \"sixteen letters.\"", 8..26, "a thread name has at most 15 bytes", ""),
+        ("key == \"abc\"", 7..12, "`key` has 4 bytes, but this text has 3", ""),
+        ("key ^= \"abcde\"", 7..14, "`key` has 4 bytes, but this text has 5", ""),
         ("pid == -1", 7..9, "`pid` is a number: from 0 to 4294967295", ""),
     ] {
         let Err(TypeError::Wrong(error)) = typed(text, PROBE) else { panic!("{text} is fine") };
@@ -167,17 +162,12 @@ fn absent_names() {
             "`t:f` has no argument `x`",
             "name it in the probe, as in `FUNCTION(x: i32)`",
         ),
-        (
-            "ret < 0",
-            "t:f",
-            "the return of `t:f` is not traced",
-            "say so in the probe: `t:f -> i64`",
-        ),
+        ("ret < 0", "t:f", "the return of `t:f` is not traced", "to trace it, write `t:f -> i64`"),
         (
             "duration > 1s",
             "t:f",
             "the return of `t:f` is not traced",
-            "say so in the probe: `t:f -> i64`",
+            "to trace it, write `t:f -> i64`",
         ),
     ] {
         let Err(TypeError::Absent { error, .. }) = typed(text, probe) else {
