@@ -8,6 +8,7 @@
 //! name has a dot.)
 
 mod line;
+mod table;
 
 pub use self::line::{json_line, json_text};
 use crate::{

@@ -18,30 +18,27 @@
 //! Whatever a traced process puts into its strings or its name, no format gives a control character
 //! or an escape sequence to a terminal.
 
-mod counts;
 mod digits;
 mod escape;
 pub mod json;
-mod latencies;
 mod output;
 mod palette;
 mod per_probe;
 pub mod prometheus;
-mod seen;
 #[cfg(test)]
 mod speed;
 pub mod summary;
+mod table;
 pub mod text;
 mod time;
 mod writer;
 
 pub use self::{
-    counts::{count_table, json_counts},
     json::{JsonSink, json_line, json_text},
-    latencies::{json_latencies, latency_picture, latency_table},
     output::{Output, survive_file_size_limit},
     palette::Palette,
     summary::Summary,
+    table::{Cell, Table, TableSink},
     text::TextSink,
     writer::{Batch, EventOutput, EventWriter, FileOutput, WriterEnd},
 };

@@ -13,7 +13,7 @@ use std::{ops::AddAssign, time::Duration};
 use serde::{Serialize, Serializer};
 
 pub use self::overhead::{Overhead, Ppm};
-use crate::seen::SeenHits;
+use faultline_engine::collect::tables::Seen;
 
 /// What a run counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -169,6 +169,23 @@ pub struct ProbeSummary {
     /// If it was not attached all the time.
     #[serde(flatten)]
     pub seen: Option<SeenHits>,
+}
+
+/// A figure of a probe that was counted in a part of the time only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SeenHits {
+    /// The share of the time that the probe was attached.
+    attached_share: Ppm,
+    /// What `hits` would be had it been attached all the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimated_hits: Option<u64>,
+}
+
+impl From<Seen> for SeenHits {
+    fn from(seen: Seen) -> Self {
+        let Seen { attached_ppm, estimated } = seen;
+        Self { attached_share: Ppm::parts(attached_ppm), estimated_hits: estimated }
+    }
 }
 
 /// The figures of one CPU.

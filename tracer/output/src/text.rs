@@ -6,7 +6,9 @@
 //! 03:04:05.000011 41/42   cat             libc.so.6:open → 3  5.12µs
 //! ```
 
+mod picture;
 mod summary;
+mod table;
 
 use unicode_width::UnicodeWidthStr;
 

@@ -53,24 +53,34 @@ Examples:
 
 A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]; `faultline trace --help` tells all of it.";
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Print a line per call
-    Trace(trace::Args),
-    /// Count the calls of functions, in the kernel
-    Count(count::Args),
-    /// Show how long calls take: percentiles and a histogram per function, in the kernel
-    Latency(latency::Args),
-    /// Show which functions can be probed
-    List(list::Args),
-    /// Show what this kernel, these privileges and this target allow
-    Doctor(doctor::Args),
-    /// Show what a probe costs on this host, per CPU
-    Bench(bench::Args),
-    /// Keep a set of probes attached, controlled live and scraped by Prometheus
-    Daemon(daemon::Args),
-    /// Control a running daemon
-    Ctl(ctl::Args),
+/// The subcommands, each with its arguments and its run in a file of its own.
+macro_rules! commands {
+    ($($name:ident in $module:ident),+ $(,)?) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($name($module::Args)),+
+        }
+
+        impl Command {
+            fn run(&self) -> Result<(), Failure> {
+                match self {
+                    $(Self::$name(args) => $module::run(args)),+
+                }
+            }
+        }
+    };
+}
+
+// In the order of `--help`.
+commands! {
+    Trace in trace,
+    Count in count,
+    Latency in latency,
+    List in list,
+    Doctor in doctor,
+    Bench in bench,
+    Daemon in daemon,
+    Ctl in ctl,
 }
 
 /// The definition of the command line: for manual pages and completions.
@@ -93,17 +103,7 @@ pub fn main() -> ExitCode {
         }
     };
     init_logging(matches!(cli.command, Command::Daemon(_)));
-    let result = match cli.command {
-        Command::Trace(args) => trace::run(args),
-        Command::Count(args) => count::run(&args),
-        Command::Latency(args) => latency::run(&args),
-        Command::List(args) => list::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Daemon(args) => daemon::run(&args),
-        Command::Ctl(args) => ctl::run(args),
-    };
-    match result {
+    match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

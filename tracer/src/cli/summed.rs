@@ -22,7 +22,7 @@ use super::{
     tell::tell,
 };
 use faultline_engine::collect::drain::Patience;
-use faultline_output::{Output, WriterEnd};
+use faultline_output::{JsonSink, Output, Table, TableSink, TextSink, WriterEnd};
 
 /// How often figures are shown anew on a terminal, if the user does not say.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -61,24 +61,15 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// Figures that can be read at any time.
 pub(super) trait Figures: Send {
-    /// Appends them as JSON; `so_far`: they are not the last.
-    fn json(&mut self, so_far: bool, out: &mut Vec<u8>) -> std::io::Result<()>;
-    /// As text of at most so many lines, for a screen.
-    fn live(&mut self, lines: usize) -> String;
-    /// As text, whole.
-    fn text(&mut self) -> String;
+    /// Reads them; `live`: people see them change.
+    fn read(&mut self, live: bool) -> Table;
 }
 
-/// As many rows as are wanted and fit, and the rest.
-pub(super) fn split<T>(rows: &[T], top: Option<usize>, most: usize) -> (&[T], &[T]) {
-    rows.split_at(top.unwrap_or(usize::MAX).min(most).min(rows.len()))
-}
-
-/// Selects, attaches, runs, and shows what `figures` makes of the session.
-pub(super) fn run(
+/// Selects, attaches, runs, and shows what `figures` reads of the session.
+pub(super) fn run<F: Figures + 'static>(
     args: &SummedArgs,
     action: Action,
-    figures: impl FnOnce(&mut Session, bool) -> Result<Box<dyn Figures>, Failure>,
+    figures: impl FnOnce(&mut Session) -> Result<F, Failure>,
 ) -> Result<(), Failure> {
     let selected = args.selection.select(action)?;
     if args.selection.dry_run {
@@ -89,18 +80,15 @@ pub(super) fn run(
         let output = open_output(args.output.as_deref())?;
         let json = args.selection.json;
         let mut session = Session::attach(selected, 0, None).await?;
-        let figures = figures(&mut session, colour(output.is_terminal()))?;
+        let figures = Box::new(figures(&mut session)?);
         let (tell, mut output_ended) = mpsc::unbounded_channel();
         let show = Show::start(args, figures, output, tell)?;
         let ended = session.run(args.selection.duration, !json, &mut output_ended).await?;
         let (mut figures, output) = blocking("show", move || show.finish()).await??;
 
         let mut last = Vec::new();
-        if json {
-            figures.json(false, &mut last)?;
-        } else {
-            last.extend_from_slice(figures.text().as_bytes());
-        }
+        let colour = colour(output.is_terminal());
+        sink(json, colour).table(&figures.read(false).top(args.top), &mut last)?;
         let written = write_last(output, last).await?;
         let mut summary = report::summary(&ended);
         summary.check_probes();
@@ -144,6 +132,10 @@ async fn write_last(mut output: Output, text: Vec<u8>) -> Result<Result<(), Fail
     })
 }
 
+fn sink(json: bool, colour: bool) -> Box<dyn TableSink> {
+    if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour)) }
+}
+
 /// Shows figures while a run lasts.
 struct Show {
     thread: JoinHandle<(Box<dyn Figures>, Output)>,
@@ -164,21 +156,20 @@ impl Show {
         let ended = Arc::new(AtomicBool::new(false));
         let patience = Arc::new(Patience::default());
         let (is_over, own_patience) = (Arc::clone(&ended), Arc::clone(&patience));
+        let (colour, top) = (colour(output.is_terminal()), args.top);
         let work = move || {
             // The run ends when nobody can tell it to any more: so it is kept until then.
             let tell = tell;
             let mut screen = Screen::default();
             while wait(every, &is_over) {
+                let table = figures.read(on_screen).top(top).so_far();
                 let mut text = Vec::new();
-                if json {
-                    let _ = figures.json(true, &mut text);
-                } else if on_screen {
+                if on_screen {
                     let (columns, lines) = Screen::size();
-                    let shown = figures.live(lines.saturating_sub(1));
+                    let shown = TextSink::new(colour).table_in(&table, lines.saturating_sub(1));
                     text = screen.show(&shown, columns).into_bytes();
                 } else {
-                    text = figures.text().into_bytes();
-                    text.push(b'\n');
+                    let _ = sink(json, colour).table(&table, &mut text);
                 }
                 if let Err(error) = output.write(&text, &own_patience).1 {
                     let end = match error.kind() {

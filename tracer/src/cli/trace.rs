@@ -80,7 +80,7 @@ the command, with the traced processes, or when the output is closed; its summar
 hit and what was lost: hits = delivered + filtered + sampled out + throttled + dropped."#;
 
 /// Runs the command.
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let buffer_bytes = ring_bytes(args.buffer)?;
     let selected = args.selection.select(Action::Events)?;
     if args.selection.dry_run {
@@ -106,7 +106,7 @@ fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
         .ok_or_else(|| wrong("large (at most 1GiB)"))
 }
 
-async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
+async fn trace(args: &Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
     let output = open_output(args.output.as_deref())?;
     let json = args.selection.json;
     let text_output = output.is_terminal();

@@ -84,7 +84,7 @@ fn absolute(probe: String) -> Result<String, Failure> {
 
 impl Args {
     /// The request for the daemon.
-    pub(super) fn request(self) -> Result<Value, Failure> {
+    pub(super) fn request(&self) -> Result<Value, Failure> {
         let probes = match &self.file {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
@@ -98,15 +98,15 @@ impl Args {
                 file.probes.into_iter().map(whole).collect::<Result<_, Failure>>()?
             }
             None => vec![RequestText {
-                name: self.name.unwrap_or_default(),
-                probe: absolute(self.probe.unwrap_or_default())?,
+                name: self.name.clone().unwrap_or_default(),
+                probe: absolute(self.probe.clone().unwrap_or_default())?,
                 action: self.action,
-                pids: self.pids,
-                process: self.process,
-                cgroup: self.cgroup,
-                condition: self.condition,
-                sample: self.sample,
-                rate: self.rate,
+                pids: self.pids.clone(),
+                process: self.process.clone(),
+                cgroup: self.cgroup.clone(),
+                condition: self.condition.clone(),
+                sample: self.sample.clone(),
+                rate: self.rate.clone(),
                 force: self.force,
             }],
         };

@@ -87,22 +87,22 @@ A probe that is attached like this stays until it is detached or the daemon ends
 configuration is not changed. docs/api.md describes the API behind it.";
 
 /// Runs the command.
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))
 }
 
-async fn control(args: Args) -> Result<(), Failure> {
-    let client = Client::new(args.socket);
+async fn control(args: &Args) -> Result<(), Failure> {
+    let client = Client::new(args.socket.clone());
     let json = args.json;
-    match args.command {
+    match &args.command {
         Command::Status => {
             let status = client.get("/v1/status").await?;
             print(json, &status, tables::status)
         }
         Command::List { verbose } => {
             let list = client.get("/v1/probes").await?;
-            print(json, &list, |list| tables::list(list, verbose))
+            print(json, &list, |list| tables::list(list, *verbose))
         }
         Command::Attach(attach) => {
             let wanted = attach.request()?;
@@ -118,10 +118,12 @@ async fn control(args: Args) -> Result<(), Failure> {
             print(json, &changed, tables::changed)
         }
         Command::Top { interval, top, iterations } => {
-            top::run(&client, top::Options { interval, top, iterations, json }).await
+            let options =
+                top::Options { interval: *interval, top: *top, iterations: *iterations, json };
+            top::run(&client, options).await
         }
         Command::Tail { name } => {
-            let path = match &name {
+            let path = match name {
                 Some(name) => {
                     check_name(name).map_err(Failure::Usage)?;
                     format!("/v1/events/{name}")
