@@ -1,4 +1,4 @@
-//! What a run counted: the last line of its output, and for people the last words.
+//! What a run counted: the last line of its output, or the last words to people.
 //!
 //! Takes figures that are final, counted after the last probe was detached; gives one line of JSON
 //! (through [`json_line`](crate::json_line)) or some lines of text. It must not correct anything:
@@ -22,25 +22,25 @@ pub struct Summary {
     /// In total.
     #[serde(flatten)]
     pub counts: Counts,
-    /// By probe: those with hits. Empty where each has a line of its own before the summary.
+    /// By probe: those with hits. Empty if each has a line of its own before the summary.
     pub probes: Vec<ProbeSummary>,
     /// By CPU: those with hits.
     pub per_cpu: Vec<CpuSummary>,
     /// CPUs that the machine has, with hits or without.
     pub cpus: u32,
-    /// How the probes came.
+    /// How the probes were attached.
     pub attach: Attach,
-    /// How they went.
+    /// How they were detached.
     pub detach: Detach,
-    /// Functions that were asked for and not probed.
+    /// Functions that match a probe and were not probed.
     pub skipped: Vec<SkippedProbe>,
     /// What works differently on this kernel, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// What the overhead budget has done, if there was one.
+    /// What the overhead budget did, if there was one.
     #[serde(rename = "overhead", skip_serializing_if = "Option::is_none")]
     pub overhead: Option<Overhead>,
-    /// How the traced command ended, if there was one and it has.
+    /// How the traced command ended, if there was one and it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandEnd>,
     /// Why the run ended, in words: `the command ended`, `--duration is over`, …
@@ -54,9 +54,9 @@ pub struct Summary {
 pub struct Counts {
     /// Entries and returns.
     pub hits: u64,
-    /// Given to the user.
+    /// Delivered to the user.
     pub delivered: u64,
-    /// Not wanted by the user's condition.
+    /// Excluded by the condition.
     pub filtered: u64,
     /// Left out by sampling.
     pub sampled_out: u64,
@@ -66,24 +66,24 @@ pub struct Counts {
     pub dropped: Dropped,
     /// Reads of memory.
     pub reads: Reads,
-    /// Of the filtered ones, those where the condition met a value that could not be read.
+    /// Of the filtered hits, those with a value in the condition that could not be read.
     pub filtered_undecided: u64,
-    /// Pages that were not there when a probe wanted them.
+    /// Pages that were not resident when a probe read them.
     pub faults: Faults,
     /// Calls whose return is traced.
     pub returns: Returns,
-    /// What the hits took from the traced programs.
+    /// What the hits cost the traced programs.
     pub cost: Cost,
 }
 
-/// What hits took from the traced programs, in nanoseconds.
+/// What hits cost the traced programs, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Cost {
-    /// Spent in the eBPF programs, waits for pages aside: measured at some of the hits. 0 where they
-    /// only count, which takes next to nothing.
+    /// Spent in the eBPF programs, without waits for pages, measured at some of the hits. 0 if they
+    /// only count, which costs next to nothing.
     pub handler_ns: u64,
     /// All of it, the breakpoints included: hits times what one costs on this machine, and
-    /// `handler_ns`. An estimate; 0 where nobody has measured what a hit costs.
+    /// `handler_ns`. An estimate; 0 if the cost of a hit was not measured.
     pub estimated_ns: u64,
 }
 
@@ -94,22 +94,22 @@ pub struct Dropped {
     pub ring_full: u64,
     /// The output could not be written.
     pub output: u64,
-    /// Came after the run had all the events that it was asked for.
+    /// Arrived after the last event that was requested.
     pub after_limit: u64,
     /// A return whose entry was not seen.
     pub no_entry: u64,
-    /// The record made no sense. It may be that nobody knows of which probe or CPU it was.
+    /// The record could not be decoded. Its probe and CPU may be unknown.
     pub undecodable: u64,
     /// A duration for which the kernel had no memory.
     pub no_memory: u64,
-    /// Still inside its handler, or in the ring buffer, when the run was left without waiting.
+    /// Still in its handler, or in the ring buffer, when the run ended without waiting.
     pub abandoned: u64,
 }
 
 /// Reads of memory, by how they ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Reads {
-    /// The memory was there.
+    /// The memory was resident.
     pub resident: u64,
     /// A page had to be faulted in first.
     pub faulted: u64,
@@ -141,7 +141,7 @@ pub struct FailedByErrno {
 pub struct Faults {
     /// Pages faulted in.
     pub count: u64,
-    /// Nanoseconds that the traced program waited for them.
+    /// Nanoseconds that traced programs waited for them.
     pub wait_ns: u64,
 }
 
@@ -152,7 +152,7 @@ pub struct Returns {
     pub opened: u64,
     /// Those that returned.
     pub returned: u64,
-    /// Those that never will: jumped over, or their thread is gone.
+    /// Those that never will: left by a jump, or their thread is gone.
     pub lost: u64,
     /// Those that had not returned when the run ended.
     pub unfinished: u64,
@@ -166,7 +166,7 @@ pub struct ProbeSummary {
     /// Its figures.
     #[serde(flatten)]
     pub counts: Counts,
-    /// If it was not attached all the time.
+    /// Set if it was not attached all the time.
     #[serde(flatten)]
     pub seen: Option<SeenHits>,
 }
@@ -198,7 +198,7 @@ pub struct CpuSummary {
     pub counts: Counts,
 }
 
-/// How the probes came.
+/// How the probes were attached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Attach {
     /// Probes that were attached.
@@ -207,7 +207,7 @@ pub struct Attach {
     pub links: u64,
     /// Functions that were not probed.
     pub skipped: u64,
-    /// All of it.
+    /// The whole time.
     pub ms: Millis,
     /// The file that took longest, where there was more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,21 +219,21 @@ pub struct Attach {
 pub struct SlowestFile {
     /// Its path.
     pub file: String,
-    /// Its part of the time.
+    /// Its share of the time.
     pub ms: Millis,
 }
 
-/// How the probes went.
+/// How the probes were detached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Detach {
-    /// All of it, the kernel's grace period included.
+    /// The whole time, including the kernel's grace period.
     pub ms: Millis,
-    /// The grace period: how long the link took that was released fastest.
+    /// The grace period: the time of the link that was released fastest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<Millis>,
 }
 
-/// A function that was asked for and not probed.
+/// A function that matches a probe and was not probed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SkippedProbe {
     /// Its label.
@@ -276,11 +276,11 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Summary {
-    /// Whether nothing is missing: hits are all accounted for, reads add up, and the figures by
-    /// probe and by CPU add up to the total.
+    /// Whether nothing is missing: all hits are accounted for, reads add up, and the figures by probe
+    /// and by CPU add up to the total.
     ///
-    /// A record that makes no sense may be known to have been lost, but not of which probe or CPU:
-    /// just as many hits may be unaccounted for there.
+    /// A record that cannot be decoded is known to be lost, but its probe and CPU may not be: as many
+    /// hits may be unaccounted for there.
     #[must_use]
     pub fn is_conserved(&self) -> bool {
         self.counts.is_conserved()
@@ -289,8 +289,7 @@ impl Summary {
             && self.is_sum_of(self.per_cpu.iter().map(|cpu| &cpu.counts))
     }
 
-    /// Takes the probes' figures out, which then have been told elsewhere; they add up, or it is
-    /// told here.
+    /// Removes the figures by probe, which have been shown elsewhere, after checking that they add up.
     pub fn check_probes(&mut self) {
         if !self.is_conserved() {
             tracing::error!("the figures by probe do not add up: {:?}", self.probes);
@@ -307,7 +306,7 @@ impl Summary {
             sum += *part;
         }
         let total = &self.counts;
-        // What is undecodable in total and of no part is the only difference that there may be.
+        // Undecodable records of no known part are the only difference allowed.
         let undecodable = sum.dropped.undecodable <= total.dropped.undecodable;
         sum.dropped.undecodable = total.dropped.undecodable;
         undecodable
@@ -324,7 +323,7 @@ impl Counts {
         self.accounted() == u128::from(self.hits) && self.reads.is_conserved()
     }
 
-    /// Hits of which nothing is known. 0 but for a run that was left without waiting.
+    /// Hits that are unaccounted for. 0, unless the run ended without waiting.
     #[must_use]
     pub fn unaccounted(&self) -> u64 {
         let unaccounted = u128::from(self.hits).saturating_sub(self.accounted());
@@ -338,7 +337,7 @@ impl Counts {
 }
 
 impl Dropped {
-    /// All that was lost.
+    /// All hits that were lost.
     #[must_use]
     pub fn total(&self) -> u64 {
         let Self { ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned } =
@@ -366,7 +365,7 @@ impl Reads {
     }
 }
 
-/// Implements `+=` field by field. A struct with a field more does not compile without it here.
+/// Implements `+=` field by field. A struct with another field does not compile until it is added.
 macro_rules! add_fields {
     ($($name:ident { $($field:ident),+ })+) => {$(
         impl AddAssign for $name {

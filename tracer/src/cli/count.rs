@@ -1,4 +1,4 @@
-//! `faultline count`: calls a function, counted in the kernel.
+//! `faultline count`: calls per function, counted in the kernel.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -23,20 +23,20 @@ pub(super) struct Args {
     #[command(flatten)]
     summed: SummedArgs,
 
-    /// Show functions that were not called, too
+    /// Also show functions that were not called
     #[arg(long)]
     all: bool,
 }
 
 const HELP: &str = "\
 Examples:
-  faultline count 'libc:*' -c 'ls /'            which functions of libc does it call, how often?
+  faultline count 'libc:*' -c 'ls /'            which libc functions does it call, and how often?
   faultline count -p 1234 './server:*' --top 20   the busiest functions of a process, live
   faultline count 'libssl:SSL_*' --duration 10s --json
   faultline count './app:handle_*' --all --duration 1h   which handlers are never used?
 
 A probe is TARGET:FUNCTION[+OFFSET], as for `faultline trace`. The table goes to standard output,
-everything else to standard error. There may be a million functions.";
+everything else to standard error. A pattern may match up to a million functions.";
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -55,7 +55,7 @@ struct CountFigures {
     set: Arc<ProbeSet>,
     costs: Option<Costs>,
     all: bool,
-    /// The calls that were shown last, and when.
+    /// The calls shown last, and when.
     before: HashMap<ProbeId, u64>,
     at: Instant,
 }

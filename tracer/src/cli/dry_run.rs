@@ -144,11 +144,8 @@ impl DryRun {
         if let Some(preview) = &self.preview {
             writeln!(out, "{}", preview.sentence())?;
         }
-        let nothing = if self.preview.is_some() {
-            "nothing is attached any more"
-        } else {
-            "nothing was attached"
-        };
+        let nothing =
+            if self.preview.is_some() { "nothing is attached now" } else { "nothing was attached" };
         writeln!(
             out,
             "would attach {} in {processes} with {}; {} skipped; {nothing} (--dry-run)",
@@ -200,7 +197,7 @@ impl DryRun {
         self.costs.map(|costs| costs.of_call(probe, self.action))
     }
 
-    /// What the user set besides the probes: options and their values.
+    /// The options that limit the probes, and their values.
     fn options(&self) -> Vec<(&'static str, String)> {
         let Selected { condition, sample, rate, .. } = &self.selected;
         let condition = condition.as_ref().map(|condition| ("where", condition.to_string()));

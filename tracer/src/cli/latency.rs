@@ -30,9 +30,9 @@ Examples:
   faultline latency './server:handle_*' --top 10 --json
   faultline latency 'libc:malloc' -c 'ls -R /usr/share'
 
-A duration is the time from a function's entry to its return, in nanoseconds of real time. The
-longest is exact; percentiles are the middle of a bucket, at most 6.25 % off. A call that does not
-return (exit, longjmp, nested deeper than 64) has none: the summary counts it.";
+A duration is the wall-clock time from a function's entry to its return. The maximum is exact;
+percentiles are off by at most 6.25 %. A call that never returns (exit, longjmp, nesting deeper
+than 64) has no duration; the summary counts such calls.";
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {

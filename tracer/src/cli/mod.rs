@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand, its arguments and its run.
 //!
-//! Raw arguments live in the subcommands' `Args`; what is checked becomes a type of its own before
-//! anything is done with it.
+//! Raw arguments live in the subcommands' `Args`. They are checked and turned into types of their own
+//! before anything is done with them.
 
 mod bench;
 mod command;
@@ -51,7 +51,7 @@ Examples:
   faultline doctor
   faultline bench
 
-A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]; `faultline trace --help` tells all of it.";
+A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]; see `faultline trace --help`.";
 
 /// The subcommands, each with its arguments and its run in a file of its own.
 macro_rules! commands {
@@ -109,8 +109,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Messages of our own and of the eBPF programs, to standard error. The daemon's are always wanted;
-/// others only where `FAULTLINE_LOG` asks for them (`FAULTLINE_LOG=debug`,
+/// Logs faultline's own messages and those of the eBPF programs to standard error: always for the
+/// daemon, otherwise only with `FAULTLINE_LOG` (`FAULTLINE_LOG=debug`,
 /// `FAULTLINE_LOG=faultline_ebpf=debug`).
 fn init_logging(daemon: bool) {
     let filter = match std::env::var("FAULTLINE_LOG") {
@@ -133,12 +133,12 @@ fn init_logging(daemon: bool) {
     };
 }
 
-/// Whether to colour what goes to a place that is a terminal or not.
+/// Whether to write colours, given whether the output is a terminal.
 fn colour(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The file that the user named, or standard output.
+/// The output file named by the user, or standard output.
 fn open_output(path: Option<&Path>) -> anyhow::Result<Output> {
     match path {
         Some(path) => {

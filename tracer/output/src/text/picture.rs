@@ -56,7 +56,7 @@ fn bars(buckets: &[Bucket]) -> Vec<Bucket> {
     Vec::new()
 }
 
-/// Lower bounds of every so many buckets, from the one with `first_ns` to one past `last_ns`.
+/// Lower bounds of every `every`th bucket, from the one with `first_ns` to one past `last_ns`.
 fn bounds(first_ns: u64, last_ns: u64, every: usize) -> Vec<u64> {
     use tracer_common::histogram::{BUCKETS, bucket, lower_bound_ns};
     let mut index = bucket(first_ns) / every * every;
@@ -68,8 +68,7 @@ fn bounds(first_ns: u64, last_ns: u64, every: usize) -> Vec<u64> {
     bounds
 }
 
-/// A bar whose length is `count` in proportion to `most`, to an eighth of a column; what is not
-/// nothing is seen.
+/// A bar of a length proportional to `count`, to an eighth of a column; at least one if not 0.
 fn bar(count: u64, most: u64) -> String {
     const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (count as f64 / most as f64 * (BAR_COLUMNS * 8) as f64).round() as usize;

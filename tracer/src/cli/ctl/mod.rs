@@ -38,15 +38,15 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show how the daemon is
+    /// Show the daemon's state
     Status,
-    /// Show its probes
+    /// List its probes
     List {
-        /// Show why functions cannot be probed, and all files
+        /// Also show all files, and why functions cannot be probed
         #[arg(short, long)]
         verbose: bool,
     },
-    /// Attach a probe besides those of the configuration
+    /// Attach a probe that is not in the configuration
     Attach(attach::Args),
     /// Detach probes by name
     Detach {
@@ -54,23 +54,23 @@ enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Have the configuration read anew, and the difference applied
+    /// Reload the configuration and apply the changes
     Reload,
-    /// Show what is hit now, live
+    /// Show live which probes are hit, and what they cost
     Top {
-        /// How often it is renewed
+        /// Refresh at this interval
         #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
         interval: Duration,
-        /// Show so many probes; as many as fit, if not said
+        /// Show only the first N probes, instead of as many as fit
         #[arg(long, value_name = "N")]
         top: Option<usize>,
-        /// Stop after so many tables
+        /// Stop after N tables
         #[arg(long, value_name = "N")]
         iterations: Option<u64>,
     },
-    /// Print events as they come, one JSON object a line
+    /// Print events as they arrive, one JSON object per line
     Tail {
-        /// Only of this probe
+        /// Only events of this probe
         name: Option<String>,
     },
 }
@@ -83,8 +83,8 @@ Examples:
   faultline ctl detach opens
   faultline ctl top
 
-A probe that is attached like this stays until it is detached or the daemon ends; the
-configuration is not changed. docs/api.md describes the API behind it.";
+A probe attached like this stays until it is detached or the daemon stops; the configuration
+file is not changed. docs/api.md describes the API behind it.";
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
