@@ -58,8 +58,20 @@ pub enum Counter {
     HandlerNs = 20,
 }
 
-/// Of many hits, one in so many is timed; of the first, so many. A power of two.
+/// One hit in this number is timed, and all of the first ones up to it. A power of two.
 pub const TIMED_EVERY: u64 = 64;
+
+/// For how many hits the timing of one stands, before which `before` were counted; 0: it is not timed.
+///
+/// Without a branch: see where it is used.
+#[inline(always)]
+pub const fn timing_weight(before: u64) -> u64 {
+    const { assert!(TIMED_EVERY.is_power_of_two()) };
+    // 1 where the number that is reduced was 0 or negative.
+    let is_early = before.wrapping_sub(TIMED_EVERY) >> 63;
+    let is_turn = (before & (TIMED_EVERY - 1)).wrapping_sub(1) >> 63;
+    is_early | ((is_turn & !is_early) * TIMED_EVERY)
+}
 
 /// The counters that together count every hit, at entry or return, once.
 pub const HITS: [Counter; 4] =

@@ -7,13 +7,12 @@
 //! the hit alone. A hit that finds only one of the links has no mark, or one that nobody looks for.
 //!
 //! The attach cookie's lower half is the probe, its upper half the link's generation.
-
 //!
-//! A probe whose return is traced has two breakpoints, which come and go one after the other. In between
-//! its calls would be seen to begin and not to end, or to end and not to have begun. So it has a
-//! *gate*: the time since when its calls count. It is closed before the breakpoints go, and opened when
-//! they have come. A call that was open meanwhile is lost: a later call of the same function looks
-//! just like it.
+//! A probe whose return is traced has two breakpoints, which are set and removed one after the other. In
+//! between, its calls would be seen to begin and not to end, or to end and not to have begun. So it has
+//! a *gate*: the time from which on its calls count. The gate is closed before the breakpoints are
+//! removed, and opened once they are set. A call that was open meanwhile is lost: a later call of the
+//! same function looks just like it.
 
 /// Set in a probe's gate while it is closed: no call that begins is counted.
 pub const GATE_CLOSED: u64 = 1 << 63;
@@ -21,7 +20,7 @@ pub const GATE_CLOSED: u64 = 1 << 63;
 /// Probes of one hit that can be marked at once: as many as one breakpoint has.
 pub const MAX_MARKS: usize = 8;
 
-/// The marks of a task, of the hit that it is in.
+/// The marks of a task, for the hit that it is in.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Marks {
@@ -39,6 +38,63 @@ pub struct Marks {
 pub const AT_RETURN: u64 = 1 << 63;
 
 const _: () = assert!(size_of::<Marks>() == 16 + 4 * MAX_MARKS);
+const _: () = assert!(MAX_MARKS.is_power_of_two(), "the masks below");
+
+impl Marks {
+    /// Marks a probe, for the older links of this hit.
+    ///
+    /// Marks of another hit or another exchange go. A mark of the same probe that nobody has taken is of
+    /// an earlier hit, after which the old link had gone from here: the new mark takes its place and
+    /// becomes the newest, so that those of one hit stand together.
+    #[inline(always)]
+    pub fn add(&mut self, generation: u32, place: u64, probe: u32) {
+        if self.generation != generation || self.place != place {
+            *self = Self { generation, place, ..Self::default() };
+        }
+        if let Some(stale) = self.position(probe) {
+            self.remove(stale);
+        }
+        if self.count as usize >= MAX_MARKS {
+            self.remove(0);
+        }
+        let free = self.count as usize;
+        self.probes[free & (MAX_MARKS - 1)] = probe;
+        self.count = self.count.wrapping_add(1);
+    }
+
+    /// Takes the mark that a newer link has left for this hit of the probe; whether there was one.
+    #[inline(always)]
+    pub fn take(&mut self, generation: u32, place: u64, probe: u32) -> bool {
+        if self.generation != generation || self.place != place {
+            return false;
+        }
+        let Some(found) = self.position(probe) else { return false };
+        self.remove(found);
+        true
+    }
+
+    /// Takes a mark out; those after it move up.
+    #[inline(always)]
+    fn remove(&mut self, found: usize) {
+        for index in 0..MAX_MARKS - 1 {
+            if index >= found {
+                self.probes[index] = self.probes[index + 1];
+            }
+        }
+        self.count = self.count.wrapping_sub(1);
+    }
+
+    #[inline(always)]
+    fn position(&self, probe: u32) -> Option<usize> {
+        let mut found = None;
+        for index in 0..MAX_MARKS {
+            if index < self.count as usize && self.probes[index] == probe {
+                found = Some(index);
+            }
+        }
+        found
+    }
+}
 
 /// The attach cookie of a probe in a link.
 pub const fn cookie(probe: u32, generation: u32) -> u64 {

@@ -11,6 +11,7 @@
 //! - [`exchange`]: how a hit is counted once while two links hold its breakpoint.
 //! - [`histogram`]: durations, summed up in the kernel.
 //! - [`task`]: what the kernel side remembers of a task: open calls, page faults in progress.
+//! - [`interpret`]: the interpreters of what user space writes, as far as they are pure.
 
 #![no_std]
 
@@ -18,6 +19,7 @@ pub mod condition;
 pub mod counter;
 pub mod exchange;
 pub mod histogram;
+pub mod interpret;
 pub mod program;
 pub mod record;
 pub mod task;

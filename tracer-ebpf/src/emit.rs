@@ -10,6 +10,7 @@ use aya_ebpf::{
 };
 use tracer_common::{
     counter::Counter,
+    interpret::read::argument,
     program::{FLAG_REGISTERS_ONLY, MAX_VALUES, ProbeProgram, REGISTERS, ReadOp},
     record::{KIND_ENTRY, KIND_RETURN, RecordHeader},
 };
@@ -167,7 +168,7 @@ fn emit_values<const N: usize>(
         if slot >= slots {
             break;
         }
-        *place = registers[op.register as usize & (REGISTERS - 1)];
+        *place = argument(registers, op);
     }
     record.submit(NO_WAKEUP);
 }

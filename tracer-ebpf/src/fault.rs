@@ -3,7 +3,7 @@
 //! The fault may sleep for as long as whoever serves the page likes (a disk, FUSE, userfaultfd),
 //! so the task that waits is listed in the map `FAULTS` while it does.
 
-use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_ktime_get_ns, bpf_probe_read_user};
 use tracer_common::{counter::Counter, record::ReadStatus, task::FaultInProgress};
 
 use crate::{
@@ -13,6 +13,23 @@ use crate::{
 
 /// No process maps its first page (`vm.mmap_min_addr`): a null pointer is not worth a fault.
 const FIRST_ADDRESS: u64 = 4096;
+
+/// The eight bytes at an address, if they are resident.
+#[inline(always)]
+pub(crate) fn resident_word(address: u64) -> Option<u64> {
+    let mut value = 0u64;
+    // SAFETY: the destination is eight bytes of our stack; the helper checks the address.
+    let result = unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const _) };
+    (result == 0).then_some(value)
+}
+
+/// Whether the byte at an address can be read now.
+#[inline(always)]
+pub(crate) fn is_resident(address: u64) -> bool {
+    let mut byte = 0u8;
+    // SAFETY: the destination is one byte of our stack; the helper checks the address.
+    unsafe { bpf_probe_read_user((&raw mut byte).cast(), 1, address as *const _) == 0 }
+}
 
 /// Brings the page of `address` into memory.
 ///

@@ -1,10 +1,5 @@
 //! Durations into histograms.
 
-use core::{
-    arch::asm,
-    intrinsics::{AtomicOrdering, atomic_xadd},
-};
-
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tracer_common::{
     counter::Counter,
@@ -14,6 +9,7 @@ use tracer_common::{
 use crate::{
     maps::{HISTOGRAMS, NO_HISTOGRAM},
     stats::{self, Site},
+    verifier,
 };
 
 /// How often a new maximum is tried to be set. Another CPU gets in between only with a maximum of
@@ -50,15 +46,17 @@ fn histogram(site: &Site) -> Option<*mut Histogram> {
 fn add(histogram: *mut Histogram, duration_ns: u64) {
     // SAFETY: the pointer is to a live map element.
     let buckets = unsafe { (&raw mut (*histogram).buckets).cast::<u64>() };
-    let index = bounded(bucket(duration_ns));
+    // Not by a mask: 512 buckets would take a histogram past the 4 KiB that the kernel sets aside for
+    // one of 353.
+    let index = verifier::at_most::<{ BUCKETS as u64 - 1 }>(bucket(duration_ns) as u64);
     // SAFETY: the index is below the number of buckets.
-    let place = unsafe { buckets.add(index) };
+    let place = unsafe { buckets.add(index as usize) };
     // SAFETY: as above, and aligned.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, 1) };
+    unsafe { verifier::atomic_add(place, 1) };
     // SAFETY: the pointer is to a live map element.
     let sum_ns = unsafe { &raw mut (*histogram).sum_ns };
     // SAFETY: as above, and aligned.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(sum_ns, duration_ns) };
+    unsafe { verifier::atomic_add(sum_ns, duration_ns) };
     // SAFETY: the pointer is to a live map element.
     let max_ns = unsafe { &raw mut (*histogram).max_ns };
     // SAFETY: as above, and aligned.
@@ -68,41 +66,10 @@ fn add(histogram: *mut Histogram, duration_ns: u64) {
             break;
         }
         // SAFETY: the pointer is to a live, aligned map element.
-        let found = unsafe { compare_and_swap(max_ns, known, duration_ns) };
+        let found = unsafe { verifier::compare_and_swap(max_ns, known, duration_ns) };
         if found == known {
             break;
         }
         known = found;
     }
-}
-
-/// The index, as the verifier wants it: compared right before it is used.
-#[inline(always)]
-fn bounded(index: usize) -> usize {
-    let mut index = index;
-    // SAFETY: the instruction only reads its operand; it keeps the compiler from moving the
-    // comparison.
-    unsafe { asm!("{0} = {0}", inout(reg) index, options(pure, nomem, nostack)) };
-    if index < BUCKETS { index } else { BUCKETS - 1 }
-}
-
-/// Writes `new` where `old` stands; what stood there before.
-///
-/// # Safety
-///
-/// `place` is a live, aligned map element.
-#[inline(always)]
-unsafe fn compare_and_swap(place: *mut u64, old: u64, new: u64) -> u64 {
-    let found: u64;
-    // SAFETY: as the caller promises; the instruction takes and gives in r0.
-    unsafe {
-        asm!(
-            "r0 = cmpxchg_64({place} + 0, r0, {new})",
-            place = in(reg) place,
-            new = in(reg) new,
-            inout("r0") old => found,
-            options(nostack),
-        );
-    }
-    found
 }

@@ -5,14 +5,17 @@
 //! - `stats`: counting
 //! - `scratch`: the memory that the stages of a hit use one after another
 //! - `choice`: which hits are wanted: condition, sample, rate
-//! - `condition`: the interpreter of conditions
+//! - `condition`: judges conditions
 //! - `emit`: from a hit to a record in the ring buffer
-//! - `read`: the interpreter of argument programs: memory into a record
+//! - `read`: runs argument programs that read memory into a record
 //! - `latency`: durations into histograms
 //! - `fault`: faulting a page in, with nothing held
 //! - `exchange`: hits of which two links know
 //! - `notices`: processes that begin
 //! - `returns`: the open calls of each task
+//! - `verifier`: what the kernel's verifier needs and the source does not
+//!
+//! What can be done without a kernel is in [`tracer_common::interpret`], and is tested on the host.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -31,10 +34,11 @@ mod regs;
 mod returns;
 mod scratch;
 mod stats;
+mod verifier;
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_tail_call},
+    helpers::generated::{bpf_get_attach_cookie, bpf_ktime_get_ns},
     macros::{raw_tracepoint, uprobe, uretprobe},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
@@ -43,12 +47,12 @@ use tracer_common::{
     Action,
     counter::Counter,
     exchange::{AT_RETURN, GATE_CLOSED},
+    interpret::choice::Choice,
     program::FLAG_TRACK_RETURN,
     task::Fate,
 };
 
 use crate::{
-    choice::Choice,
     emit::Emission,
     returns::Entered,
     scratch::Scratch,
@@ -125,7 +129,7 @@ fn empty_single_s(_ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn entered(ctx: &ProbeContext) -> u32 {
-    stay_on_own_stack(ctx.as_ptr());
+    verifier::stay_on_own_stack(ctx.as_ptr());
     on_entry(ctx);
     0
 }
@@ -140,7 +144,7 @@ fn counted(ctx: &ProbeContext) -> u32 {
 
 #[inline(always)]
 fn returned(ctx: &RetProbeContext) -> u32 {
-    stay_on_own_stack(ctx.as_ptr());
+    verifier::stay_on_own_stack(ctx.as_ptr());
     on_return(ctx);
     0
 }
@@ -171,21 +175,6 @@ fn command_begins(_ctx: RawTracePointContext) -> i32 {
         maps::enable();
     }
     0
-}
-
-/// Makes the kernel run this program on the stack of the task that it runs in.
-///
-/// Since 6.13 frames of 64 bytes and more are put on a "private" stack instead, one a CPU, for
-/// every program of the type that uprobe programs share with kprobe programs. But a uprobe program
-/// can be preempted, and a sleepable one sleeps: the next hit on that CPU then writes over what it
-/// has there, arguments and pointers alike. A program with a tail call anywhere in it is spared
-/// (`check_max_stack_depth`); this one is never reached, and the verifier drops it.
-#[inline(always)]
-fn stay_on_own_stack(ctx: *mut core::ffi::c_void) {
-    if maps::never() {
-        // SAFETY: never reached.
-        unsafe { bpf_tail_call(ctx, core::ptr::null_mut(), 0) };
-    }
 }
 
 /// Who was hit, if it counts. `place` tells the hit from the task's next one.
@@ -223,7 +212,7 @@ fn on_entry(ctx: &ProbeContext) {
         stats::add(&site, Counter::PlainHits, 1);
     }
     let mut scratch = Scratch::new();
-    let choice = Choice::at_entry(&site, ctx.regs, program, stack_pointer, &mut scratch);
+    let choice = choice::at_entry(&site, ctx.regs, program, stack_pointer, &mut scratch);
     if !is_plain {
         let Choice { call, saved, .. } = choice;
         let entered = Entered { at_ns: now_ns, fate: u32::from(call), saved: u32::from(saved) };

@@ -2,8 +2,6 @@
 //!
 //! Sizes given here are placeholders: user space sets them from the plan.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
-
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -19,6 +17,8 @@ use tracer_common::{
     program::ProbeProgram,
     task::{CallStack, FaultInProgress},
 };
+
+use crate::verifier;
 
 /// The length of one column of `COUNTERS`: at least the number of probes in the plan.
 #[unsafe(no_mangle)]
@@ -164,13 +164,12 @@ pub(crate) fn enable() {
     if let Some(control) = CONTROL.get_ptr_mut(0) {
         // SAFETY: the pointer is to a live array element.
         let enabled = unsafe { &raw mut (*control).enabled };
-        // SAFETY: as above, and aligned.
-        unsafe { atomic_xadd::<i64, i64, { AtomicOrdering::Relaxed }>(enabled, 1) };
+        // SAFETY: as above, and aligned; adding is the same for numbers with a sign.
+        unsafe { verifier::atomic_add(enabled.cast(), 1) };
     }
 }
 
-/// Where a 0 lies that the verifier does not know: see [`Control::zero`]. Each read gives it a
-/// number of its own; one read used twice would be known to be equal.
+/// Where a 0 lies that the verifier does not know: see [`Control::zero`].
 #[inline(always)]
 pub(crate) fn zero() -> Option<*const u64> {
     // SAFETY: the pointer is to a live array element.
@@ -207,16 +206,6 @@ pub(crate) fn exchange() -> u32 {
     }
 }
 
-/// A 0 that the verifier does not know.
-#[inline(always)]
-pub(crate) fn unknown_zero() -> u64 {
-    match zero() {
-        // SAFETY: the pointer is to a live, aligned map element.
-        Some(zero) => unsafe { zero.read_volatile() },
-        None => 0,
-    }
-}
-
 /// Counts a hit that could not be marked.
 #[inline(always)]
 pub(crate) fn count_unmarked() {
@@ -224,7 +213,7 @@ pub(crate) fn count_unmarked() {
         // SAFETY: the pointer is to a live array element.
         let unmarked = unsafe { &raw mut (*control).unmarked };
         // SAFETY: as above, and aligned.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(unmarked, 1) };
+        unsafe { verifier::atomic_add(unmarked, 1) };
     }
 }
 

@@ -1,16 +1,15 @@
-//! The interpreter of argument programs that read memory.
+//! Runs argument programs that read memory: [`tracer_common::interpret::read`] in loops, with the ring
+//! buffer and a program's helpers.
 //!
-//! Reads are optimistic: room is reserved, everything is read with helpers that do not fault, and
-//! the record is submitted. Only where memory is not resident, the reservation is given back, one
-//! page is faulted in with nothing held, and the whole is tried again. Holding a reservation
-//! across a fault would keep every later record of every CPU from its reader until the page comes.
+//! No reservation is held across a fault: it would keep every later record of every CPU from its
+//! reader until the page comes.
 //!
 //! Each operation is run by a function that the kernel's verifier looks at by itself (a "global" one):
 //! once, with arguments of which nothing is known, and not again for every state that an attempt can
 //! be in. Such a function may be handed plain memory only: no pointers in it, no byte of it
 //! uninitialised.
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
@@ -21,25 +20,24 @@ use aya_ebpf::{
 };
 use tracer_common::{
     counter::Counter,
-    program::{MAX_VALUES, ON_STACK, REGISTERS, ReadKind, ReadOp},
-    record::{BlobRef, CLASSES, HEADER_BYTES, ReadStatus, SLOT_BYTES, SizeClass},
+    interpret::{
+        Bounds, Memory,
+        read::{
+            LAST_FAULTING_ATTEMPT, MAX_ATTEMPTS, MAX_PAGES, NOT_RESIDENT, Progress, RING_FULL, Record,
+            Search, TOO_SMALL, WHOLE,
+        },
+    },
+    program::{MAX_VALUES, REGISTERS, ReadOp},
+    record::{CLASSES, HEADER_BYTES, ReadStatus, SLOT_BYTES},
 };
 
 use crate::{
     emit::{Header, write_header},
     fault,
-    maps::{self, RECORDS},
+    maps::RECORDS,
     stats::{self, Site},
+    verifier,
 };
-
-/// Attempts of one hit. What exceeds this is memory that goes as fast as it comes.
-const MAX_ATTEMPTS: u32 = 256;
-/// From this attempt on nothing is faulted in any more, so that the rest suffices to finish.
-const LAST_FAULTING_ATTEMPT: u64 = 200;
-/// The smallest pages that there are.
-const PAGE_BYTES: u64 = 4096;
-/// Most pages that one string or range spans, wherever it begins.
-const MAX_PAGES: u32 = (CLASSES[3].max_object as u64).div_ceil(PAGE_BYTES) as u32 + 1;
 
 /// All that the attempts of one hit share. It lives on the stack of the program, so it survives
 /// a sleep and no other hit can touch it.
@@ -48,19 +46,8 @@ const MAX_PAGES: u32 = (CLASSES[3].max_object as u64).div_ceil(PAGE_BYTES) as u3
 /// nested here have to fit into 512.
 #[repr(C)]
 pub(crate) struct Hit {
-    registers: [u64; REGISTERS],
-    stack_pointer: u64,
+    reading: tracer_common::interpret::read::Reading,
     header: Header,
-    /// [`ReadStatus`] of each slot, four bits each.
-    statuses: u64,
-    /// [`ReadStatus`] of the slots that are not to be read again, four bits each.
-    given_up: u64,
-    ops_len: u32,
-    /// Index of the size class that the next attempt reserves.
-    class: u32,
-    /// A bit a slot: a page was faulted in for it.
-    faulted: u32,
-    zero: u32,
     site: Site,
 }
 
@@ -71,19 +58,6 @@ pub(crate) struct Reading {
     ops: *const ReadOp,
 }
 
-/// How far an attempt has come.
-#[repr(C)]
-struct Progress {
-    /// Where the next string or range begins, from the end of the header.
-    end: u64,
-    /// Why the attempt ended early.
-    stop: u64,
-    /// With [`NOT_RESIDENT`]: for which slot `bytes` at `address` are wanted.
-    slot: u64,
-    address: u64,
-    bytes: u64,
-}
-
 /// One attempt: the record that is being filled.
 #[repr(C)]
 struct Attempt {
@@ -92,15 +66,6 @@ struct Attempt {
     /// What follows the header.
     data: *mut u8,
 }
-
-/// All slots are final.
-const WHOLE: u64 = 0;
-/// The next larger class is needed.
-const TOO_SMALL: u64 = 1;
-/// Memory is not resident.
-const NOT_RESIDENT: u64 = 2;
-/// The ring buffer has no room.
-const RING_FULL: u64 = 3;
 
 /// The operations of one hit.
 pub(crate) struct Reads {
@@ -121,19 +86,21 @@ pub(crate) fn emit_objects(
     reads: Reads,
     place: &mut MaybeUninit<Reading>,
 ) {
-    let Some(zero) = maps::zero() else { return };
+    let Some(zero) = verifier::unknown_zeros() else { return };
     // SAFETY: the pointer is to a live map element.
     let zero = || unsafe { zero.read_volatile() };
     let hit = Hit {
-        registers,
-        stack_pointer,
+        reading: tracer_common::interpret::read::Reading {
+            registers,
+            stack_pointer,
+            statuses: zero(),
+            given_up: zero(),
+            ops_len: u32::from(reads.len),
+            class: u32::from(reads.class),
+            faulted: zero() as u32,
+            first_blob: (zero() as u32).wrapping_add(header.slots * SLOT_BYTES as u32),
+        },
         header,
-        statuses: zero(),
-        given_up: zero(),
-        ops_len: u32::from(reads.len),
-        class: u32::from(reads.class),
-        faulted: zero() as u32,
-        zero: zero() as u32,
         site: Site { probe: site.probe, cpu: site.cpu, pid_tgid: site.pid_tgid },
     };
     let reading = place.write(Reading { hit, ops: reads.ops });
@@ -148,9 +115,7 @@ unsafe extern "C" fn attempt(index: u64, reading: *mut Reading) -> i64 {
     // SAFETY: the loop's context is the `Reading` of `emit_objects`.
     let hit = unsafe { &raw mut (*reading).hit };
     // SAFETY: as above.
-    let Hit { zero, header: Header { slots, .. }, class, .. } = unsafe { &*hit };
-    let end = u64::from(*zero) + u64::from(*slots) * SLOT_BYTES as u64;
-    let class = *class;
+    let (class, end) = unsafe { ((*hit).reading.class, u64::from((*hit).reading.first_blob)) };
     let mut attempt = Attempt {
         progress: Progress { end, stop: WHOLE, slot: 0, address: 0, bytes: 0 },
         reading,
@@ -170,7 +135,7 @@ unsafe extern "C" fn attempt(index: u64, reading: *mut Reading) -> i64 {
         }
         TOO_SMALL => {
             // SAFETY: as above; anew, because the operations have written to it.
-            unsafe { (*hit).class += 1 };
+            unsafe { (*hit).reading.class += 1 };
             0
         }
         NOT_RESIDENT => {
@@ -193,55 +158,40 @@ unsafe extern "C" fn attempt(index: u64, reading: *mut Reading) -> i64 {
 /// branch that is never taken.
 #[inline(never)]
 fn make_resident(hit: &mut Hit, progress: &Progress, may_fault: bool) {
-    let slot = progress.slot & 0xf;
-    let end = progress.address.saturating_add(progress.bytes);
-    let mut search = Search { address: progress.address, end };
-    // SAFETY: the callback has the signature that the helper documents, and `search` outlives it.
-    unsafe { bpf_loop(MAX_PAGES, look_at_page as *mut _, (&raw mut search).cast(), 0) };
-    let result = if !may_fault {
-        Err(ReadStatus::Eagain)
-    } else if search.end == FOUND {
-        fault::fault_in(&hit.site, search.address)
-    } else {
-        // It has come by itself.
-        return;
-    };
-    match result {
-        Ok(()) => hit.faulted |= 1 << slot,
-        Err(status) => hit.given_up |= (status as u64) << (slot * 4),
-    }
+    let Hit { reading, site, .. } = hit;
+    reading.make_resident(progress, may_fault, &Faulting(site), |search| {
+        // SAFETY: the callback has the signature that the helper documents, and `search` outlives it.
+        unsafe { bpf_loop(MAX_PAGES, look_at_page as *mut _, (&raw mut *search).cast(), 0) };
+    });
 }
-
-/// The search for a page that is missing. Small: on 6.1 the stacks of all functions that call each
-/// other just fit.
-#[repr(C)]
-struct Search {
-    /// Where to look next, and in the end where it was found.
-    address: u64,
-    /// Where to end, or [`FOUND`].
-    end: u64,
-}
-
-/// A page is missing. Nothing ends here that begins elsewhere.
-const FOUND: u64 = 0;
 
 /// Looks whether a page is resident; 1 ends the loop.
 unsafe extern "C" fn look_at_page(index: u64, search: *mut Search) -> i64 {
     // SAFETY: the loop's context is the `Search` of `make_resident`.
     let search = unsafe { &mut *search };
-    if index != 0 && search.address >= search.end {
-        return 1;
+    i64::from(search.step(index, fault::is_resident))
+}
+
+/// The memory of the program that was hit, with nothing held.
+struct Faulting<'a>(&'a Site);
+
+impl Bounds for Faulting<'_> {}
+
+impl Memory for Faulting<'_> {
+    #[inline(always)]
+    fn word(&self, address: u64) -> Option<u64> {
+        fault::resident_word(address)
     }
-    let mut byte = 0u8;
-    // SAFETY: the destination is one byte of our stack; the helper checks the address.
-    let result =
-        unsafe { bpf_probe_read_user((&raw mut byte).cast(), 1, search.address as *const _) };
-    if result != 0 {
-        search.end = FOUND;
-        return 1;
+
+    #[inline(always)]
+    fn is_resident(&self, address: u64) -> bool {
+        fault::is_resident(address)
     }
-    search.address = (search.address & !(PAGE_BYTES - 1)).saturating_add(PAGE_BYTES);
-    0
+
+    #[inline(always)]
+    fn fault_in(&self, address: u64) -> Result<(), ReadStatus> {
+        fault::fault_in(self.0, address)
+    }
 }
 
 /// An attempt in the size class `C`.
@@ -261,7 +211,7 @@ fn in_class<const C: usize>(attempt: &mut Attempt) {
     // SAFETY: the reservation begins with the header.
     attempt.data = unsafe { record.add(HEADER_BYTES) };
     // SAFETY: the `Reading` outlives the attempt.
-    unsafe { (*attempt.reading).hit.statuses = 0 };
+    unsafe { (*attempt.reading).hit.reading.statuses = 0 };
     // SAFETY: the callback has the signature that the helper documents, and `attempt` outlives it.
     unsafe {
         bpf_loop(MAX_VALUES as u32, next_op::<C> as *mut _, (&raw mut *attempt).cast(), 0);
@@ -270,7 +220,7 @@ fn in_class<const C: usize>(attempt: &mut Attempt) {
         // SAFETY: the `Reading` outlives the attempt.
         let hit = unsafe { &(*attempt.reading).hit };
         // SAFETY: the reservation begins with the header and is eight-byte aligned.
-        unsafe { write_header(record.cast(), &hit.site, &hit.header, hit.statuses) };
+        unsafe { write_header(record.cast(), &hit.site, &hit.header, hit.reading.statuses) };
         // SAFETY: `record` is the live reservation.
         unsafe { bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP)) };
     } else {
@@ -285,7 +235,7 @@ unsafe extern "C" fn next_op<const C: usize>(index: u64, attempt: *mut Attempt) 
     let attempt = unsafe { &mut *attempt };
     // SAFETY: the `Reading` outlives the attempt.
     let reading = unsafe { &mut *attempt.reading };
-    if index >= u64::from(reading.hit.ops_len) || index >= MAX_VALUES as u64 {
+    if index >= u64::from(reading.hit.reading.ops_len) || index >= MAX_VALUES as u64 {
         return 1;
     }
     // SAFETY: the operations are `MAX_VALUES` elements of a map value (a return has one, and
@@ -303,17 +253,7 @@ unsafe extern "C" fn next_op<const C: usize>(index: u64, attempt: *mut Attempt) 
             _ => run_op_3(hit, op, data.cast(), progress),
         }
     };
-    one_bit(ended)
-}
-
-/// Its lowest bit, as a number of which the compiler knows nothing: it would otherwise leave out the
-/// mask that the kernel's verifier wants to see.
-#[inline(always)]
-fn one_bit(value: u64) -> i64 {
-    let mut bit = value;
-    // SAFETY: the instruction only changes its own operand.
-    unsafe { asm!("{0} &= 1", inout(reg) bit, options(pure, nomem, nostack)) };
-    bit as i64
+    verifier::one_bit(ended)
 }
 
 /// The function that runs an operation in a size class. The verifier takes the size of the record
@@ -326,7 +266,7 @@ macro_rules! run_op_in_class {
             bytes: [u8; CLASSES[$class].data_bytes],
         }
 
-        /// [`run_op`] in the class.
+        /// Runs one operation in the class; 1 ends the attempt.
         ///
         /// # Safety
         ///
@@ -346,7 +286,7 @@ macro_rules! run_op_in_class {
             let (hit, op, progress) = unsafe { (&mut *hit, &*op, &mut *progress) };
             // SAFETY: as the caller promises.
             let data = unsafe { (&raw mut (*data).bytes).cast() };
-            run_op(hit, op, data, progress, &CLASSES[$class])
+            u64::from(hit.reading.run(op, &mut Data(data), progress, &CLASSES[$class]))
         }
     };
 }
@@ -356,138 +296,42 @@ run_op_in_class!(run_op_1, Data1, 1);
 run_op_in_class!(run_op_2, Data2, 2);
 run_op_in_class!(run_op_3, Data3, 3);
 
-/// Runs one operation; 1 ends the attempt.
-#[inline(always)]
-fn run_op(
-    hit: &mut Hit,
-    op: &ReadOp,
-    data: *mut u8,
-    progress: &mut Progress,
-    class: &SizeClass,
-) -> u64 {
-    let slot = u64::from(op.slot & 0xf);
-    let given_up = (hit.given_up >> (slot * 4)) & 0xf;
-    let end = progress.end;
-    let read =
-        if given_up != 0 { Read::Failed(given_up) } else { read_one(hit, op, data, end, class) };
-    let (value, status) = match read {
-        Read::Value(value) => (value, ReadStatus::Whole as u64),
-        Read::Blob { length, truncated } => {
-            progress.end = end + u64::from(length);
-            (BlobRef { offset: end as u32, length }.to_slot(), u64::from(truncated))
-        }
-        Read::Failed(status) => (0, status),
-        Read::TooSmall => {
-            progress.stop = TOO_SMALL;
-            return 1;
-        }
-        Read::NotResident { address, bytes } => {
-            progress.stop = NOT_RESIDENT;
-            progress.slot = slot;
-            progress.address = address;
-            progress.bytes = bytes;
-            return 1;
-        }
-    };
-    hit.statuses |= status << (slot * 4);
-    // SAFETY: every class has room for all slots, and `slot` is below 16.
-    unsafe { data.cast::<u64>().add(slot as usize).write(value) };
-    0
-}
+/// What follows the header of a record.
+struct Data(*mut u8);
 
-/// What came of one operation.
-enum Read {
-    Value(u64),
-    Blob { length: u32, truncated: bool },
-    Failed(u64),
-    TooSmall,
-    NotResident { address: u64, bytes: u64 },
-}
+impl Record for Data {
+    #[inline(always)]
+    fn word(&self, address: u64) -> Option<u64> {
+        fault::resident_word(address)
+    }
 
-/// One operation; strings and ranges go to `data + end`.
-#[inline(always)]
-fn read_one(hit: &Hit, op: &ReadOp, data: *mut u8, end: u64, class: &SizeClass) -> Read {
-    let mut value = hit.registers[op.register as usize & (REGISTERS - 1)];
-    if op.register == ON_STACK {
-        let address = hit.stack_pointer.wrapping_add(u64::from(op.stack_offset));
-        // SAFETY: the destination is eight bytes of our stack; the helper checks the address.
-        let result =
-            unsafe { bpf_probe_read_user((&raw mut value).cast(), 8, address as *const _) };
-        if result != 0 {
-            return Read::NotResident { address, bytes: 8 };
-        }
+    #[inline(always)]
+    fn slot(&self, slot: u64) -> u64 {
+        // SAFETY: every class has room for all slots, and there are 16.
+        unsafe { self.0.cast::<u64>().add(slot as usize).read() }
     }
-    if op.kind == ReadKind::Value as u8 {
-        return Read::Value(value);
-    }
-    if end > class.max_offset() as u64 {
-        return Read::TooSmall;
-    }
-    // SAFETY: `end` is at most the largest offset of an object, so the object fits.
-    let place = unsafe { data.add(end as usize) };
-    if op.kind == ReadKind::Str as u8 {
-        return read_str(value, op.max_bytes, place, class);
-    }
-    let mut length = u64::from(op.max_bytes);
-    if op.kind == ReadKind::BytesOf as u8 {
-        let status = (hit.statuses >> (u64::from(op.length_slot & 0xf) * 4)) & 0xf;
-        if status != ReadStatus::Whole as u64 {
-            return Read::Failed(status);
-        }
-        // SAFETY: every class has room for all slots; this one was filled before.
-        let raw = unsafe { data.cast::<u64>().add((op.length_slot & 0xf) as usize).read() };
-        let unused_bits = 64u32.wrapping_sub(u32::from(op.length_bits)) & 63;
-        length = (raw << unused_bits) >> unused_bits;
-        if op.length_signed != 0 && ((raw << unused_bits) as i64) < 0 {
-            return Read::Failed(ReadStatus::Einval as u64);
-        }
-    }
-    read_bytes(value, length, op.max_bytes, place, class)
-}
 
-#[inline(always)]
-fn read_str(address: u64, max_bytes: u32, place: *mut u8, class: &SizeClass) -> Read {
-    // The terminator, and one byte more: only then an exact fit differs from a cut string.
-    let wanted = max_bytes.saturating_add(2);
-    let limit = class.max_object as u32;
-    let size = if wanted < limit { wanted } else { limit };
-    // SAFETY: `place` has room for the class's largest object; the helper checks the address.
-    let result = unsafe { bpf_probe_read_user_str(place.cast(), size, address as *const _) };
-    if result < 0 {
-        return Read::NotResident { address, bytes: u64::from(size) };
+    #[inline(always)]
+    fn set_slot(&mut self, slot: u64, value: u64) {
+        // SAFETY: as above.
+        unsafe { self.0.cast::<u64>().add(slot as usize).write(value) };
     }
-    // The terminator included; but kernels as of 6.12 say 0 of a string that is empty.
-    let length = result as u32;
-    if length < size {
-        Read::Blob { length: length.saturating_sub(1), truncated: false }
-    } else if size < wanted {
-        Read::TooSmall
-    } else {
-        Read::Blob { length: max_bytes, truncated: true }
-    }
-}
 
-#[inline(always)]
-fn read_bytes(
-    address: u64,
-    length: u64,
-    max_bytes: u32,
-    place: *mut u8,
-    class: &SizeClass,
-) -> Read {
-    let truncated = length > u64::from(max_bytes);
-    let size = if truncated { u64::from(max_bytes) } else { length };
-    if size > class.max_object as u64 {
-        return Read::TooSmall;
+    #[inline(always)]
+    unsafe fn copy(&mut self, offset: u64, size: u32, address: u64) -> bool {
+        // SAFETY: as the caller promises, that many bytes from there on lie within the record.
+        let place = unsafe { self.0.add(offset as usize) };
+        // SAFETY: as above; the helper checks the address.
+        unsafe { bpf_probe_read_user(place.cast(), size, address as *const _) == 0 }
     }
-    if size != 0 {
-        // SAFETY: `place` has room for the class's largest object; the helper checks the address.
-        let result = unsafe { bpf_probe_read_user(place.cast(), size as u32, address as *const _) };
-        if result != 0 {
-            return Read::NotResident { address, bytes: size };
-        }
+
+    #[inline(always)]
+    unsafe fn copy_str(&mut self, offset: u64, size: u32, address: u64) -> i64 {
+        // SAFETY: as the caller promises, that many bytes from there on lie within the record.
+        let place = unsafe { self.0.add(offset as usize) };
+        // SAFETY: as above; the helper checks the address.
+        unsafe { bpf_probe_read_user_str(place.cast(), size, address as *const _) }
     }
-    Read::Blob { length: size as u32, truncated }
 }
 
 /// Counts how each read of memory ended.
@@ -501,27 +345,13 @@ fn count_reads(reading: *mut Reading) {
 unsafe extern "C" fn count_read(index: u64, reading: *mut Reading) -> i64 {
     // SAFETY: the loop's context is the `Reading`.
     let Reading { hit, ops } = unsafe { &*reading };
-    if index >= u64::from(hit.ops_len) || index >= MAX_VALUES as u64 {
+    if index >= u64::from(hit.reading.ops_len) || index >= MAX_VALUES as u64 {
         return 1;
     }
     // SAFETY: as in `next_op`.
     let op = unsafe { &*ops.add(index as usize) };
-    if op.kind == ReadKind::Value as u8 && op.register != ON_STACK {
-        return 0;
+    if let Some(counter) = hit.reading.outcome(op) {
+        stats::add(&hit.site, counter, 1);
     }
-    let slot = u64::from(op.slot & 0xf);
-    let status = (hit.statuses >> (slot * 4)) & 0xf;
-    let counter = if status == ReadStatus::Whole as u64 {
-        if hit.faulted & (1 << slot) != 0 { Counter::ReadFaulted } else { Counter::ReadResident }
-    } else if status == ReadStatus::Truncated as u64 {
-        Counter::ReadTruncated
-    } else if status == ReadStatus::Efault as u64 {
-        Counter::ReadEfault
-    } else if status == ReadStatus::Einval as u64 {
-        Counter::ReadEinval
-    } else {
-        Counter::ReadEagain
-    };
-    stats::add(&hit.site, counter, 1);
     0
 }

@@ -8,8 +8,6 @@
 //! The loops are in functions that the kernel verifies by themselves ("global" ones): once, whatever
 //! their callers know, and not again for each way that leads to them.
 
-use core::arch::asm;
-
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, pt_regs},
     helpers::{bpf_probe_read_user, generated::bpf_loop},
@@ -23,6 +21,7 @@ use tracer_common::{
 use crate::{
     maps, regs,
     stats::{self, Site},
+    verifier,
 };
 
 /// What is known of a call from its entry on. Without padding, which would be uninitialised memory
@@ -225,7 +224,7 @@ pub(crate) fn abandon(pid_tgid: u64) {
     let _ = maps::CALLS.remove(&pid_tgid);
 }
 
-const _: () = assert!(MAX_OPEN_CALLS == 64, "the mask in `call_at`");
+const _: () = assert!(MAX_OPEN_CALLS.is_power_of_two(), "the mask in `call_at`");
 
 /// Pops the calls that lie below `stack_pointer`: nobody can return from them any more.
 #[inline(always)]
@@ -310,13 +309,8 @@ fn call_at(stack: &mut CallStack, index: u64) -> Option<&mut OpenCall> {
     if index >= MAX_OPEN_CALLS as u64 {
         return None;
     }
-    // The compiler may compute the address before it compares; the verifier wants the bound first.
-    // A mask that the compiler cannot see through holds in either order.
-    let mut bounded = index;
-    // SAFETY: the instruction only changes its own operand.
-    unsafe {
-        asm!("{0} &= 63", inout(reg) bounded, options(pure, nomem, nostack));
-    }
+    // The compiler may compute the address before it compares; a mask holds in either order.
+    let bounded = verifier::mask::<{ MAX_OPEN_CALLS as u64 - 1 }>(index);
     // SAFETY: the index is below 64, the length of the array.
     Some(unsafe { stack.calls.get_unchecked_mut(bounded as usize) })
 }

@@ -1,11 +1,9 @@
 //! Counting: every outcome of every hit, per CPU and probe.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
-
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use tracer_common::counter::{Counter, TIMED_EVERY};
+use tracer_common::counter::{Counter, timing_weight};
 
-use crate::maps;
+use crate::{maps, verifier};
 
 /// Where and in whom a probe was hit.
 #[repr(C)]
@@ -41,9 +39,8 @@ impl Site {
 #[inline(always)]
 pub(crate) fn add(site: &Site, counter: Counter, amount: u64) {
     if let Some(slot) = slot(site, counter) {
-        // `AtomicU64` has no `fetch_add` on this target, because it has no compare-and-swap.
         // SAFETY: the pointer is to a live, aligned array element.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, amount) };
+        unsafe { verifier::atomic_add(slot, amount) };
     }
 }
 
@@ -82,17 +79,13 @@ impl Timer {
     /// leave numbers behind of which it knows nothing.
     #[inline(always)]
     pub(crate) fn begin(site: &Site, hits: Counter, now_ns: u64) -> Self {
-        const { assert!(TIMED_EVERY.is_power_of_two()) };
         let before = seen(site, hits);
-        // 1 where the number that is reduced was 0 or negative.
-        let is_early = before.wrapping_sub(TIMED_EVERY) >> 63;
-        let is_turn = (before & (TIMED_EVERY - 1)).wrapping_sub(1) >> 63;
-        let weight = is_early | ((is_turn & !is_early) * TIMED_EVERY);
+        let weight = timing_weight(before);
         let mut since_ns = before;
         if weight != 0 {
             since_ns = now_ns.wrapping_sub(seen(site, Counter::FaultWaitNs));
         }
-        Self { since_ns, weight: weight.wrapping_add(maps::unknown_zero()) }
+        Self { since_ns, weight: weight.wrapping_add(verifier::unknown_zero()) }
     }
 
     /// Ends here.

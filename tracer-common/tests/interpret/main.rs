@@ -1,0 +1,16 @@
+//! The interpreters on the host: whatever program user space writes and whatever memory it meets, what
+//! is decoded is what was there.
+//!
+//! - `simulated`: the memory of a traced program, with pages that are resident, absent or not mapped.
+//! - `reads`: argument programs against what they say.
+//! - `conditions`: conditions against what they say.
+//! - `choices`: sample, rate limit, and which hits follow their entry.
+//! - `exchanges`: a hit that meets two links counts once.
+//! - `histograms`: durations and their buckets.
+
+mod choices;
+mod conditions;
+mod exchanges;
+mod histograms;
+mod reads;
+mod simulated;

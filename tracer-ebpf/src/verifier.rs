@@ -1,0 +1,135 @@
+//! Shims for the kernel's verifier: what the source does not need, and the proof does.
+//!
+//! The compiler knows more than the verifier. It leaves out a bound that it can prove, computes an
+//! address before it compares the index, and keeps two copies of a number of which one was bounded. The
+//! inline assembly in here is opaque to it. Everything of this kind has its home in this file, and says
+//! what the verifier would complain of without it.
+
+use core::{
+    arch::asm,
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
+
+use aya_ebpf::helpers::generated::bpf_tail_call;
+use tracer_common::interpret::Bounds;
+
+use crate::maps;
+
+/// [`Bounds`] that the verifier believes.
+pub(crate) struct Verified;
+
+impl Bounds for Verified {
+    #[inline(always)]
+    fn mask<const MASK: u64>(value: u64) -> u64 {
+        mask::<MASK>(value)
+    }
+
+    #[inline(always)]
+    fn at_most<const MAX: u64>(value: u64) -> u64 {
+        at_most::<MAX>(value)
+    }
+}
+
+/// `value & MASK`: "math between … pointer and register with unbounded min value".
+#[inline(always)]
+pub(crate) fn mask<const MASK: u64>(value: u64) -> u64 {
+    let mut bounded = value;
+    // SAFETY: the instruction only changes its own operand.
+    unsafe {
+        asm!("{0} &= {1}", inout(reg) bounded, const MASK, options(pure, nomem, nostack));
+    }
+    bounded
+}
+
+/// `value`, or `MAX` if it is larger. For what is no power of two, where [`mask`] would leave a gap.
+#[inline(always)]
+pub(crate) fn at_most<const MAX: u64>(value: u64) -> u64 {
+    let mut bounded = value;
+    // SAFETY: the instructions only change their own operand.
+    unsafe {
+        asm!(
+            "if {0} <= {1} goto +1",
+            "{0} = {1}",
+            inout(reg) bounded,
+            const MAX,
+            options(pure, nomem, nostack),
+        );
+    }
+    bounded
+}
+
+/// The lowest bit of what a callback of `bpf_loop` returns: "At callback return the register R0 has
+/// value … should have been in (0x0; 0x1)".
+#[inline(always)]
+pub(crate) fn one_bit(value: u64) -> i64 {
+    mask::<1>(value) as i64
+}
+
+/// A 0 that the verifier does not know. What begins as this number it checks once for all values, and
+/// what begins as a literal 0 once for each value that it takes: "BPF program is too large".
+#[inline(always)]
+pub(crate) fn unknown_zero() -> u64 {
+    match unknown_zeros() {
+        // SAFETY: the pointer is to a live, aligned map element.
+        Some(zero) => unsafe { zero.read_volatile() },
+        None => 0,
+    }
+}
+
+/// Where such a 0 lies. Each read gives it a number of its own; one read used twice would be known to
+/// be equal.
+#[inline(always)]
+pub(crate) fn unknown_zeros() -> Option<*const u64> {
+    maps::zero()
+}
+
+/// Makes the kernel run this program on the stack of the task that it runs in.
+///
+/// Since 6.13 frames of 64 bytes and more are put on a "private" stack instead, one a CPU, for
+/// every program of the type that uprobe programs share with kprobe programs. But a uprobe program
+/// can be preempted, and a sleepable one sleeps: the next hit on that CPU then writes over what it
+/// has there, arguments and pointers alike. A program with a tail call anywhere in it is spared
+/// (`check_max_stack_depth`); this one is never reached, and the verifier drops it.
+#[inline(always)]
+pub(crate) fn stay_on_own_stack(ctx: *mut c_void) {
+    if maps::never() {
+        // SAFETY: never reached.
+        unsafe { bpf_tail_call(ctx, core::ptr::null_mut(), 0) };
+    }
+}
+
+/// Adds to what other CPUs, and programs that preempt this one, add to as well.
+///
+/// `AtomicU64` has no `fetch_add` on this target, because it has no compare-and-swap.
+///
+/// # Safety
+///
+/// `place` is a live, aligned map element.
+#[inline(always)]
+pub(crate) unsafe fn atomic_add(place: *mut u64, amount: u64) {
+    // SAFETY: as the caller promises.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, amount) };
+}
+
+/// Writes `new` where `old` stands; what stood there before. The kernel has the instruction since 5.12,
+/// the compiler does not offer it.
+///
+/// # Safety
+///
+/// `place` is a live, aligned map element.
+#[inline(always)]
+pub(crate) unsafe fn compare_and_swap(place: *mut u64, old: u64, new: u64) -> u64 {
+    let found: u64;
+    // SAFETY: as the caller promises; the instruction takes and gives in r0.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({place} + 0, r0, {new})",
+            place = in(reg) place,
+            new = in(reg) new,
+            inout("r0") old => found,
+            options(nostack),
+        );
+    }
+    found
+}
