@@ -1,33 +1,33 @@
 //! The user's condition (`--where`), as data: a list of tests with jumps, in the map `CONDITIONS`.
 //!
-//! Tests run from the first one on. Each compares one value with one constant and says where to go
-//! on: at a later test, or at the verdict. So a condition is left as soon as it is decided, and the
-//! kernel's verifier sees one loop, whatever the user wrote. Probes that judge alike share one.
+//! Evaluation starts with the first test. Each test compares one value with one constant and names what
+//! comes next: a later test, or the verdict. So evaluation stops as soon as the condition is decided, and
+//! the kernel's verifier sees one loop whatever the user wrote. Probes with the same condition share it.
 
-/// Most tests of a condition.
+/// The most tests that a condition can have.
 pub const MAX_TESTS: usize = 64;
 
-/// A jump: the hit is wanted.
+/// A jump: the hit matches.
 pub const ACCEPT: u8 = 0xff;
-/// A jump: the hit is not wanted.
+/// A jump: the hit does not match.
 pub const REJECT: u8 = 0xfe;
 
 /// No condition: in [`ProbeProgram`](crate::program::ProbeProgram).
 pub const NO_CONDITION: u32 = u32::MAX;
 
-/// Longest text that a value is compared with.
+/// The longest text that a value can be compared with.
 pub const MAX_TEXT_BYTES: usize = 256;
 /// Bytes of a text that are compared in one step.
 pub const CHUNK_BYTES: usize = 64;
-/// Bytes of a text in the map `TEXTS`: room for the longest one and its terminator in whole chunks;
-/// a power of two, so that an offset can be masked.
+/// Bytes of a text in the map `TEXTS`: room for the longest text and its terminator in whole chunks. A
+/// power of two, so that an offset can be masked.
 pub const TEXT_BYTES: usize = 512;
 
 /// Where a test takes its value from.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// `register` of what is judged: an argument at the entry; at the return one of
+    /// The register with the index `register`: at the entry an argument, at the return one of
     /// [`RETURN_VALUE`], [`RETURN_DURATION`] and [`RETURN_SAVED`].
     Register = 0,
     /// The eight bytes at `stack_offset` from the stack pointer at the function's entry.
@@ -44,7 +44,7 @@ pub enum Source {
 pub const RETURN_VALUE: u8 = 0;
 /// "Register" of the call's duration in nanoseconds.
 pub const RETURN_DURATION: u8 = 1;
-/// "Register" of what was decided at the call's entry: a bit a saved test.
+/// "Register" of what was decided at the call's entry: one bit per saved test.
 pub const RETURN_SAVED: u8 = 2;
 
 /// What a test does with its value.
@@ -59,7 +59,7 @@ pub enum Comparison {
     Greater = 2,
     /// A pointer to a string, or the task's name: equal to the text, or beginning with it.
     Str = 3,
-    /// A pointer to bytes: they begin with the text.
+    /// A pointer to bytes that begin with the text.
     Bytes = 4,
 }
 
@@ -67,14 +67,14 @@ pub enum Comparison {
 pub const NOT_SAVED: u8 = 0xff;
 /// Results that can be saved from the entry for the return.
 pub const MAX_SAVED: usize = 15;
-/// Saved beside them: the condition met a value that could not be read.
+/// Saved along with them: the condition needed a value that could not be read.
 pub const SAVED_UNDECIDED: u16 = 1 << MAX_SAVED;
 
 /// One test.
 ///
-/// A number is made of the 64 bits that a register has: cut to the width of its type and extended
-/// by `shift` and `signed`, reduced to `mask`, and then changed by `bias`, which moves the order of
-/// signed numbers onto that of unsigned ones. The constant is kept with all that done.
+/// A number is made from the 64 bits of a register: `shift` and `signed` cut it to the width of its type
+/// and extend it, `mask` selects bits, and `bias` maps the order of signed numbers onto that of unsigned
+/// ones. The constant is stored with all of that already applied.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Test {
@@ -84,15 +84,15 @@ pub struct Test {
     pub register: u8,
     /// A [`Comparison`].
     pub comparison: u8,
-    /// 1: the result is turned round.
+    /// 1: the result is inverted.
     pub negated: u8,
-    /// Where to go on if the result is true: a later test, [`ACCEPT`] or [`REJECT`].
+    /// What comes next if the result is true: a later test, [`ACCEPT`] or [`REJECT`].
     pub on_true: u8,
-    /// Where to go on if it is false, or the value cannot be read.
+    /// What comes next if it is false, or the value cannot be read.
     pub on_false: u8,
-    /// The bit that takes the result, for the return; or [`NOT_SAVED`].
+    /// The bit that saves the result for the return; or [`NOT_SAVED`].
     pub save: u8,
-    /// 64 less the width of the number in bits.
+    /// 64 minus the width of the number in bits.
     pub shift: u8,
     /// 1: the number is signed.
     pub signed: u8,
@@ -106,9 +106,9 @@ pub struct Test {
     pub text_bytes: u32,
     /// Explicit padding.
     pub padding2: u32,
-    /// Bits of the number that count.
+    /// The bits of the number that are compared.
     pub mask: u64,
-    /// What is exclusive-or-ed into the number before it is compared.
+    /// XORed into the number before it is compared.
     pub bias: u64,
     /// What the number is compared with.
     pub constant: u64,
@@ -130,7 +130,7 @@ pub struct Text {
     pub bytes: [u8; TEXT_BYTES],
 }
 
-/// Lets every call through: the threshold of a sample that leaves none out.
+/// The threshold of a sample that contains every call.
 pub const SAMPLE_ALL: u64 = 1 << 32;
 
 const _: () = assert!(size_of::<Test>() == 48);

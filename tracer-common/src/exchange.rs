@@ -11,7 +11,7 @@
 //! A probe whose return is traced has two breakpoints, which are set and removed one after the other. In
 //! between, its calls would be seen to begin and not to end, or to end and not to have begun. So it has
 //! a *gate*: the time from which on its calls count. The gate is closed before the breakpoints are
-//! removed, and opened once they are set. A call that was open meanwhile is lost: a later call of the
+//! removed, and opened once they are set. A call that was open in between is lost: a later call of the
 //! same function looks just like it.
 
 /// Set in a probe's gate while it is closed: no call that begins is counted.
@@ -30,6 +30,8 @@ pub struct Marks {
     pub count: u32,
     /// The hit: its instruction pointer, and [`AT_RETURN`].
     pub place: u64,
+    /// The task, as [`RecordHeader::pid_tgid`](crate::record::RecordHeader::pid_tgid).
+    pub pid_tgid: u64,
     /// The probes that are counted, and that older links leave alone; the newest is the last.
     pub probes: [u32; MAX_MARKS],
 }
@@ -37,7 +39,7 @@ pub struct Marks {
 /// Set in [`Marks::place`] for a return: no program of a user lies there.
 pub const AT_RETURN: u64 = 1 << 63;
 
-const _: () = assert!(size_of::<Marks>() == 16 + 4 * MAX_MARKS);
+const _: () = assert!(size_of::<Marks>() == 24 + 4 * MAX_MARKS);
 const _: () = assert!(MAX_MARKS.is_power_of_two(), "the masks below");
 
 impl Marks {
@@ -49,7 +51,7 @@ impl Marks {
     #[inline(always)]
     pub fn add(&mut self, generation: u32, place: u64, probe: u32) {
         if self.generation != generation || self.place != place {
-            *self = Self { generation, place, ..Self::default() };
+            *self = Self { generation, place, pid_tgid: self.pid_tgid, ..Self::default() };
         }
         if let Some(stale) = self.position(probe) {
             self.remove(stale);

@@ -1,9 +1,9 @@
-//! Durations, summed up in the kernel: a histogram a probe.
+//! Durations, aggregated in the kernel: one histogram per probe.
 //!
-//! Buckets are log-linear: eight to a power of two, so a bucket is at most an eighth as wide as the
-//! durations in it are long, and any figure that is read from it is wrong by at most 12.5 %.
+//! Buckets are log-linear, eight per power of two. So a bucket is at most an eighth as wide as the
+//! durations in it are long, and a figure read from it is off by at most 12.5 %.
 
-/// Buckets to a power of two.
+/// Buckets per power of two.
 const STEPS: u64 = 1 << STEP_BITS;
 const STEP_BITS: u32 = 3;
 /// The exponent that the last bucket begins with: durations of 2^46 ns (19 h) and more share it.
@@ -12,8 +12,8 @@ const LAST_EXPONENT: u32 = 46;
 /// Number of buckets.
 pub const BUCKETS: usize = (LAST_EXPONENT - STEP_BITS + 1) as usize * STEPS as usize + 1;
 
-/// Histograms of one probe: each CPU has one of them, and those whose numbers differ by a multiple
-/// of this share one. So neither CPUs nor memory suffer.
+/// Histograms per probe. Each CPU uses one of them; CPUs whose numbers differ by a multiple of this share
+/// one. That bounds both the contention between CPUs and the memory.
 pub const SHARDS: u32 = 8;
 
 /// The durations of one probe on some CPUs.
@@ -48,8 +48,8 @@ pub const fn bucket(duration_ns: u64) -> usize {
     ((exponent - STEP_BITS + 1) as u64 * STEPS + step) as usize
 }
 
-/// The shortest duration of a bucket, in nanoseconds. That of the bucket after it is the shortest
-/// that is too long; the last one has no end.
+/// The shortest duration of a bucket, in nanoseconds. The bucket ends where the next one begins; the last
+/// one has no end.
 pub const fn lower_bound_ns(bucket: usize) -> u64 {
     let bucket = bucket as u64;
     if bucket < STEPS {

@@ -1,15 +1,15 @@
 //! The ABI between faultline's eBPF programs and its user space.
 //!
-//! Everything here is `repr(C)` with fixed-width fields and explicit padding; its sizes are
-//! asserted at compile time, and golden tests pin its bytes. The two sides always come from the
-//! same build, so the ABI has no version.
+//! Everything here is `repr(C)` with fixed-width fields and explicit padding. Sizes are asserted at
+//! compile time, and golden tests pin the bytes. Both sides always come from the same build, so the ABI
+//! has no version.
 //!
 //! - [`program`]: what a probe reads, as data: user space writes it, the eBPF program interprets it.
 //! - [`record`]: what the eBPF program writes into the ring buffer.
 //! - [`counter`]: where each outcome is counted, per CPU and probe.
-//! - [`condition`]: what hits the user wants, as data, likewise.
+//! - [`condition`]: which hits match, also as data.
 //! - [`exchange`]: how a hit is counted once while two links hold its breakpoint.
-//! - [`histogram`]: durations, summed up in the kernel.
+//! - [`histogram`]: durations, aggregated in the kernel.
 //! - [`task`]: what the kernel side remembers of a task: open calls, page faults in progress.
 //! - [`interpret`]: the interpreters of what user space writes, as far as they are pure.
 
@@ -48,11 +48,11 @@ pod!(
     Control
 );
 
-/// What becomes of a hit that is wanted.
+/// What is done with a hit that matches.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// A record is written of it.
+    /// A record of it is written.
     #[default]
     Events = 0,
     /// It is counted.
@@ -61,16 +61,16 @@ pub enum Action {
     Latency = 2,
 }
 
-/// What user space tells the running eBPF programs; index 0 of the map `CONTROL`.
+/// What user space sets while the eBPF programs run; index 0 of the map `CONTROL`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Control {
-    /// Above 0: hits count. Set once every probe is attached, by user space or by the command that
-    /// is to be traced; [`Control::ENDED`] before the first is detached. So all probes of a run
-    /// begin and end at one moment.
+    /// Above 0: hits count. Set once every probe is attached, by user space or by the start of the traced
+    /// command; [`Control::ENDED`] before the first probe is detached. So all probes of a run start and
+    /// stop counting at the same moment.
     pub enabled: i64,
-    /// Always 0. What begins as this number is one that the kernel's verifier cannot know, so it
-    /// checks a loop once for all values instead of once for each.
+    /// Always 0, which the kernel's verifier cannot know. It checks a loop whose counter starts from this
+    /// number once for all values, instead of once for each.
     pub zero: u64,
     /// Not 0 while links are exchanged: the generation of the new ones (see [`exchange`]).
     pub exchange: u64,
@@ -79,7 +79,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Hits do not count any more. A command that begins adds 1, and cannot change that.
+    /// Hits no longer count. The start of a command adds 1, which does not change that.
     pub const ENDED: i64 = i64::MIN;
 }
 

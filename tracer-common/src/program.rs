@@ -1,14 +1,14 @@
-//! What a probe reads: a small argument program, one a probe, in the map `PROGRAMS`.
+//! What a probe reads: a small argument program per probe, in the map `PROGRAMS`.
 //!
 //! One verified eBPF program serves thousands of different probes because what they read is data.
 
 use crate::condition::NO_CONDITION;
 
-/// Most values that one probe reads.
+/// The most values that one probe can read.
 pub const MAX_VALUES: usize = 16;
 
-/// Registers that are copied before an operation picks one: x86-64 passes six arguments in
-/// registers, aarch64 eight; a power of two, so that an index can be masked.
+/// Registers that are copied before an operation selects one. x86-64 passes six arguments in registers,
+/// aarch64 eight. A power of two, so that an index can be masked.
 pub const REGISTERS: usize = 8;
 
 /// What one operation does with its slot.
@@ -47,7 +47,7 @@ pub struct ReadOp {
     pub length_signed: u8,
     /// Bytes from the stack pointer at the function's entry, for what is passed on the stack.
     pub stack_offset: u16,
-    /// Most bytes that are kept of a string or range; what is longer is truncated, and said so.
+    /// The most bytes that are kept of a string or range. Longer ones are truncated and marked so.
     pub max_bytes: u32,
     /// Explicit padding.
     pub padding: u32,
@@ -80,8 +80,8 @@ pub struct ProbeProgram {
     pub padding: u8,
     /// Index of the condition that is judged at the entry, or [`NO_CONDITION`].
     pub entry_condition: u32,
-    /// Index of the condition that is judged at the return, or [`NO_CONDITION`]. Where there is
-    /// one, entries are not wanted.
+    /// Index of the condition that is judged at the return, or [`NO_CONDITION`]. If there is one, entries
+    /// are left out.
     pub return_condition: u32,
     /// Bytes to add to the stack pointer at the breakpoint to get the one at the function's entry.
     pub stack_bias: u64,
@@ -115,7 +115,7 @@ impl Default for ProbeProgram {
 }
 
 impl ProbeProgram {
-    /// Whether the user's condition is judged anywhere.
+    /// Whether the user's condition is judged at the entry or the return.
     pub const fn judges(&self) -> bool {
         self.entry_condition != NO_CONDITION || self.return_condition != NO_CONDITION
     }

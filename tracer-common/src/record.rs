@@ -1,9 +1,8 @@
-//! What the eBPF program writes into the ring buffer: a header, a slot a value, then the bytes of
-//! strings and ranges, each where its slot says.
+//! What the eBPF program writes into the ring buffer: a header, one slot per value, then the bytes of
+//! strings and ranges, each at the offset in its slot.
 //!
-//! The space of a record comes in a few size classes, because the kernel wants a constant; a
-//! record begins in the smallest class and is read again into a larger one only where what it
-//! carries does not fit.
+//! Records come in a few size classes, because the kernel requires a constant size. A record starts in the
+//! smallest class, and is read again into a larger one only if its contents do not fit.
 
 use crate::program::MAX_VALUES;
 
@@ -15,9 +14,10 @@ pub struct RecordHeader {
     pub time_ns: u64,
     /// Return: nanoseconds since the entry of the same call. Entry: 0.
     pub duration_ns: u64,
-    /// Process (upper half) and task (lower half).
+    /// Process (upper half) and task (lower half), as faultline's own PID namespace numbers them; 0 for a
+    /// task of another one.
     pub pid_tgid: u64,
-    /// A [`ReadStatus`] a slot, four bits each, slot 0 lowest.
+    /// One [`ReadStatus`] per slot, four bits each, slot 0 lowest.
     pub statuses: u64,
     /// Name of the task, NUL-padded.
     pub comm: [u8; 16],
@@ -41,20 +41,20 @@ pub const HEADER_BYTES: usize = size_of::<RecordHeader>();
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = 8;
 
-/// How the read of one value ended; failures are named by the errno that the user is shown.
+/// How the read of one value ended. Failures are named after the errno that the user sees.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadStatus {
-    /// Read whole.
+    /// Read completely.
     Whole = 0,
-    /// Read, and cut at the limit.
+    /// Read, and truncated at the limit.
     Truncated = 1,
     /// The memory is not mapped, or not readable.
     Efault = 2,
     /// The length is negative.
     Einval = 3,
-    /// The page is not resident and was not faulted in: its process has hung in a fault before,
-    /// the limit of faults a hit is reached, or this kernel has no sleepable uprobes.
+    /// The page is not resident and was not faulted in: its process has hung in a fault before, the hit
+    /// has reached its limit of faults, or this kernel has no sleepable uprobes.
     Eagain = 4,
 }
 
@@ -99,15 +99,15 @@ pub const TINY_BYTES: usize = HEADER_BYTES + 2 * SLOT_BYTES;
 /// A record of registers alone, of any number of values.
 pub const VALUES_BYTES: usize = HEADER_BYTES + MAX_VALUES * SLOT_BYTES;
 
-/// The size of a record that may carry strings and ranges. Any one of them may begin anywhere in
-/// the first `max_offset` bytes past the header and be up to `max_object` bytes long: the kernel's
-/// verifier adds the two maxima, so they must fit together.
+/// The size of a record with strings and ranges. Each of them may begin anywhere in the first
+/// `max_offset` bytes past the header and be up to `max_object` bytes long. The kernel's verifier adds the
+/// two maxima, so their sum must fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SizeClass {
     /// Bytes past the header.
     pub data_bytes: usize,
-    /// Largest string (with its terminator and one byte more, to tell an exact fit from a cut
-    /// one) or range.
+    /// The largest string (with its terminator and one more byte, to distinguish an exact fit from a
+    /// truncated one) or range.
     pub max_object: usize,
 }
 
@@ -134,8 +134,8 @@ pub const CLASSES: [SizeClass; 4] = [
 /// Largest string or range that a probe may ask for, in bytes.
 pub const MAX_READ_BYTES: u32 = 32 * 1024;
 
-/// All but the last string and range of a hit together have to end before this offset, counted
-/// from the end of the header, so that the last one still has its place.
+/// All strings and ranges of a hit but the last one must end before this offset, counted from the end of
+/// the header, so that there is room for the last one.
 pub const MAX_OFFSET: usize = CLASSES[3].max_offset();
 
 const _: () = assert!(HEADER_BYTES == 56);

@@ -1,7 +1,7 @@
 //! What the kernel side remembers of a task.
 
-/// Most calls of one task that are open at once. The kernel follows 64 nested return probes a
-/// task (`MAX_URETPROBE_DEPTH`); two probes on one function share one of those.
+/// The most calls of one task that can be open at the same time. The kernel follows 64 nested return
+/// probes per task (`MAX_URETPROBE_DEPTH`); two probes on one function share one of those.
 pub const MAX_OPEN_CALLS: usize = 64;
 
 /// A call that was entered and has not returned.
@@ -16,23 +16,23 @@ pub struct OpenCall {
     pub entered_ns: u64,
     /// Index of the probe in the plan.
     pub probe: u32,
-    /// 1 once the call has returned and only waits to be popped.
+    /// 1 if the call has returned and is only waiting to be popped.
     pub returned: u8,
     /// A [`Fate`].
     pub fate: u8,
-    /// What the condition decided at the entry and needs at the return: a bit a test.
+    /// What the condition decided at the entry and needs at the return: one bit per test.
     pub saved: u16,
 }
 
-/// What is to become of a call's return.
+/// What will become of a call's return.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is wanted, or its condition is judged at the return.
+    /// It matches, or its condition is judged at the return.
     Wanted = 0,
-    /// Like its entry, not wanted by the user's condition.
+    /// Like its entry, it does not match the user's condition.
     Filtered = 1,
-    /// The same, and the condition met a value that could not be read.
+    /// The same, and the condition needed a value that could not be read.
     Undecided = 2,
     /// Like its entry, left out by sampling.
     SampledOut = 3,
@@ -47,24 +47,26 @@ pub enum Fate {
 pub struct CallStack {
     /// Calls in `calls`.
     pub depth: u64,
+    /// The task, as [`RecordHeader::pid_tgid`](crate::record::RecordHeader::pid_tgid).
+    pub pid_tgid: u64,
     /// The calls.
     pub calls: [OpenCall; MAX_OPEN_CALLS],
 }
 
-/// A page fault that a task waits for on our behalf.
+/// A page fault that a task is waiting for because a probe reads memory.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FaultInProgress {
-    /// The user address that is faulted in.
+    /// The user address that is being faulted in.
     pub address: u64,
     /// `CLOCK_MONOTONIC` when the fault began.
     pub since_ns: u64,
     /// Index of the probe in the plan.
     pub probe: u32,
-    /// Explicit padding.
-    pub padding: u32,
+    /// The task, as the lower half of [`RecordHeader::pid_tgid`](crate::record::RecordHeader::pid_tgid).
+    pub tid: u32,
 }
 
 const _: () = assert!(size_of::<OpenCall>() == 32);
-const _: () = assert!(size_of::<CallStack>() == 8 + 32 * MAX_OPEN_CALLS);
+const _: () = assert!(size_of::<CallStack>() == 16 + 32 * MAX_OPEN_CALLS);
 const _: () = assert!(size_of::<FaultInProgress>() == 24);

@@ -1,4 +1,4 @@
-//! Which hits are wanted: [`tracer_common::interpret::choice`] with the maps and helpers of a program.
+//! Which hits are delivered: [`tracer_common::interpret::choice`] with maps and helpers.
 
 use aya_ebpf::{
     bindings::pt_regs,
@@ -6,7 +6,11 @@ use aya_ebpf::{
 };
 use tracer_common::{
     condition::SAMPLE_ALL,
-    interpret::choice::{self, Choice},
+    counter::Counter,
+    interpret::{
+        choice::{self, Choice, Judge},
+        judge::Judged,
+    },
     program::ProbeProgram,
     task::Fate,
 };
@@ -19,7 +23,7 @@ use crate::{
     verifier,
 };
 
-/// How often a call tries to take its turn while others take theirs.
+/// How often a call retries to take its turn while other calls take theirs.
 const TURNS: usize = 8;
 
 /// Decides at a function's entry.
@@ -31,11 +35,8 @@ pub(crate) fn at_entry(
     stack_pointer: u64,
     scratch: &mut Scratch,
 ) -> Choice {
-    let judge = |condition| {
-        let registers = regs::arguments(regs);
-        condition::judge(site, registers, stack_pointer, condition, scratch.judging())
-    };
-    choice::at_entry(maps::conditional(), program, judge, || limited(site))
+    let mut entry = Entry { site, regs, stack_pointer, scratch };
+    choice::at_entry(maps::conditional(), program, &mut entry)
 }
 
 /// Decides at a function's return: a [`Fate`], as a number.
@@ -48,25 +49,66 @@ pub(crate) fn at_return(
     duration_ns: u64,
     scratch: &mut Scratch,
 ) -> u8 {
-    let judge = |condition| {
-        let value = regs::return_value(regs);
-        let registers = choice::return_registers(value, duration_ns, entered.saved);
-        condition::judge(site, registers, 0, condition, scratch.judging())
-    };
+    let mut ret = Return { site, regs, saved: entered.saved, duration_ns, scratch };
     let at_entry = (entered.fate, entered.saved);
-    choice::at_return(maps::conditional(), program, at_entry, judge, || limited(site))
+    choice::at_return(maps::conditional(), program, at_entry, &mut ret)
 }
 
-/// Counts a hit that is not wanted.
+/// A hit at an entry, to be judged.
+struct Entry<'a> {
+    site: &'a Site,
+    regs: *const pt_regs,
+    stack_pointer: u64,
+    scratch: &'a mut Scratch,
+}
+
+impl Judge for Entry<'_> {
+    #[inline(always)]
+    fn judge(&mut self, condition: u32) -> Judged {
+        let Self { site, regs, stack_pointer, scratch } = self;
+        let registers = regs::arguments(*regs);
+        condition::judge(site, registers, *stack_pointer, condition, scratch.judging())
+    }
+
+    #[inline(always)]
+    fn limited(&mut self) -> u8 {
+        limited(self.site)
+    }
+}
+
+/// A hit at a return, to be judged.
+struct Return<'a> {
+    site: &'a Site,
+    regs: *const pt_regs,
+    saved: u32,
+    duration_ns: u64,
+    scratch: &'a mut Scratch,
+}
+
+impl Judge for Return<'_> {
+    #[inline(always)]
+    fn judge(&mut self, condition: u32) -> Judged {
+        let Self { site, regs, saved, duration_ns, scratch } = self;
+        let registers = choice::return_registers(regs::return_value(*regs), *duration_ns, *saved);
+        condition::judge(site, registers, 0, condition, scratch.judging())
+    }
+
+    #[inline(always)]
+    fn limited(&mut self) -> u8 {
+        limited(self.site)
+    }
+}
+
+/// Counts a hit that is left out.
 #[inline(always)]
 pub(crate) fn count(site: &Site, fate: u8) {
     stats::add(site, choice::counter(fate), 1);
     if fate == Fate::Undecided as u8 {
-        stats::add(site, tracer_common::counter::Counter::Undecided, 1);
+        stats::add(site, Counter::Undecided, 1);
     }
 }
 
-/// The fate that sample and rate limit give to a call that the condition wants.
+/// The fate that sample and rate limit give to a call that matches the condition.
 #[inline(always)]
 fn limited(site: &Site) -> u8 {
     let below = maps::sample_below();
@@ -101,6 +143,6 @@ fn takes_turn(probe: u32) -> bool {
             return true;
         }
     }
-    // Others took all the turns that there were meanwhile.
+    // Other calls took every turn in the meantime.
     false
 }

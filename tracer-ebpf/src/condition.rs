@@ -18,6 +18,7 @@ use tracer_common::{
 use crate::{
     fault, maps,
     stats::Site,
+    task,
     verifier::{self, Verified},
 };
 
@@ -102,7 +103,7 @@ impl Memory for Hit<'_> {
 impl Facts for Hit<'_> {
     #[inline(always)]
     fn pid_tgid(&self) -> u64 {
-        self.0.pid_tgid
+        task::shown(self.0.pid_tgid)
     }
 
     #[inline(always)]
@@ -120,7 +121,9 @@ impl Facts for Hit<'_> {
     #[inline(always)]
     fn copy_str(&self, chunk: &mut Chunk, bytes: u32, address: u64) -> bool {
         // SAFETY: the chunk has room; the helper checks the address.
-        unsafe { bpf_probe_read_user_str((&raw mut *chunk).cast(), bytes, address as *const _) >= 0 }
+        unsafe {
+            bpf_probe_read_user_str((&raw mut *chunk).cast(), bytes, address as *const _) >= 0
+        }
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! From a hit to a record in the ring buffer.
 //!
-//! No record wakes the reader: a wakeup is the dearest thing that a handler could do (6 µs against
-//! 0.1 µs for the whole record), so user space looks by itself every few milliseconds.
+//! No record wakes the reader. A wakeup is the most expensive thing that a handler could do (6 µs; the
+//! whole record takes 0.1 µs), so user space polls every few milliseconds.
 
 use aya_ebpf::{
     bindings::{BPF_RB_NO_WAKEUP, pt_regs},
@@ -21,6 +21,7 @@ use crate::{
     regs,
     scratch::Scratch,
     stats::{self, Site},
+    task,
 };
 
 const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
@@ -32,7 +33,7 @@ struct Values<const N: usize> {
     slots: [u64; N],
 }
 
-/// What the header says beyond the site. Without padding: see [`read::Hit`].
+/// What the header holds besides the site. No padding: see [`read::Hit`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Header {
@@ -42,7 +43,7 @@ pub(crate) struct Header {
     pub(crate) slots: u32,
 }
 
-/// What is written about one hit.
+/// What is written for one hit.
 pub(crate) struct Emission;
 
 impl Emission {
@@ -139,7 +140,6 @@ pub(crate) unsafe fn write_header(
     let place = unsafe { &mut *place };
     place.time_ns = header.time_ns;
     place.duration_ns = header.duration_ns;
-    place.pid_tgid = site.pid_tgid;
     place.statuses = statuses;
     place.probe = site.probe;
     place.cpu = site.cpu as u16;
@@ -148,6 +148,8 @@ pub(crate) unsafe fn write_header(
     // The helper pads the name with NULs and can only fail without a current task.
     // SAFETY: the helper writes the 16 bytes of `comm`.
     unsafe { bpf_get_current_comm(place.comm.as_mut_ptr().cast(), 16) };
+    // Last, because the call leaves no register for what would be needed after it.
+    place.pid_tgid = task::shown(site.pid_tgid);
 }
 
 #[inline(always)]

@@ -1,11 +1,12 @@
-//! While links are exchanged, a hit runs the programs of the old link and of the new one; one of
-//! them takes it. See [`tracer_common::exchange`].
+//! While links are exchanged, a hit runs the programs of the old link and of the new one, and one of them
+//! counts it. See [`tracer_common::exchange`].
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 
-use crate::maps;
+use crate::{maps, task};
 
-/// Whether the hit is this link's: `place` is the same for all programs of a hit, and no other.
+/// Whether this link counts the hit. `place` is the same for all programs of a hit, and differs from that
+/// of any other hit.
 #[inline(always)]
 pub(crate) fn takes(cookie: u64, pid_tgid: u64, place: u64) -> bool {
     if !maps::exchanges() {
@@ -35,10 +36,13 @@ fn mark(pid_tgid: u64, place: u64, probe: u32, generation: u32) -> Option<()> {
         None => {
             let none = maps::NO_MARKS.get(0)?;
             maps::MARKS.insert(&pid_tgid, none, u64::from(BPF_NOEXIST)).ok()?;
-            maps::MARKS.get_ptr_mut(&pid_tgid)?
+            let marks = maps::MARKS.get_ptr_mut(&pid_tgid)?;
+            // SAFETY: only the task itself writes its marks, and it is this task that runs.
+            unsafe { (*marks).pid_tgid = task::shown(pid_tgid) };
+            marks
         }
     };
-    // SAFETY: only the task itself writes its marks, and it is this task that runs.
+    // SAFETY: as above.
     let marks = unsafe { &mut *marks };
     marks.add(generation, place, probe);
     Some(())

@@ -1,7 +1,7 @@
 //! Faulting a page in, with nothing held: no ring-buffer reservation, no per-CPU memory.
 //!
-//! The fault may sleep for as long as whoever serves the page likes (a disk, FUSE, userfaultfd),
-//! so the task that waits is listed in the map `FAULTS` while it does.
+//! The fault may sleep for as long as the page takes to arrive (from a disk, FUSE or userfaultfd), so the
+//! task is listed in the map `FAULTS` while it waits.
 
 use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_ktime_get_ns, bpf_probe_read_user};
 use tracer_common::{counter::Counter, record::ReadStatus, task::FaultInProgress};
@@ -9,9 +9,10 @@ use tracer_common::{counter::Counter, record::ReadStatus, task::FaultInProgress}
 use crate::{
     maps,
     stats::{self, Site},
+    task,
 };
 
-/// No process maps its first page (`vm.mmap_min_addr`): a null pointer is not worth a fault.
+/// No process maps its first page (`vm.mmap_min_addr`), so a null pointer is not worth a fault.
 const FIRST_ADDRESS: u64 = 4096;
 
 /// The eight bytes at an address, if they are resident.
@@ -46,8 +47,9 @@ pub(crate) fn fault_in(site: &Site, address: u64) -> Result<(), ReadStatus> {
     }
     // SAFETY: the helper has no preconditions.
     let since_ns = unsafe { bpf_ktime_get_ns() };
-    let progress = FaultInProgress { address, since_ns, probe: site.probe, padding: 0 };
-    // A full map only means that this task cannot be named while it waits.
+    let tid = task::shown(site.pid_tgid) as u32;
+    let progress = FaultInProgress { address, since_ns, probe: site.probe, tid };
+    // If the map is full, the only consequence is that this task is not listed while it waits.
     let listed = maps::FAULTS.insert(&site.pid_tgid, &progress, 0).is_ok();
 
     let mut byte = 0u8;

@@ -12,8 +12,8 @@ use crate::{
     verifier,
 };
 
-/// How often a new maximum is tried to be set. Another CPU gets in between only with a maximum of
-/// its own, so it is not less than the last that was tried unless all this many were smaller.
+/// How often setting a new maximum is retried. Another CPU only interferes by setting a maximum of its
+/// own. So the maximum ends up too small only if this many smaller ones interfered one after another.
 const MAX_TRIES: u32 = 16;
 
 /// Puts the duration of a call into its probe's histogram.
@@ -36,18 +36,17 @@ fn histogram(site: &Site) -> Option<*mut Histogram> {
         return Some(histogram);
     }
     let empty = NO_HISTOGRAM.get(0)?;
-    // Who was faster has made it just as well.
+    // If another CPU was faster, its histogram is as good.
     let _ = HISTOGRAMS.insert(&key, empty, u64::from(BPF_NOEXIST));
     HISTOGRAMS.get_ptr_mut(&key)
 }
 
-/// Other CPUs and programs that preempt this one add to the same histogram.
+/// Other CPUs, and programs that preempt this one, add to the same histogram.
 #[inline(always)]
 fn add(histogram: *mut Histogram, duration_ns: u64) {
     // SAFETY: the pointer is to a live map element.
     let buckets = unsafe { (&raw mut (*histogram).buckets).cast::<u64>() };
-    // Not by a mask: 512 buckets would take a histogram past the 4 KiB that the kernel sets aside for
-    // one of 353.
+    // No mask: 512 buckets would not fit into the 4 KiB that the kernel allocates for 353.
     let index = verifier::at_most::<{ BUCKETS as u64 - 1 }>(bucket(duration_ns) as u64);
     // SAFETY: the index is below the number of buckets.
     let place = unsafe { buckets.add(index as usize) };

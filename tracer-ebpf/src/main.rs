@@ -3,16 +3,17 @@
 //! - `maps`: the maps and the constants that user space sets before it loads the programs
 //! - `regs`: where each architecture keeps arguments, return value and stack pointer
 //! - `stats`: counting
-//! - `scratch`: the memory that the stages of a hit use one after another
-//! - `choice`: which hits are wanted: condition, sample, rate
+//! - `scratch`: memory that the stages of a hit use one after the other
+//! - `choice`: which hits are delivered: condition, sample, rate
 //! - `condition`: judges conditions
 //! - `emit`: from a hit to a record in the ring buffer
 //! - `read`: runs argument programs that read memory into a record
 //! - `latency`: durations into histograms
 //! - `fault`: faulting a page in, with nothing held
-//! - `exchange`: hits of which two links know
-//! - `notices`: processes that begin
+//! - `exchange`: hits that reach two links
+//! - `notices`: processes that execute or fork
 //! - `returns`: the open calls of each task
+//! - `task`: the numbers of the running task
 //! - `verifier`: what the kernel's verifier needs and the source does not
 //!
 //! What can be done without a kernel is in [`tracer_common::interpret`], and is tested on the host.
@@ -34,6 +35,7 @@ mod regs;
 mod returns;
 mod scratch;
 mod stats;
+mod task;
 mod verifier;
 
 use aya_ebpf::{
@@ -65,9 +67,9 @@ fn entry_multi(ctx: ProbeContext) -> u32 {
     entered(&ctx)
 }
 
-/// A traced function is entered, and all that is wanted is how often.
+/// A traced function is entered, and only the number of calls is needed.
 ///
-/// It has no stack frame, so nothing of it is lost when another hit preempts it.
+/// Its stack frame is too small for a private stack (`verifier::stay_on_own_stack`).
 #[uprobe(multi)]
 fn count_multi(ctx: ProbeContext) -> u32 {
     counted(&ctx)
@@ -106,7 +108,7 @@ fn return_unsleeping(ctx: RetProbeContext) -> u32 {
     returned(&ctx)
 }
 
-/// Nothing is done: what is left is the kernel's part of a hit. For `faultline bench`.
+/// Does nothing, so that the cost is the kernel's part of a hit. For `faultline bench`.
 #[uprobe(multi)]
 fn empty_multi(_ctx: ProbeContext) -> u32 {
     0
@@ -149,42 +151,41 @@ fn returned(ctx: &RetProbeContext) -> u32 {
     0
 }
 
-/// A task exits: the calls it had open will not return.
+/// A task exits: its open calls will not return.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn task_exit(_ctx: RawTracePointContext) -> i32 {
-    returns::abandon(aya_ebpf::helpers::bpf_get_current_pid_tgid());
+    returns::abandon(task::current());
     0
 }
 
-/// A task replaces its program: the calls it had open will not return. It takes over the thread
-/// group leader's id, so its own old id is the second argument of the tracepoint.
+/// A task executes another program: its open calls will not return. It takes over the id of the thread
+/// group leader, so its old id is the second argument of the tracepoint.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn task_exec(ctx: RawTracePointContext) -> i32 {
-    let now = aya_ebpf::helpers::bpf_get_current_pid_tgid();
+    let now = task::current();
     let old_tid: u32 = ctx.arg(1);
     returns::abandon((now & !0xffff_ffff) | u64::from(old_tid));
     0
 }
 
-/// The command that is to be traced begins: it replaces the program that started it. From here on
-/// hits count, so that nothing of ours is traced.
+/// The traced command starts: it replaces the program that started it. Hits count from here on, so that
+/// nothing of faultline itself is traced.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn command_begins(_ctx: RawTracePointContext) -> i32 {
-    let tgid = (aya_ebpf::helpers::bpf_get_current_pid_tgid() >> 32) as u32;
-    if maps::is_traced(tgid) {
+    if task::is_traced(task::current()) {
         maps::enable();
     }
     0
 }
 
-/// Who was hit, if it counts. `place` tells the hit from the task's next one.
+/// The site of a hit, if the hit counts. `place` distinguishes it from the task's next hit.
 #[inline(always)]
 fn site(ctx: *mut core::ffi::c_void, place: u64) -> Option<Site> {
     if !maps::enabled() {
         return None;
     }
-    let pid_tgid = aya_ebpf::helpers::bpf_get_current_pid_tgid();
-    if !maps::is_traced((pid_tgid >> 32) as u32) {
+    let pid_tgid = task::current();
+    if !task::is_traced(pid_tgid) {
         return None;
     }
     // SAFETY: the context is the one the program was called with.
@@ -200,8 +201,8 @@ fn on_entry(ctx: &ProbeContext) {
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
     let stack_pointer = regs::stack_pointer(ctx.regs).wrapping_add(program.stack_bias);
-    // Every hit is counted once: as a call opened or returned, as a return without an entry, or as
-    // a hit and nothing else.
+    // Every hit is counted once: as a call opened or returned, as a return without an entry, or as a
+    // plain hit.
     let is_plain = !maps::tracks_returns() || program.flags & FLAG_TRACK_RETURN == 0;
     if !is_plain && now_ns < maps::gate(site.probe) {
         return;
@@ -243,7 +244,7 @@ fn on_return(ctx: &RetProbeContext) {
     let timer = Timer::begin(&site, Counter::CallsReturned, now_ns);
     let Some(entered) = returns::close(&site, stack_pointer) else {
         if maps::gate(site.probe) & GATE_CLOSED != 0 {
-            // Its beginning was no hit.
+            // Its entry did not count either.
             return;
         }
         stats::add(&site, Counter::NoEntry, 1);

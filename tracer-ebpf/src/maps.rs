@@ -28,11 +28,19 @@ static COLUMN_LEN: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 static FILTER_PIDS: Global<u8> = Global::new(0);
 
-/// Not 0: only this process is traced. The common case of one, at a fraction of a look-up's cost.
+/// Not 0: only this process is traced. The common case, at a fraction of the cost of a lookup.
 #[unsafe(no_mangle)]
 static ONLY_PID: Global<u32> = Global::new(0);
 
-/// Not 0: some probe reads memory. 0 lets the kernel drop that part of the program unverified.
+/// Not 0: the inode of the PID namespace that faultline runs in, which is not the initial one.
+#[unsafe(no_mangle)]
+static PIDNS_INO: Global<u64> = Global::new(0);
+
+/// The device of that inode, as the kernel numbers devices.
+#[unsafe(no_mangle)]
+static PIDNS_DEV: Global<u64> = Global::new(0);
+
+/// Not 0: some probe reads memory. With 0, the kernel drops that part of the program unverified.
 #[unsafe(no_mangle)]
 static READS_MEMORY: Global<u8> = Global::new(1);
 
@@ -44,11 +52,11 @@ static TRACKS_RETURNS: Global<u8> = Global::new(1);
 #[unsafe(no_mangle)]
 static MAY_FAULT: Global<u8> = Global::new(1);
 
-/// An [`Action`]: what becomes of hits. The kernel drops the other parts of the program unverified.
+/// An [`Action`]: what is done with hits. The kernel drops the other parts of the program unverified.
 #[unsafe(no_mangle)]
 static ACTION: Global<u8> = Global::new(0);
 
-/// Counters that a probe has on a CPU: see [`tracer_common::counter`].
+/// Counters per probe and CPU: see [`tracer_common::counter`].
 #[unsafe(no_mangle)]
 static COUNTER_COLUMNS: Global<u32> = Global::new(COLUMNS);
 
@@ -56,7 +64,7 @@ static COUNTER_COLUMNS: Global<u32> = Global::new(COLUMNS);
 #[unsafe(no_mangle)]
 static CONDITIONAL: Global<u8> = Global::new(1);
 
-/// Calls are sampled: those whose random number, of 32 bits, is below this are kept.
+/// Calls are sampled: a call is kept if its 32-bit random number is below this.
 #[unsafe(no_mangle)]
 static SAMPLE_BELOW: Global<u64> = Global::new(SAMPLE_ALL);
 
@@ -64,7 +72,7 @@ static SAMPLE_BELOW: Global<u64> = Global::new(SAMPLE_ALL);
 #[unsafe(no_mangle)]
 static RATE_INTERVAL_NS: Global<u64> = Global::new(0);
 
-/// How far calls may run ahead of the rate: nanoseconds.
+/// How far calls may run ahead of the rate, in nanoseconds.
 #[unsafe(no_mangle)]
 static RATE_AHEAD_NS: Global<u64> = Global::new(0);
 
@@ -72,7 +80,7 @@ static RATE_AHEAD_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static EXCHANGES: Global<u8> = Global::new(1);
 
-/// Always 0, and the kernel's verifier knows it.
+/// Always 0, which the kernel's verifier knows.
 #[unsafe(no_mangle)]
 static NEVER: Global<u8> = Global::new(0);
 
@@ -100,11 +108,11 @@ pub(crate) static RATES: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// What user space tells the running programs.
+/// What user space sets while the programs run.
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// What each task has marked in an exchange, by `pid_tgid`.
+/// What each task has marked in an exchange, by the kernel's own `pid_tgid`.
 #[map]
 pub(crate) static MARKS: HashMap<u64, Marks> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
@@ -112,24 +120,25 @@ pub(crate) static MARKS: HashMap<u64, Marks> = HashMap::with_max_entries(1, BPF_
 #[map]
 static GATES: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// No marks: a program that counts has no room for them on its stack.
+/// No marks: a counting program has no room for them on its stack.
 #[map]
 pub(crate) static NO_MARKS: Array<Marks> = Array::with_max_entries(1, 0);
 
-/// Processes to trace, by process id.
+/// Processes to trace, by the process id that the user sees.
 #[map]
 static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1, 0);
 
-/// Processes that have hung in a fault and are read without faulting from then on.
+/// Processes that have hung in a fault, and are read without faulting from then on, by the kernel's own
+/// process id.
 #[map]
 static NO_FAULT: HashMap<u32, u8> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// The page fault that each task waits for, by `pid_tgid`.
+/// The page fault that each task is waiting for, by the kernel's own `pid_tgid`.
 #[map]
 pub(crate) static FAULTS: HashMap<u64, FaultInProgress> =
     HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 
-/// The open calls of each task, by `pid_tgid`.
+/// The open calls of each task, by the kernel's own `pid_tgid`.
 #[map]
 pub(crate) static CALLS: HashMap<u64, CallStack> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
@@ -137,8 +146,8 @@ pub(crate) static CALLS: HashMap<u64, CallStack> = HashMap::with_max_entries(1, 
 #[map]
 pub(crate) static NO_CALLS: Array<CallStack> = Array::with_max_entries(1, 0);
 
-/// The durations of each probe's calls, by [`tracer_common::histogram::key`]: an entry takes memory
-/// once the probe is hit.
+/// The durations of each probe's calls, by [`tracer_common::histogram::key`]. An entry is allocated when
+/// the probe is first hit.
 #[map]
 pub(crate) static HISTOGRAMS: HashMap<u64, Histogram> =
     HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
@@ -147,7 +156,7 @@ pub(crate) static HISTOGRAMS: HashMap<u64, Histogram> =
 #[map]
 pub(crate) static NO_HISTOGRAM: Array<Histogram> = Array::with_max_entries(1, 0);
 
-/// Whether hits count at all now.
+/// Whether hits count now.
 #[inline(always)]
 pub(crate) fn enabled() -> bool {
     match CONTROL.get_ptr(0) {
@@ -158,7 +167,7 @@ pub(crate) fn enabled() -> bool {
     }
 }
 
-/// Lets hits count, unless the run has ended.
+/// Starts counting hits, unless the run has ended.
 #[inline(always)]
 pub(crate) fn enable() {
     if let Some(control) = CONTROL.get_ptr_mut(0) {
@@ -169,7 +178,7 @@ pub(crate) fn enable() {
     }
 }
 
-/// Where a 0 lies that the verifier does not know: see [`Control::zero`].
+/// The address of a 0 that the verifier does not know: see [`Control::zero`].
 #[inline(always)]
 pub(crate) fn zero() -> Option<*const u64> {
     // SAFETY: the pointer is to a live array element.
@@ -217,16 +226,23 @@ pub(crate) fn count_unmarked() {
     }
 }
 
-/// Whether the process is one that the user asked for.
-///
-/// The link filters too, but kernels before 6.10 compared the thread, and a link has one filter.
+/// The PID namespace that faultline runs in, by device and inode; inode 0: the initial one.
 #[inline(always)]
-pub(crate) fn is_traced(tgid: u32) -> bool {
+pub(crate) fn pid_namespace() -> (u64, u64) {
+    (PIDNS_DEV.load(), PIDNS_INO.load())
+}
+
+/// Whether only some processes are traced.
+#[inline(always)]
+pub(crate) fn filters() -> bool {
+    ONLY_PID.load() != 0 || FILTER_PIDS.load() != 0
+}
+
+/// Whether this process is one of those, by the process id that the user sees.
+#[inline(always)]
+pub(crate) fn has_process(tgid: u32) -> bool {
     let only = ONLY_PID.load();
-    if only != 0 {
-        return tgid == only;
-    }
-    FILTER_PIDS.load() == 0 || PIDS.get_ptr(&tgid).is_some()
+    if only != 0 { tgid == only } else { PIDS.get_ptr(&tgid).is_some() }
 }
 
 /// Whether pages of this process may be faulted in.
@@ -241,13 +257,13 @@ pub(crate) fn never() -> bool {
     NEVER.load() != 0
 }
 
-/// Whether this is what becomes of hits.
+/// Whether this is what is done with hits.
 #[inline(always)]
 pub(crate) fn action_is(action: Action) -> bool {
     ACTION.load() == action as u8
 }
 
-/// Counters that a probe has on a CPU.
+/// Counters per probe and CPU.
 #[inline(always)]
 pub(crate) fn counter_columns() -> u32 {
     COUNTER_COLUMNS.load()

@@ -1,29 +1,30 @@
-//! Tells which processes begin something, so that user space looks whether it is to trace them.
+//! Notifies user space of processes that execute or fork, so that it can check whether to trace them.
 
-use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
-};
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-use crate::maps::RECORDS;
+use crate::{maps::RECORDS, task};
 
 /// A process executes a program.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn process_executed(_ctx: RawTracePointContext) -> i32 {
-    tell();
+    notify();
     0
 }
 
-/// A process forks, or starts a thread. It is the parent that is told: the child's id lies inside a
-/// structure of the kernel, and `/proc` has it.
+/// A process forks, or starts a thread. The notice names the parent: the child's id is inside a kernel
+/// structure, and `/proc` has it.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn process_forked(_ctx: RawTracePointContext) -> i32 {
-    tell();
+    notify();
     0
 }
 
-/// A notice that finds no room is lost: user space looks at all processes from time to time.
+/// A notice is dropped if there is no room: user space rescans all processes from time to time.
 #[inline(always)]
-fn tell() {
-    let tgid = bpf_get_current_pid_tgid() >> 32;
-    let _ = RECORDS.output::<u64>(&tgid, 0);
+fn notify() {
+    let tgid = task::shown(task::current()) >> 32;
+    // A process without a number in faultline's PID namespace cannot be asked for.
+    if tgid != 0 {
+        let _ = RECORDS.output::<u64>(&tgid, 0);
+    }
 }

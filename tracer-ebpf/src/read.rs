@@ -23,8 +23,8 @@ use tracer_common::{
     interpret::{
         Bounds, Memory,
         read::{
-            LAST_FAULTING_ATTEMPT, MAX_ATTEMPTS, MAX_PAGES, NOT_RESIDENT, Progress, RING_FULL, Record,
-            Search, TOO_SMALL, WHOLE,
+            LAST_FAULTING_ATTEMPT, MAX_ATTEMPTS, MAX_PAGES, NOT_RESIDENT, Progress, RING_FULL,
+            Record, Search, TOO_SMALL, WHOLE,
         },
     },
     program::{MAX_VALUES, REGISTERS, ReadOp},
@@ -71,8 +71,8 @@ struct Attempt {
 pub(crate) struct Reads {
     pub(crate) ops: *const ReadOp,
     pub(crate) len: u8,
-    /// The first size class to try. It comes out of the map although the planner always says the
-    /// same: what the verifier cannot know it checks once for all values, and else once for each.
+    /// The first size class to try. It comes from the map although the planner always writes the same
+    /// value: what the verifier does not know it checks once for all values, otherwise once for each.
     pub(crate) class: u8,
 }
 
@@ -134,7 +134,7 @@ unsafe extern "C" fn attempt(index: u64, reading: *mut Reading) -> i64 {
             1
         }
         TOO_SMALL => {
-            // SAFETY: as above; anew, because the operations have written to it.
+            // SAFETY: as above; a new reference, because the operations have written to it.
             unsafe { (*hit).reading.class += 1 };
             0
         }
@@ -196,8 +196,8 @@ impl Memory for Faulting<'_> {
 
 /// An attempt in the size class `C`.
 ///
-/// It reaches the hit only through `attempt.reading`, as the operations do: the compiler takes for
-/// granted that nobody else writes behind a reference.
+/// It accesses the hit only through `attempt.reading`, as the operations do: the compiler assumes that
+/// nothing else writes through a reference.
 #[inline(always)]
 fn in_class<const C: usize>(attempt: &mut Attempt) {
     let size = const { (HEADER_BYTES + CLASSES[C].data_bytes) as u64 };
@@ -244,7 +244,7 @@ unsafe extern "C" fn next_op<const C: usize>(index: u64, attempt: *mut Attempt) 
     let (hit, data) = (&raw mut reading.hit, attempt.data);
     let progress = &raw mut attempt.progress;
     // SAFETY: all of them are initialised, but for the record, of which only what has been written
-    // is read; and a record of the class `C` has just so many bytes after its header.
+    // is read; and a record of the class `C` has exactly that many bytes after its header.
     let ended = unsafe {
         match C {
             0 => run_op_0(hit, op, data.cast(), progress),

@@ -5,8 +5,8 @@
 use aya_ebpf::bindings::pt_regs;
 use tracer_common::program::REGISTERS;
 
-/// The argument registers in calling-convention order. The last one is repeated where the
-/// architecture has fewer; no operation names those.
+/// The argument registers in calling-convention order. If the architecture has fewer, the last one is
+/// repeated; no operation uses those.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn arguments(regs: *const pt_regs) -> [u64; REGISTERS] {

@@ -1,12 +1,12 @@
 //! The open calls of each task: a mirror of the kernel's own list of return instances.
 //!
-//! (task, stack pointer at entry) identifies a call. The rules of which calls are still alive are
-//! those of the kernel (`cleanup_return_instances`, `arch_uretprobe_is_alive`): the stack grows
-//! down, so a call whose stack pointer lies below the present one is over, returned or not. That
-//! is how calls are found that `longjmp` or an exception jumped over.
+//! (task, stack pointer at entry) identifies a call. A call is alive by the kernel's own rules
+//! (`cleanup_return_instances`, `arch_uretprobe_is_alive`): the stack grows down, so a call whose stack
+//! pointer is below the current one is over, whether it returned or not. That is how calls that `longjmp`
+//! or an exception jumped over are found.
 //!
-//! The loops are in functions that the kernel verifies by themselves ("global" ones): once, whatever
-//! their callers know, and not again for each way that leads to them.
+//! The loops are in functions that the kernel verifies separately ("global" ones): once, whatever their
+//! callers know, and not again for each path that leads to them.
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, pt_regs},
@@ -21,11 +21,11 @@ use tracer_common::{
 use crate::{
     maps, regs,
     stats::{self, Site},
-    verifier,
+    task, verifier,
 };
 
-/// What is known of a call from its entry on. Without padding, which would be uninitialised memory
-/// that a function of its own may not be handed.
+/// What is known about a call from its entry on. No padding: that would be uninitialised memory, which may
+/// not be passed to a global function.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Entered {
@@ -36,8 +36,8 @@ pub(crate) struct Entered {
     pub(crate) saved: u32,
 }
 
-/// A call that is to be opened. An argument that one architecture does not use would be left out by
-/// the compiler, and missed by the verifier.
+/// A call to be opened. One structure, because the compiler would drop an argument that an architecture
+/// does not use, and the verifier would miss it.
 #[repr(C)]
 struct NewCall {
     entered: Entered,
@@ -48,8 +48,7 @@ struct NewCall {
     link: u64,
 }
 
-/// Opens a call; whether its return will be recognised. One whose return will not is counted as
-/// lost at once.
+/// Opens a call; whether its return will be recognised. If not, the call is counted as lost right away.
 #[inline(always)]
 pub(crate) fn open(
     site: &Site,
@@ -87,14 +86,17 @@ unsafe extern "C" fn open_call(site: *const Site, call: *const NewCall) -> u64 {
 #[inline(always)]
 fn try_open(site: &Site, call: &NewCall) -> Option<()> {
     let NewCall { entered, stack_pointer, function, link } = *call;
-    // On our own stack: memory that was handed over is no key to kernels as of 6.1.
-    let task = site.pid_tgid;
-    let stack = match maps::CALLS.get_ptr_mut(&task) {
+    // A copy on this frame: kernels as of 6.1 do not accept memory that was passed in as a key.
+    let key = site.pid_tgid;
+    let stack = match maps::CALLS.get_ptr_mut(&key) {
         Some(stack) => stack,
         None => {
             let empty = maps::NO_CALLS.get(0)?;
-            maps::CALLS.insert(&task, empty, u64::from(BPF_NOEXIST)).ok()?;
-            maps::CALLS.get_ptr_mut(&task)?
+            maps::CALLS.insert(&key, empty, u64::from(BPF_NOEXIST)).ok()?;
+            let stack = maps::CALLS.get_ptr_mut(&key)?;
+            // SAFETY: only the task itself writes its stack, and it is this task that runs.
+            unsafe { (*stack).pid_tgid = task::shown(key) };
+            stack
         }
     };
     pop_dead(site, stack, stack_pointer);
@@ -102,16 +104,16 @@ fn try_open(site: &Site, call: &NewCall) -> Option<()> {
     let calls = unsafe { &mut *stack };
     let same_place = top(calls).filter(|call| call.stack_pointer == stack_pointer);
     if let Some(call) = same_place {
-        // Another probe of the same hit may have opened it just now, if this one has not.
+        // Another probe of the same hit may have just opened it, if this probe has not.
         let other_function = call.function != function;
         if (other_function || is_open(calls, site.probe, stack_pointer))
             && !is_chained(link, stack_pointer)
         {
-            // All that were entered with just this stack pointer: those below it are gone.
+            // All calls entered with this same stack pointer; those below it are already gone.
             pop_dead(site, stack, stack_pointer.wrapping_add(1));
         }
     }
-    // SAFETY: as above; anew, because calls have been popped.
+    // SAFETY: as above; a new reference, because calls have been popped.
     let calls = unsafe { &mut *stack };
     let depth = calls.depth;
     let Entered { at_ns, fate, saved } = entered;
@@ -161,12 +163,12 @@ unsafe extern "C" fn close_call(
     // SAFETY: as the caller promises.
     let (site, entered) = unsafe { (&*site, &mut *entered) };
     // As in `try_open`.
-    let task = site.pid_tgid;
-    let Some(stack) = maps::CALLS.get_ptr_mut(&task) else { return 0 };
+    let key = site.pid_tgid;
+    let Some(stack) = maps::CALLS.get_ptr_mut(&key) else { return 0 };
     pop_dead(site, stack, stack_pointer);
     // SAFETY: only the task itself writes its stack, and it is this task that runs.
     let stack = unsafe { &mut *stack };
-    // Functions that end in a tail call return together, with one stack pointer.
+    // Functions that end in a tail call return together, with the same stack pointer.
     let mut at = stack.depth;
     let mut found = 0;
     for _ in 0..MAX_OPEN_CALLS {
@@ -178,7 +180,7 @@ unsafe extern "C" fn close_call(
         if call.probe == site.probe && call.returned == 0 {
             call.returned = 1;
             if call.entered_ns < since_ns {
-                // That call may have returned while its probe was away, and this be another.
+                // That call may have returned while its probe was detached, and this may be another.
                 stats::add(site, Counter::CallsLost, 1);
                 break;
             }
@@ -211,8 +213,8 @@ fn is_open(stack: &mut CallStack, probe: u32, stack_pointer: u64) -> bool {
     false
 }
 
-/// Counts every open call of a task as lost and forgets the task. After the run's end, the calls
-/// that were open at that moment stay open: user space counts them as unfinished.
+/// Counts every open call of a task as lost and removes the task. Calls that are open when the run ends
+/// stay open: user space counts them as unfinished.
 #[inline(always)]
 pub(crate) fn abandon(pid_tgid: u64) {
     if !maps::enabled() {
@@ -226,13 +228,13 @@ pub(crate) fn abandon(pid_tgid: u64) {
 
 const _: () = assert!(MAX_OPEN_CALLS.is_power_of_two(), "the mask in `call_at`");
 
-/// Pops the calls that lie below `stack_pointer`: nobody can return from them any more.
+/// Pops the calls below `stack_pointer`: they can no longer return.
 #[inline(always)]
 fn pop_dead(site: &Site, stack: *mut CallStack, stack_pointer: u64) {
     // SAFETY: only the task itself writes its stack, and it is this task that runs, or that has
     // just ended or replaced its program.
     let innermost = top(unsafe { &mut *stack });
-    // That one is dead is rare.
+    // A dead call is rare.
     if innermost.is_some_and(|call| call.stack_pointer < stack_pointer) {
         // SAFETY: as above.
         unsafe { pop_below(site, stack, stack_pointer) };
@@ -315,9 +317,9 @@ fn call_at(stack: &mut CallStack, index: u64) -> Option<&mut OpenCall> {
     Some(unsafe { stack.calls.get_unchecked_mut(bounded as usize) })
 }
 
-/// Whether the function was entered by a tail call from one whose return is traced: its return
-/// address is then not its caller's but the kernel's return trampoline. Otherwise an open call
-/// with the same stack pointer is one that was jumped over.
+/// Whether the function was entered by a tail call from a function whose return is traced. Its return
+/// address is then the kernel's return trampoline, not an address in its caller. Otherwise, an open call
+/// with the same stack pointer was jumped over.
 ///
 /// The trampoline is the start of a page of its own (`xol_area`), and its first instruction is a
 /// breakpoint, or, on x86-64 since 6.11, `push %rax; push %rcx; push %r11; mov …` for the
@@ -328,7 +330,7 @@ fn is_chained(link: u64, stack_pointer: u64) -> bool {
     if address & 0xfff != 0 {
         return false;
     }
-    // Nobody has returned through a new trampoline, so its page may not be resident yet; that of a
+    // Nothing has returned through a new trampoline, so its page may not be resident yet. The page of a
     // caller, which has just been running, nearly always is.
     // SAFETY: the helper checks the user address.
     let Ok(code) = (unsafe { bpf_probe_read_user(address as *const u32) }) else { return true };

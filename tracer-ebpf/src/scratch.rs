@@ -1,8 +1,8 @@
-//! The memory that the stages of a hit use one after another.
+//! Memory that the stages of a hit use one after the other.
 //!
-//! The BPF stack has 512 bytes for a program and all that it calls, and older kernels round each
-//! frame up to 32. Judging a condition and reading memory each need much of it, and never at once;
-//! the compiler gives them places of their own unless they are given one.
+//! The BPF stack has 512 bytes for a program and everything it calls, and older kernels round each frame up
+//! to a multiple of 32. Judging a condition and reading memory both need much of it, but never at the same
+//! time. Without this union, the compiler would give each its own place.
 
 use core::mem::{ManuallyDrop, MaybeUninit};
 
@@ -10,7 +10,7 @@ use tracer_common::program::REGISTERS;
 
 use crate::{condition::Judging, read::Reading};
 
-/// Room for whichever stage is at work.
+/// Room for the stage that is running.
 pub(crate) union Scratch {
     judging: ManuallyDrop<MaybeUninit<Judging>>,
     reading: ManuallyDrop<MaybeUninit<Reading>>,
@@ -31,7 +31,7 @@ impl Scratch {
         unsafe { &mut self.judging }
     }
 
-    /// Filled with registers, for what picks one by its index.
+    /// Filled with registers, of which one is selected by its index.
     #[inline(always)]
     pub(crate) fn registers(&mut self, registers: [u64; REGISTERS]) -> &[u64; REGISTERS] {
         self.registers = registers;

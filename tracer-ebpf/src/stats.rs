@@ -1,11 +1,11 @@
-//! Counting: every outcome of every hit, per CPU and probe.
+//! Counting: every outcome of every hit, per CPU and per probe.
 
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_common::counter::{Counter, timing_weight};
 
 use crate::{maps, verifier};
 
-/// Where and in whom a probe was hit.
+/// Where a probe was hit, and in which task.
 #[repr(C)]
 pub(crate) struct Site {
     /// Index of the probe in the plan.
@@ -34,8 +34,8 @@ impl Site {
 
 /// Adds to a counter of the site's probe and CPU.
 ///
-/// The add is atomic although the slot is this CPU's own: the program can be preempted between
-/// load and store by another one that counts in the same slot.
+/// The addition is atomic although the slot belongs to this CPU: between load and store, the program can be
+/// preempted by another one that adds to the same slot.
 #[inline(always)]
 pub(crate) fn add(site: &Site, counter: Counter, amount: u64) {
     if let Some(slot) = slot(site, counter) {
@@ -51,7 +51,7 @@ fn slot(site: &Site, counter: Counter) -> Option<*mut u64> {
     maps::COUNTERS.get_ptr_mut(index)
 }
 
-/// What a counter of the site's probe and CPU stands at.
+/// The value of a counter of the site's probe and CPU.
 #[inline(always)]
 fn seen(site: &Site, counter: Counter) -> u64 {
     match slot(site, counter) {
@@ -63,20 +63,20 @@ fn seen(site: &Site, counter: Counter) -> u64 {
 
 /// How long the program runs, measured at some hits.
 ///
-/// Reading the clock costs about a tenth of all that a hit does, so few hits do it twice.
+/// Reading the clock is about a tenth of the cost of a hit, so few hits do it twice.
 #[derive(Clone, Copy)]
 pub(crate) struct Timer {
-    /// When it began, less the time that was waited for pages until then.
+    /// When it began, minus the time spent waiting for pages until then.
     since_ns: u64,
-    /// For how many hits this one stands; 0: it is not timed.
+    /// How many hits this one represents; 0: it is not timed.
     weight: u64,
 }
 
 impl Timer {
     /// Begins at `now_ns`; `hits` is the counter that this hit will add to.
     ///
-    /// Without a branch that the kernel's verifier would follow both ways to the program's end: both
-    /// leave numbers behind of which it knows nothing.
+    /// There is no branch that the kernel's verifier would have to follow both ways to the program's end:
+    /// either way, it knows nothing about the resulting numbers.
     #[inline(always)]
     pub(crate) fn begin(site: &Site, hits: Counter, now_ns: u64) -> Self {
         let before = seen(site, hits);
@@ -97,7 +97,7 @@ impl Timer {
         // SAFETY: the helper has no preconditions.
         let now_ns = unsafe { bpf_ktime_get_ns() }.wrapping_sub(seen(site, Counter::FaultWaitNs));
         let ran_ns = now_ns.wrapping_sub(self.since_ns);
-        // Others may have waited meanwhile, on this CPU and for this probe: it can look negative.
+        // Other hits of this probe on this CPU may have waited in the meantime, so it can be negative.
         if ran_ns as i64 > 0 {
             add(site, Counter::HandlerNs, ran_ns * self.weight);
         }

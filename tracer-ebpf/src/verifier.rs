@@ -1,9 +1,9 @@
-//! Shims for the kernel's verifier: what the source does not need, and the proof does.
+//! Shims for the kernel's verifier: what its proof needs and the source does not.
 //!
-//! The compiler knows more than the verifier. It leaves out a bound that it can prove, computes an
-//! address before it compares the index, and keeps two copies of a number of which one was bounded. The
-//! inline assembly in here is opaque to it. Everything of this kind has its home in this file, and says
-//! what the verifier would complain of without it.
+//! The compiler knows more than the verifier. It omits a bound that it can prove, computes an address
+//! before it compares the index, and keeps two copies of a number only one of which was bounded. The inline
+//! assembly in this file is opaque to it. All such code lives here, with the error that the verifier
+//! reports without it.
 
 use core::{
     arch::asm,
@@ -42,7 +42,7 @@ pub(crate) fn mask<const MASK: u64>(value: u64) -> u64 {
     bounded
 }
 
-/// `value`, or `MAX` if it is larger. For what is no power of two, where [`mask`] would leave a gap.
+/// `value`, or `MAX` if it is larger: for arrays whose length is not a power of two.
 #[inline(always)]
 pub(crate) fn at_most<const MAX: u64>(value: u64) -> u64 {
     let mut bounded = value;
@@ -66,8 +66,8 @@ pub(crate) fn one_bit(value: u64) -> i64 {
     mask::<1>(value) as i64
 }
 
-/// A 0 that the verifier does not know. What begins as this number it checks once for all values, and
-/// what begins as a literal 0 once for each value that it takes: "BPF program is too large".
+/// A 0 that the verifier does not know. It checks a variable that starts from this number once for all
+/// values, and one that starts from a literal 0 once for each value: "BPF program is too large".
 #[inline(always)]
 pub(crate) fn unknown_zero() -> u64 {
     match unknown_zeros() {
@@ -77,20 +77,20 @@ pub(crate) fn unknown_zero() -> u64 {
     }
 }
 
-/// Where such a 0 lies. Each read gives it a number of its own; one read used twice would be known to
-/// be equal.
+/// The address of such a 0. To the verifier, each read of it gives another number. It would know that the
+/// result of one read, used twice, is the same number.
 #[inline(always)]
 pub(crate) fn unknown_zeros() -> Option<*const u64> {
     maps::zero()
 }
 
-/// Makes the kernel run this program on the stack of the task that it runs in.
+/// Makes the kernel run this program on the stack of the current task.
 ///
-/// Since 6.13 frames of 64 bytes and more are put on a "private" stack instead, one a CPU, for
-/// every program of the type that uprobe programs share with kprobe programs. But a uprobe program
-/// can be preempted, and a sleepable one sleeps: the next hit on that CPU then writes over what it
-/// has there, arguments and pointers alike. A program with a tail call anywhere in it is spared
-/// (`check_max_stack_depth`); this one is never reached, and the verifier drops it.
+/// Since 6.13, frames of 64 bytes and more are put on a per-CPU "private" stack instead, for every program
+/// of the type that uprobe programs share with kprobe programs. But a uprobe program can be preempted, and
+/// a sleepable one sleeps. The next hit on that CPU then overwrites its frame, arguments and pointers
+/// included. Programs that contain a tail call are exempt (`check_max_stack_depth`). This tail call is
+/// never reached, and the verifier drops it.
 #[inline(always)]
 pub(crate) fn stay_on_own_stack(ctx: *mut c_void) {
     if maps::never() {
@@ -99,9 +99,9 @@ pub(crate) fn stay_on_own_stack(ctx: *mut c_void) {
     }
 }
 
-/// Adds to what other CPUs, and programs that preempt this one, add to as well.
+/// Adds to a number that other CPUs, and programs that preempt this one, add to as well.
 ///
-/// `AtomicU64` has no `fetch_add` on this target, because it has no compare-and-swap.
+/// `AtomicU64` has no `fetch_add` on this target, because the target has no compare-and-swap.
 ///
 /// # Safety
 ///
@@ -112,7 +112,7 @@ pub(crate) unsafe fn atomic_add(place: *mut u64, amount: u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, amount) };
 }
 
-/// Writes `new` where `old` stands; what stood there before. The kernel has the instruction since 5.12,
+/// Writes `new` if the value is `old`; the value before. The kernel has had this instruction since 5.12;
 /// the compiler does not offer it.
 ///
 /// # Safety

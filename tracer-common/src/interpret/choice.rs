@@ -1,7 +1,8 @@
-//! Which hits are wanted: the user's condition first, then the sample, then the rate limit.
+//! Which hits are delivered: the user's condition decides first, then the sample, then the rate limit.
 //!
-//! They choose calls: a return follows its entry, so that both are shown or neither. Where the
-//! condition can only be judged at the return, so is the rest, and the entries are not wanted.
+//! They decide per call: a return follows its entry, so that both are shown or neither. If the condition
+//! can only be judged at the return, the sample and the limit are applied there too, and entries are left
+//! out.
 //!
 //! Fates are numbers here: the programs keep them in memory of which the verifier knows nothing.
 
@@ -24,19 +25,22 @@ pub struct Choice {
     pub saved: u16,
 }
 
-/// Decides at a function's entry. `judge` judges the condition of an index; `limited` is the fate
-/// that sample and rate limit give to a hit that the condition wants.
+/// What the decision depends on.
+pub trait Judge {
+    /// What the condition of this index says of the hit.
+    fn judge(&mut self, condition: u32) -> Judged;
+
+    /// The fate that sample and rate limit give to a hit that matches the condition.
+    fn limited(&mut self) -> u8;
+}
+
+/// Decides at a function's entry.
 #[inline(always)]
-pub fn at_entry(
-    conditional: bool,
-    program: &ProbeProgram,
-    judge: impl FnOnce(u32) -> Judged,
-    limited: impl FnOnce() -> u8,
-) -> Choice {
+pub fn at_entry(conditional: bool, program: &ProbeProgram, hit: &mut impl Judge) -> Choice {
     let mut saved = 0;
     if conditional {
         if program.entry_condition != NO_CONDITION {
-            let judged = judge(program.entry_condition);
+            let judged = hit.judge(program.entry_condition);
             saved = judged.saved;
             if !judged.accepted {
                 let fate = rejected(saved);
@@ -47,7 +51,7 @@ pub fn at_entry(
             return Choice { hit: Fate::Filtered as u8, call: Fate::Wanted as u8, saved };
         }
     }
-    let fate = limited();
+    let fate = hit.limited();
     Choice { hit: fate, call: fate, saved }
 }
 
@@ -58,20 +62,16 @@ pub fn at_return(
     conditional: bool,
     program: &ProbeProgram,
     (entry, saved): (u32, u32),
-    judge: impl FnOnce(u32) -> Judged,
-    limited: impl FnOnce() -> u8,
+    hit: &mut impl Judge,
 ) -> u8 {
-    if !conditional
-        || program.return_condition == NO_CONDITION
-        || entry != Fate::Wanted as u32
-    {
+    if !conditional || program.return_condition == NO_CONDITION || entry != Fate::Wanted as u32 {
         return entry as u8;
     }
-    let judged = judge(program.return_condition);
+    let judged = hit.judge(program.return_condition);
     if !judged.accepted {
         return rejected(judged.saved | saved as u16);
     }
-    limited()
+    hit.limited()
 }
 
 /// What a condition finds in the place of registers at a return.
@@ -84,7 +84,7 @@ pub fn return_registers(value: u64, duration_ns: u64, saved: u32) -> [u64; REGIS
     registers
 }
 
-/// The counter of a hit that is not wanted.
+/// The counter of a hit that is left out.
 #[inline(always)]
 pub fn counter(fate: u8) -> Counter {
     if fate == Fate::SampledOut as u8 {
@@ -109,7 +109,7 @@ pub fn is_in_sample(random: u32, below: u64) -> bool {
     u64::from(random) < below
 }
 
-/// When the next call is due if this one is taken; `None` if it comes too early.
+/// When the next call is due if this one is accepted; `None` if this one comes too early.
 ///
 /// This is a token bucket, kept as one number: the time at which the next call is due if all come at
 /// just the limit (the generic cell rate algorithm). One number is changed by compare-and-swap, so no

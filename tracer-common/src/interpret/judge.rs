@@ -6,28 +6,29 @@
 use super::{Memory, PAGE_BYTES};
 use crate::{
     condition::{
-        ACCEPT, CHUNK_BYTES, Comparison, NOT_SAVED, REJECT, SAVED_UNDECIDED, Source, TEXT_BYTES, Test,
+        ACCEPT, CHUNK_BYTES, Comparison, NOT_SAVED, REJECT, SAVED_UNDECIDED, Source, TEXT_BYTES,
+        Test,
     },
     program::REGISTERS,
 };
 
-/// Steps of one condition: each test with the longest text, and as many pages to fault in.
+/// Steps per condition: enough for each test with the longest text, and the same number of faults.
 pub const MAX_STEPS: u32 = 1024;
-/// From this step on nothing is faulted in any more, so that the rest suffices to finish.
+/// From this step on nothing is faulted in, so that the remaining steps are enough to finish.
 pub const LAST_FAULTING_STEP: u64 = 512;
 /// Bytes of a task's name, with its terminator.
 const COMM_BYTES: u64 = 16;
 /// Words of a chunk.
 pub const CHUNK_WORDS: usize = CHUNK_BYTES / 8;
 
-/// What is read of a value to be compared with a chunk: one word more, for a terminator.
+/// The part of a value that is compared with a chunk, and one more word for a terminator.
 pub type Chunk = [u64; CHUNK_WORDS + 1];
 
 /// All that the steps of one condition share.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Judging {
-    /// The argument registers; at the return, what stands for them.
+    /// The argument registers; at the return, what takes their place.
     pub registers: [u64; REGISTERS],
     /// The stack pointer at the function's entry.
     pub stack_pointer: u64,
@@ -42,7 +43,7 @@ pub struct Judging {
 /// What a condition says of a hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judged {
-    /// The hit is wanted.
+    /// The hit matches.
     pub accepted: bool,
     /// The results that the return needs; and whether a value could not be read.
     pub saved: u16,
@@ -53,7 +54,7 @@ impl Judged {
     pub const UNDECIDED: Self = Self { accepted: false, saved: SAVED_UNDECIDED };
 }
 
-/// Who was hit, and what conditions compare with.
+/// The hit, and the texts that conditions compare with.
 pub trait Facts: Memory {
     /// Process (upper half) and task (lower half), as the user numbers them.
     fn pid_tgid(&self) -> u64;
@@ -70,7 +71,7 @@ pub trait Facts: Memory {
     /// of that is resident. `bytes` is at most [`CHUNK_BYTES`] + 1.
     fn copy_str(&self, chunk: &mut Chunk, bytes: u32, address: u64) -> bool;
 
-    /// A chunk of a text, from a `position` on at which a whole chunk lies within [`TEXT_BYTES`].
+    /// The chunk of a text at `position`. The whole chunk lies within [`TEXT_BYTES`].
     fn text(&self, text: u32, position: u64) -> Option<&[u64; CHUNK_WORDS]>;
 }
 
@@ -179,7 +180,7 @@ impl Judging {
             };
             let address = pointer.wrapping_add(self.position);
             if test.comparison == Comparison::Str as u8 {
-                // As above. A string that goes on is there beyond what is compared.
+                // As above. A longer string has a byte there, which has to be resident as well.
                 let bytes = bytes + 1;
                 if !facts.copy_str(&mut chunk, bytes as u32, address) {
                     return Step::NotResident { address, bytes };
@@ -211,7 +212,7 @@ fn make_resident(address: u64, bytes: u64, memory: &impl Memory) -> bool {
     if memory.is_resident(address) {
         missing = (address | (PAGE_BYTES - 1)).wrapping_add(1);
         if missing.wrapping_sub(address) >= bytes {
-            // The first page has become resident meanwhile, and there is no second one.
+            // The first page has become resident in the meantime, and there is no second one.
             return true;
         }
     }

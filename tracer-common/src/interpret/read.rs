@@ -12,12 +12,12 @@ use crate::{
     record::{BlobRef, CLASSES, ReadStatus, SizeClass},
 };
 
-/// Attempts of one hit. Whoever needs more has memory that is evicted as fast as it is faulted in.
+/// Attempts per hit. A hit that needs more reads memory that is evicted as fast as it is faulted in.
 pub const MAX_ATTEMPTS: u32 = 256;
-/// From this attempt on nothing is faulted in any more: what is not resident is given up, a slot an
-/// attempt, so that the rest suffices to finish.
+/// From this attempt on nothing is faulted in: each attempt gives up one slot whose memory is not
+/// resident, so that the remaining attempts are enough to finish.
 pub const LAST_FAULTING_ATTEMPT: u64 = 200;
-/// Most pages that one string or range spans, wherever it begins.
+/// The most pages that one string or range can span, wherever it begins.
 pub const MAX_PAGES: u32 = (CLASSES[3].max_object as u64).div_ceil(PAGE_BYTES) as u32 + 1;
 
 /// All that the attempts of one hit share.
@@ -36,7 +36,7 @@ pub struct Reading {
     pub ops_len: u32,
     /// Index of the size class that the next attempt uses.
     pub class: u32,
-    /// A bit a slot: a page was faulted in for it.
+    /// One bit per slot: a page was faulted in for it.
     pub faulted: u32,
     /// Where the first string or range begins: behind the slots.
     pub first_blob: u32,
@@ -50,7 +50,7 @@ pub struct Progress {
     pub end: u64,
     /// Why the attempt ended early: [`WHOLE`], [`TOO_SMALL`], [`NOT_RESIDENT`] or [`RING_FULL`].
     pub stop: u64,
-    /// With [`NOT_RESIDENT`]: for which slot `bytes` at `address` are wanted.
+    /// With [`NOT_RESIDENT`]: the slot that needs `bytes` bytes at `address`.
     pub slot: u64,
     /// See `slot`.
     pub address: u64,
@@ -191,7 +191,7 @@ impl Reading {
         } else if search.end == FOUND {
             memory.fault_in(search.address)
         } else {
-            // The page has become resident meanwhile.
+            // The page has become resident in the meantime.
             return;
         };
         match result {
@@ -265,7 +265,7 @@ fn read_str(
     record: &mut impl Record,
     class: &SizeClass,
 ) -> Read {
-    // The terminator, and one byte more: only then an exact fit differs from a cut string.
+    // The terminator and one more byte, to distinguish an exact fit from a truncated string.
     let wanted = max_bytes.saturating_add(2);
     let limit = class.max_object as u32;
     let size = if wanted < limit { wanted } else { limit };
@@ -274,7 +274,7 @@ fn read_str(
     if result < 0 {
         return Read::NotResident { address, bytes: u64::from(size) };
     }
-    // With the terminator; but kernels as of 6.12 say 0 of a string that is empty.
+    // With the terminator; but kernels as of 6.12 return 0 for an empty string.
     let length = result as u32;
     if length < size {
         Read::Blob { length: length.saturating_sub(1), truncated: false }
@@ -309,13 +309,13 @@ fn read_bytes(
     Read::Blob { length: size as u32, truncated }
 }
 
-/// The search for the first page that is missing of a range. [`MAX_PAGES`] steps suffice.
+/// The search for the first page of a range that is not resident. [`MAX_PAGES`] steps are enough.
 ///
 /// It is small on purpose: on Linux 6.1 the stacks of all functions that call each other just fit.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Search {
-    /// Where to look next, and in the end where a page is missing.
+    /// Where to look next, and at the end where a page is missing.
     pub address: u64,
     /// The end of the range, or [`FOUND`].
     pub end: u64,

@@ -5,12 +5,30 @@ use tracer_common::{
     condition::{NO_CONDITION, SAMPLE_ALL, SAVED_UNDECIDED},
     counter::{TIMED_EVERY, timing_weight},
     interpret::{
-        choice::{Choice, at_entry, at_return, is_in_sample, next_due_ns},
+        choice::{Choice, Judge, at_entry, at_return, is_in_sample, next_due_ns},
         judge::Judged,
     },
     program::ProbeProgram,
     task::Fate,
 };
+
+/// A hit with its verdict, if it is to be judged.
+struct Hit {
+    condition: u32,
+    judged: Option<Judged>,
+    limited: u8,
+}
+
+impl Judge for Hit {
+    fn judge(&mut self, condition: u32) -> Judged {
+        assert_eq!(condition, self.condition);
+        self.judged.unwrap()
+    }
+
+    fn limited(&mut self) -> u8 {
+        self.limited
+    }
+}
 
 fn judged() -> impl Strategy<Value = Judged> {
     (any::<bool>(), any::<u16>()).prop_map(|(accepted, saved)| Judged { accepted, saved })
@@ -34,12 +52,11 @@ proptest! {
             return_condition: if ret.is_some() { 4 } else { NO_CONDITION },
             ..ProbeProgram::default()
         };
-        let judge_entry = |index| { assert_eq!(index, 3); entry.unwrap() };
-        let judge_return = |index| { assert_eq!(index, 4); ret.unwrap() };
-        let choice = at_entry(program.judges(), &program, judge_entry, || limits.0);
+        let mut hit = Hit { condition: 3, judged: entry, limited: limits.0 };
+        let choice = at_entry(program.judges(), &program, &mut hit);
         let of_entry = (u32::from(choice.call), u32::from(choice.saved));
-        let of_return =
-            at_return(program.judges(), &program, of_entry, judge_return, || limits.1);
+        let mut hit = Hit { condition: 4, judged: ret, limited: limits.1 };
+        let of_return = at_return(program.judges(), &program, of_entry, &mut hit);
 
         let saved = entry.map_or(0, |judged| judged.saved);
         let rejected = |saved: u16| {

@@ -308,8 +308,8 @@ fn number() -> impl Strategy<Value = What> {
     let comparison =
         prop_oneof![Just(Comparison::Equal), Just(Comparison::Less), Just(Comparison::Greater)];
     let constant = prop_oneof![any::<u64>(), 0..300u64, Just(u64::MAX), pointer()];
-    (bits, any::<bool>(), comparison, constant, proptest::option::weighted(0.2, any::<u64>())).prop_map(
-        |(bits, signed, comparison, constant, mask)| {
+    (bits, any::<bool>(), comparison, constant, proptest::option::weighted(0.2, any::<u64>()))
+        .prop_map(|(bits, signed, comparison, constant, mask)| {
             let modulus = 1i128 << bits;
             let mut constant = i128::from(constant) % modulus;
             // Bits are taken of numbers without a sign.
@@ -322,8 +322,7 @@ fn number() -> impl Strategy<Value = What> {
                 constant &= i128::from(mask);
             }
             What::Number { bits, signed, mask, comparison, constant }
-        },
-    )
+        })
 }
 
 fn text(comparison: Comparison) -> impl Strategy<Value = What> {
@@ -377,48 +376,44 @@ fn hit() -> impl Strategy<Value = Hit> {
     let registers = prop_oneof![6 => pointer(), 1 => 0..300u64, 1 => any::<u64>()];
     let comm = vec(prop_oneof![3 => Just(b'a'), 1 => any::<u8>()], 0..=15);
     let equal = vec(any::<Option<proptest::sample::Index>>(), MAX_TESTS);
-    (
-        tests,
-        proptest::array::uniform8(registers),
-        pointer(),
-        any::<u64>(),
-        (comm, equal),
-        pages(),
-    )
-        .prop_map(|(mut tests, mut registers, stack_pointer, pid_tgid, (name, equal), mut pages)| {
-            let len = tests.len();
-            let end = FIRST + super::simulated::PAGES as u64 * PAGE_BYTES;
-            for (index, meant) in tests.iter_mut().enumerate() {
-                meant.on_true = forward(meant.on_true, index, len);
-                meant.on_false = forward(meant.on_false, index, len);
-                // So that not nearly all texts differ in their first byte: all but a byte, or all.
-                let (Some(differs), What::Text { text, .. }) = (equal[index], &meant.what) else {
-                    continue;
-                };
-                let at = differs.index(text.len() * 2);
-                let register = &mut registers[usize::from(meant.register)];
-                if at % 3 == 0 {
-                    // So that a chunk ends with its page.
-                    let before = if at % 2 == 0 { text.len() } else { CHUNK_BYTES };
-                    *register = (*register & !(PAGE_BYTES - 1)).wrapping_sub(before as u64);
+    (tests, proptest::array::uniform8(registers), pointer(), any::<u64>(), (comm, equal), pages())
+        .prop_map(
+            |(mut tests, mut registers, stack_pointer, pid_tgid, (name, equal), mut pages)| {
+                let len = tests.len();
+                let end = FIRST + super::simulated::PAGES as u64 * PAGE_BYTES;
+                for (index, meant) in tests.iter_mut().enumerate() {
+                    meant.on_true = forward(meant.on_true, index, len);
+                    meant.on_false = forward(meant.on_false, index, len);
+                    // So that not nearly all texts differ in their first byte: all but a byte, or all.
+                    let (Some(differs), What::Text { text, .. }) = (equal[index], &meant.what)
+                    else {
+                        continue;
+                    };
+                    let at = differs.index(text.len() * 2);
+                    let register = &mut registers[usize::from(meant.register)];
+                    if at % 3 == 0 {
+                        // So that a chunk ends with its page.
+                        let before = if at % 2 == 0 { text.len() } else { CHUNK_BYTES };
+                        *register = (*register & !(PAGE_BYTES - 1)).wrapping_sub(before as u64);
+                    }
+                    let address = *register;
+                    if meant.source != Source::Register
+                        || address < FIRST
+                        || address.saturating_add(text.len() as u64) >= end
+                    {
+                        continue;
+                    }
+                    let mut text = text.clone();
+                    if let Some(byte) = text.get_mut(at) {
+                        *byte = b'b';
+                    }
+                    pages.fill(address, &text);
                 }
-                let address = *register;
-                if meant.source != Source::Register
-                    || address < FIRST
-                    || address.saturating_add(text.len() as u64) >= end
-                {
-                    continue;
-                }
-                let mut text = text.clone();
-                if let Some(byte) = text.get_mut(at) {
-                    *byte = b'b';
-                }
-                pages.fill(address, &text);
-            }
-            let mut comm = [0; 16];
-            comm[..name.len()].copy_from_slice(&name);
-            Hit { tests, registers, stack_pointer, pid_tgid, comm, pages }
-        })
+                let mut comm = [0; 16];
+                comm[..name.len()].copy_from_slice(&name);
+                Hit { tests, registers, stack_pointer, pid_tgid, comm, pages }
+            },
+        )
 }
 
 proptest! {

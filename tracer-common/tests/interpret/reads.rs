@@ -9,8 +9,8 @@ use tracer_common::{
     interpret::{
         Memory as _,
         read::{
-            LAST_FAULTING_ATTEMPT, MAX_ATTEMPTS, MAX_PAGES, NOT_RESIDENT, Progress, Reading, Record,
-            TOO_SMALL, WHOLE, argument,
+            LAST_FAULTING_ATTEMPT, MAX_ATTEMPTS, MAX_PAGES, NOT_RESIDENT, Progress, Reading,
+            Record, TOO_SMALL, WHOLE, argument,
         },
     },
     program::{MAX_VALUES, ON_STACK, REGISTERS, ReadKind, ReadOp},
@@ -170,7 +170,8 @@ impl Hit {
 
     fn expect(&self, op: &ReadOp, truth: &mut Truth, before: &[Found]) -> Found {
         let mut faulted = false;
-        let failed = |status| Found { status, value: Value::Missing, counter: Some(failure(status)) };
+        let failed =
+            |status| Found { status, value: Value::Missing, counter: Some(failure(status)) };
         let value = if op.register == ON_STACK {
             let address = self.stack_pointer.wrapping_add(u64::from(op.stack_offset));
             match truth.bytes(address, 8, &mut faulted) {
@@ -195,7 +196,9 @@ impl Hit {
                     .zip(&self.ops)
                     .find_map(|(found, other)| (other.slot == op.length_slot).then_some(found))
                     .unwrap();
-                let Value::Number(number) = of_length.value else { return failed(of_length.status) };
+                let Value::Number(number) = of_length.value else {
+                    return failed(of_length.status);
+                };
                 match exactly(number, op.length_bits, op.length_signed != 0) {
                     Some(exact) => length = exact,
                     None => return failed(ReadStatus::Einval),
@@ -247,7 +250,12 @@ impl Truth {
         Ok(self.pages.byte(address))
     }
 
-    fn bytes(&mut self, address: u64, len: usize, faulted: &mut bool) -> Result<Vec<u8>, ReadStatus> {
+    fn bytes(
+        &mut self,
+        address: u64,
+        len: usize,
+        faulted: &mut bool,
+    ) -> Result<Vec<u8>, ReadStatus> {
         (0..len as u64).map(|index| self.byte(address.wrapping_add(index), faulted)).collect()
     }
 
@@ -303,8 +311,7 @@ fn op() -> impl Strategy<Value = ReadOp> {
         3 => Just(ReadKind::BytesOf),
     ];
     let register = prop_oneof![4 => 0..REGISTERS as u8, 1 => Just(ON_STACK)];
-    let max_bytes =
-        prop_oneof![3 => 0..300u32, 2 => 0..5000u32, 1 => 0..=MAX_READ_BYTES, 1 => Just(MAX_READ_BYTES)];
+    let max_bytes = prop_oneof![3 => 0..300u32, 2 => 0..5000u32, 1 => 0..=MAX_READ_BYTES, 1 => Just(MAX_READ_BYTES)];
     let bits = prop_oneof![Just(8u8), Just(16), Just(32), Just(64)];
     (kind, register, 0..512u16, max_bytes, bits, any::<bool>(), any::<u8>()).prop_map(
         |(kind, register, stack_offset, max_bytes, length_bits, signed, length_slot)| ReadOp {

@@ -161,7 +161,7 @@ impl Pages {
 /// Any pointer: mostly into the memory, often to the end of a page, and sometimes anywhere.
 pub(crate) fn pointer() -> impl Strategy<Value = u64> {
     let end = FIRST + PAGES as u64 * PAGE_BYTES;
-    let near_an_end = (1..=PAGES as u64, 0..140u64)
-        .prop_map(|(page, before)| FIRST + page * PAGE_BYTES - before);
+    let near_an_end =
+        (1..=PAGES as u64, 0..140u64).prop_map(|(page, before)| FIRST + page * PAGE_BYTES - before);
     prop_oneof![8 => FIRST..end, 8 => near_an_end, 1 => any::<u64>(), 1 => Just(0)]
 }

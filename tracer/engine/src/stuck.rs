@@ -7,10 +7,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use crate::kernel::{Faults, KernelError, StuckTask};
-use faultline_resolve::{
-    Pid,
-    process::{self, MappingSource},
-};
+use faultline_resolve::process::{self, MappingSource};
 
 /// A fault that takes longer than this counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
@@ -19,8 +16,10 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct StuckWatch {
     faults: Faults,
-    told: HashSet<Pid>,
-    silenced: HashSet<Pid>,
+    /// By [`StuckTask::key`].
+    told: HashSet<u64>,
+    /// By [`StuckTask::process_key`].
+    silenced: HashSet<u32>,
 }
 
 /// A task that is stuck in a fault.
@@ -36,14 +35,13 @@ pub struct StuckReport {
 
 impl std::fmt::Display for StuckReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let StuckTask { pid, tid, address, waited, .. } = self.task;
-        write!(
-            f,
-            "process {pid} ({}), task {tid}: inside a page fault at {address} in {} for {:.1} s",
-            self.comm,
-            self.mapping,
-            waited.as_secs_f64(),
-        )
+        let StuckTask { ids, address, waited, .. } = self.task;
+        match ids {
+            Some((pid, tid)) => write!(f, "process {pid} ({}), task {tid}", self.comm)?,
+            None => f.write_str("a process outside of faultline's PID namespace")?,
+        }
+        let seconds = waited.as_secs_f64();
+        write!(f, ": inside a page fault at {address} in {} for {seconds:.1} s", self.mapping)
     }
 }
 
@@ -62,10 +60,10 @@ impl StuckWatch {
     pub(crate) fn check(&mut self) -> Result<Vec<StuckReport>, KernelError> {
         let mut reports = Vec::new();
         for task in self.faults.waiting(STUCK_AFTER) {
-            if self.silenced.insert(task.pid) {
-                self.faults.stop_faulting(task.pid)?;
+            if self.silenced.insert(task.process_key()) {
+                self.faults.stop_faulting(&task)?;
             }
-            if self.told.insert(task.tid) {
+            if self.told.insert(task.key) {
                 reports.push(report(task));
             }
         }
@@ -90,9 +88,12 @@ impl StuckWatch {
 }
 
 fn report(task: StuckTask) -> StuckReport {
-    let comm = process::comm(task.tid)
+    let Some((pid, tid)) = task.ids else {
+        return StuckReport { task, comm: "?".to_owned(), mapping: "its memory".to_owned() };
+    };
+    let comm = process::comm(tid)
         .map_or_else(|_| "?".to_owned(), |comm| comm.to_string_lossy().escape_debug().to_string());
-    let mapping = match process::mapping_at(task.pid, task.address) {
+    let mapping = match process::mapping_at(pid, task.address) {
         Ok(Some(mapping)) => match mapping.source {
             MappingSource::File { path, .. } => path.to_string_lossy().escape_debug().to_string(),
             MappingSource::Anonymous => "anonymous memory".to_owned(),

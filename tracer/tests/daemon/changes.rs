@@ -20,9 +20,10 @@ use std::{
 
 use crate::support::{
     Target,
-    daemon::{Daemon, own_folder, probe, run},
+    daemon::{Daemon, Setup, own_folder, probe, run},
     faultline,
     live::{Puppet, copy_program, private_copy, wait_until},
+    namespace::{Namespace, inner_pid},
     target,
 };
 
@@ -517,4 +518,41 @@ fn killed_and_started_again() {
     assert_eq!(daemon.ask(&["status"])["ready"], true);
     puppet.ends_well();
     daemon.stop();
+}
+
+/// Check that the daemon inside a PID namespace counts in the processes that a probe names by number or
+/// by name. It said "attached" and stayed at 0.
+#[test]
+fn the_daemon_inside_a_pid_namespace() {
+    let namespace = Namespace::start();
+    let program = private_copy(&Puppet::program(), "nsd");
+    let (mut puppet, mut other) = (namespace.puppet(&program), namespace.puppet(&program));
+    let mut outside = Puppet::start_program(&program);
+    let name = program.file_name().unwrap().to_str().unwrap();
+    let probes = [
+        format!("{}pids = [{}]\n", probe("numbered", &program, "tick"), inner_pid(&puppet)),
+        format!("{}process = \"{name}\"\n", probe("named", &program, "tick")),
+        format!(
+            "{}action = \"latency\"\npids = [{}]\n",
+            probe("timed", &program, "tick"),
+            inner_pid(&other)
+        ),
+    ];
+    let setup = Setup::new(&probes.concat(), "");
+    let setup = Setup { command: namespace.sees(setup.command), ..setup };
+    let daemon = namespace.within(|| setup.start());
+    puppet.step(10);
+    other.step(200);
+    outside.step(3000);
+    let hits = "faultline_probe_hits_total";
+    daemon.wait_metric(hits, &["name=\"named\""], 210.0);
+    daemon.wait_metric(hits, &["name=\"timed\""], 400.0);
+    assert_eq!(daemon.metric(hits, &["name=\"numbered\""]).round() as u64, 10);
+    let count = daemon.metric("faultline_probe_latency_seconds_count", &["name=\"timed\""]);
+    assert_eq!(count.round() as u64, 200);
+    daemon.stop();
+    for puppet in [puppet, other, outside] {
+        puppet.ends_well();
+    }
+    fs::remove_file(program).unwrap();
 }

@@ -17,8 +17,9 @@ pub mod skip;
 pub mod streaming;
 
 use std::{
+    cell::RefCell,
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
@@ -32,6 +33,7 @@ use serde_json::Value;
 
 pub mod attaching;
 pub mod live;
+pub mod namespace;
 pub mod prometheus;
 pub mod reads;
 
@@ -84,6 +86,35 @@ pub fn target(source: &str, flags: &[&str]) -> PathBuf {
 /// period, and ten thousand a quarter of an hour, so that tests of so many make do with ten.
 pub fn kernel_batches() -> bool {
     faultline_engine::kernel::Features::probe().unwrap().batches()
+}
+
+thread_local! {
+    /// The PID namespace that the children of this thread start in, if not in the test's own.
+    static PID_NAMESPACE: RefCell<Option<File>> = const { RefCell::new(None) };
+}
+
+/// Runs `start`; the children that it starts are in this PID namespace.
+pub fn in_pid_namespace<T>(namespace: &File, start: impl FnOnce() -> T) -> T {
+    let before = PID_NAMESPACE.replace(Some(namespace.try_clone().unwrap()));
+    let started = start();
+    PID_NAMESPACE.set(before);
+    started
+}
+
+/// Starts a child. Its parent changes the namespace of its children for that moment only, because it can
+/// start no threads meanwhile.
+pub fn spawn(command: &mut Command) -> Child {
+    let set = |namespace: &File| {
+        // SAFETY: the descriptor is open; the call takes no pointer.
+        assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWPID) }, 0);
+    };
+    PID_NAMESPACE.with_borrow(|namespace| {
+        let own = File::open("/proc/thread-self/ns/pid").unwrap();
+        namespace.iter().for_each(set);
+        let child = command.spawn();
+        namespace.iter().for_each(|_| set(&own));
+        child.unwrap()
+    })
 }
 
 /// A run of faultline that is being prepared.
@@ -172,7 +203,7 @@ impl Faultline {
 
     /// Starts it, its outputs collected.
     pub fn start(mut self) -> Running {
-        let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = spawn(self.command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
         Running { child, stdout, stderr, started: Instant::now() }
@@ -313,12 +344,9 @@ pub struct Target {
 impl Target {
     /// Starts it and waits until it says `ready`.
     pub fn start(program: &Path, args: &[&str]) -> Self {
-        let mut child = Command::new(program)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = spawn(&mut command);
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let mut target = Self { child, stdout };
         assert_eq!(target.line(), "ready");

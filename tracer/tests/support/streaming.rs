@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Faultline, Finished, HUNG_AFTER, live::wait_counting};
+use super::{Faultline, Finished, HUNG_AFTER, live::wait_counting, spawn};
 
 /// A line, and when it arrived.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ impl Stream {
 impl Faultline {
     /// Starts it.
     pub fn stream(mut self) -> Streaming {
-        let mut child = self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = spawn(self.command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let stdout = Stream::of(child.stdout.take().unwrap());
         let stderr = Stream::of(child.stderr.take().unwrap());
         Streaming { child, stdout, stderr }

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use faultline_resolve::Pid;
 use faultline_spec::units::grouped;
 
 /// A failed step of loading or attaching.
@@ -61,6 +62,30 @@ pub enum KernelError {
     /// The system cannot start another thread.
     #[error("failed to start a thread")]
     Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `/proc` belongs to another PID namespace than the one that faultline runs in.
+    #[error(
+        "/proc belongs to another PID namespace, so process numbers would be wrong (mount one for this \
+         namespace: `unshare --mount-proc`, or `mount -t proc proc /proc`)"
+    )]
+    ForeignProc,
+    /// A process runs in a PID namespace inside faultline's.
+    #[error(
+        "process {pid} runs in a PID namespace inside faultline's, so its calls cannot be attributed to it \
+         (run faultline on the host, or in that namespace)"
+    )]
+    NestedNamespace {
+        /// The process.
+        pid: Pid,
+    },
+    /// The PID namespace of a process could not be read.
+    #[error("failed to read the PID namespace of process {pid}")]
+    PidNamespace {
+        /// The process.
+        pid: Pid,
         /// Why.
         #[source]
         source: io::Error,

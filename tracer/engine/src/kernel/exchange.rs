@@ -142,10 +142,10 @@ impl Generations {
         // Only a task that has ended can lose its marks: one that was preempted while it writes them
         // goes on writing, and the kernel may have given that memory to another task's marks.
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let tasks: Vec<u64> = marks.keys().filter_map(Result::ok).collect();
+        let tasks: Vec<(u64, Marks)> = marks.iter().filter_map(Result::ok).collect();
         if tasks.len() > MAX_MARKED_TASKS as usize / 2 {
-            for task in tasks.into_iter().filter(|task| has_ended(*task)) {
-                let _ = marks.remove(&task);
+            for (key, _) in tasks.into_iter().filter(|(_, marks)| has_ended(marks.pid_tgid)) {
+                let _ = marks.remove(&key);
             }
         }
         control.unmarked()

@@ -22,6 +22,7 @@ mod links;
 mod mapped;
 mod notices;
 mod own_code;
+mod pid_namespace;
 mod privileges;
 mod programs;
 mod progress;

@@ -28,6 +28,7 @@ use super::{
     exchange::{ControlWords, Gates, Generations, MAX_MARKED_TASKS},
     features::UprobePrograms,
     mapped::MappedArray,
+    pid_namespace::PidNamespace,
 };
 use faultline_plan::{ActionNeeds, AttachPlan, Conditions, ProbeId};
 use faultline_resolve::Pid;
@@ -107,6 +108,8 @@ pub struct Programs {
     pub(super) helper: bool,
     /// The processes whose hits count.
     pids: Mutex<HashMap<MapData, u32, u8>>,
+    /// The PID namespace that faultline runs in, if it is not the initial one.
+    namespace: Option<PidNamespace>,
 }
 
 impl Programs {
@@ -137,11 +140,14 @@ impl Programs {
             _ => 0,
         };
         let may_fault = options.features.faults_in(options.force);
+        let namespace = PidNamespace::own()?;
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
         let log_level: u8 = if options.diagnostics { 5 } else { 0 };
         let mut loader = EbpfLoader::new();
         let mut ebpf = loader
             .override_global("COLUMN_LEN", &column, true)
+            .override_global("PIDNS_DEV", &namespace.map_or(0, |own| own.device), true)
+            .override_global("PIDNS_INO", &namespace.map_or(0, |own| own.inode), true)
             .override_global("FILTER_PIDS", &filter_pids, true)
             .override_global("ONLY_PID", &only_pid, true)
             .override_global("ACTION", &(options.action as u8), true)
@@ -190,6 +196,7 @@ impl Programs {
             features,
             helper,
             pids,
+            namespace,
         };
         if !only_counts {
             programs.write_reads(plan)?;
@@ -229,13 +236,24 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// [`KernelError::Map`] if there is no room ([`LoadOptions::more_pids`]).
+    /// [`KernelError::Map`] if there is no room ([`LoadOptions::more_pids`]);
+    /// [`KernelError::NestedNamespace`] if the programs cannot recognise a process by its number.
     pub fn trace_processes(&self, traced: &[Pid]) -> Result<(), KernelError> {
+        traced.iter().try_for_each(|pid| self.check_process(*pid))?;
         let mut pids = self.pids();
         for pid in traced {
             pids.insert(&pid.get(), &1, 0).map_err(map_error("write", "PIDS"))?;
         }
         Ok(())
+    }
+
+    /// Makes sure that the programs can recognise a process by its number.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NestedNamespace`] if it runs in a PID namespace inside faultline's.
+    pub fn check_process(&self, pid: Pid) -> Result<(), KernelError> {
+        self.namespace.map_or(Ok(()), |own| own.check(pid))
     }
 
     /// Stops counting hits in this process.

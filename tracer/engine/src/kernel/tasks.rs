@@ -15,16 +15,23 @@ use faultline_resolve::{Pid, RuntimeAddr, process};
 /// A task that has been inside a page fault on our behalf for some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StuckTask {
-    /// Its process.
-    pub pid: Pid,
-    /// The task.
-    pub tid: Pid,
+    /// Process (upper half) and task (lower half), as the kernel numbers them.
+    pub key: u64,
+    /// Its process and the task; `None` if it runs outside faultline's PID namespace.
+    pub ids: Option<(Pid, Pid)>,
     /// The address it is waiting for.
     pub address: RuntimeAddr,
     /// How long it has waited.
     pub waited: Duration,
     /// The probe whose argument is being read.
     pub probe: ProbeId,
+}
+
+impl StuckTask {
+    /// Its process, as the kernel numbers it.
+    pub fn process_key(&self) -> u32 {
+        (self.key >> 32) as u32
+    }
 }
 
 /// The page faults in progress.
@@ -49,11 +56,11 @@ impl Faults {
         self.in_progress
             .iter()
             .flatten()
-            .filter_map(|(pid_tgid, fault)| {
+            .filter_map(|(key, fault)| {
                 let waited = Duration::from_nanos(now_ns.saturating_sub(fault.since_ns));
                 (waited >= least).then_some(StuckTask {
-                    pid: Pid::new((pid_tgid >> 32) as u32)?,
-                    tid: Pid::new(pid_tgid as u32)?,
+                    key,
+                    ids: ids(fault.tid),
                     address: RuntimeAddr(fault.address),
                     waited,
                     probe: ProbeId(fault.probe),
@@ -62,14 +69,20 @@ impl Faults {
             .collect()
     }
 
-    /// From now on, reads this process without faulting.
+    /// From now on, reads the process of this task without faulting.
     ///
     /// # Errors
     ///
     /// [`KernelError::Map`] if there are too many such processes.
-    pub fn stop_faulting(&mut self, pid: Pid) -> Result<(), KernelError> {
-        self.no_fault.insert(&pid.get(), &1, 0).map_err(map_error("write", "NO_FAULT"))
+    pub fn stop_faulting(&mut self, task: &StuckTask) -> Result<(), KernelError> {
+        self.no_fault.insert(&task.process_key(), &1, 0).map_err(map_error("write", "NO_FAULT"))
     }
+}
+
+/// The process and the task, from the task's number; `None` if it has ended in the meantime.
+fn ids(tid: u32) -> Option<(Pid, Pid)> {
+    let tid = Pid::new(tid)?;
+    Some((process::thread_group(tid).ok()?, tid))
 }
 
 /// The calls that were entered and have not returned.
@@ -93,11 +106,12 @@ impl Calls {
     /// On 7.2 (but not on 6.18) a task can be preempted inside a tracepoint; another task that exits on
     /// that CPU before it continues is then missed.
     pub fn forget_ended(&mut self, counters: &Counters) {
-        let tasks: Vec<u64> = self.0.keys().flatten().filter(|task| has_ended(*task)).collect();
-        for task in tasks {
+        let ended = self.0.iter().flatten().filter(|(_, stack)| has_ended(stack.pid_tgid));
+        let keys: Vec<u64> = ended.map(|(key, _)| key).collect();
+        for key in keys {
             // An entry that has gone in the meantime is already counted.
-            let Ok(stack) = self.0.get(&task, 0) else { continue };
-            if self.0.remove(&task).is_ok() {
+            let Ok(stack) = self.0.get(&key, 0) else { continue };
+            if self.0.remove(&key).is_ok() {
                 for probe in open_calls(stack) {
                     counters.add(probe, Counter::CallsLost, 1);
                 }
@@ -114,8 +128,11 @@ fn open_calls(stack: CallStack) -> impl Iterator<Item = ProbeId> {
 }
 
 /// Whether there is no such task, or it has finished exiting. The upper half of the number is the process,
-/// the lower half the task.
+/// the lower half the task. A task without a number here counts as alive.
 pub(super) fn has_ended(pid_tgid: u64) -> bool {
+    if pid_tgid == 0 {
+        return false;
+    }
     let (process, task) = (pid_tgid >> 32, pid_tgid & 0xffff_ffff);
     match fs::read(format!("/proc/{process}/task/{task}/stat")) {
         Ok(stat) => process::has_exited(&stat),

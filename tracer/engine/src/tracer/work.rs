@@ -347,8 +347,19 @@ impl Worker {
                 by_set.entry(*set).or_default().push(place);
             }
         }
-        for (id, places) in by_set {
+        for (id, mut places) in by_set {
             let Some((_, set, _)) = self.sets.get(&places[0].part) else { continue };
+            // A process that the programs cannot recognise must not keep the others from being traced.
+            places.retain(|place| {
+                let process = place.at.1.as_ref();
+                match process.map_or(Ok(()), |process| set.programs().check_process(process.pid)) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        attachments.failures.push(chain(&error));
+                        false
+                    }
+                }
+            });
             let pids: Vec<_> = places.iter().filter_map(|place| Some(place.at.1?.pid)).collect();
             let mut wanted = Vec::new();
             for (index, place) in places.iter().enumerate() {

@@ -5,6 +5,7 @@ mod commands;
 mod conservation;
 mod endings;
 mod hidden_characters;
+mod namespaces;
 mod outputs;
 mod privileges;
 mod processes;

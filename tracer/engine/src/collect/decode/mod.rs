@@ -35,7 +35,7 @@ pub struct Event<'a> {
     pub probe: &'a PlannedProbe,
     /// Entry or return.
     pub kind: EventKind,
-    /// The process, as the root namespace numbers it.
+    /// The process, as faultline's own PID namespace numbers it; 0 for a process of another one.
     pub pid: u32,
     /// The thread, likewise.
     pub tid: u32,

@@ -1,0 +1,45 @@
+//! The running task, by the kernel's own numbers and by those that the user sees.
+//!
+//! In a container the two differ. The state of a task is stored under the kernel's own numbers, which are
+//! unique. What the user writes and sees are the numbers of the PID namespace that faultline runs in. A
+//! program can only find those out for tasks that run in that namespace itself. For a task of another
+//! namespace, inside or outside of it, they are 0, as in `getppid` or `ucred`.
+
+use aya_ebpf::{
+    bindings::bpf_pidns_info,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_ns_current_pid_tgid},
+};
+
+use crate::maps;
+
+/// Process (upper half) and task (lower half), as the kernel numbers them.
+#[inline(always)]
+pub(crate) fn current() -> u64 {
+    bpf_get_current_pid_tgid()
+}
+
+/// The same as the user sees it; 0 for a task of another PID namespace. `current` is the running task.
+#[inline(always)]
+pub(crate) fn shown(current: u64) -> u64 {
+    if maps::pid_namespace().1 == 0 { current } else { in_namespace() }
+}
+
+/// In a frame of its own, because the callers' frames have no byte to spare.
+#[inline(never)]
+fn in_namespace() -> u64 {
+    let (device, inode) = maps::pid_namespace();
+    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
+    // SAFETY: the structure is as large as the helper is told.
+    let result = unsafe {
+        bpf_get_ns_current_pid_tgid(device, inode, &raw mut ids, size_of::<bpf_pidns_info>() as u32)
+    };
+    if result == 0 { (u64::from(ids.tgid) << 32) | u64::from(ids.pid) } else { 0 }
+}
+
+/// Whether the user asked for the process of the running task.
+///
+/// The link filters too, but kernels before 6.10 compared the thread, and a link has only one filter.
+#[inline(always)]
+pub(crate) fn is_traced(current: u64) -> bool {
+    !maps::filters() || maps::has_process((shown(current) >> 32) as u32)
+}
