@@ -1,10 +1,10 @@
 //! The exchange of links: how a hit that runs the programs of two links is counted once.
 //!
-//! A link holds many breakpoints and goes as a whole. To take some out of it, a new link with the
-//! rest is attached before the old one is released, so that no hit is lost; a hit in between runs
-//! the programs of both. The kernel runs the newer link's first (`consumer_add` puts it at the head
-//! of the list), so that one counts and leaves a mark; the older one's finds the mark, and leaves
-//! the hit alone. A hit that finds only one of the links has no mark, or one that nobody looks for.
+//! A link holds many breakpoints and can only be released as a whole. To remove some of them, a new link
+//! with the rest is attached before the old one is released, so that no hit is lost. A hit in between runs
+//! the programs of both. The kernel runs the newer link's program first (`consumer_add` puts it at the head
+//! of the list): it counts the hit and leaves a mark. The older link's program finds the mark and ignores
+//! the hit. If a hit reaches only one of the links, it has no mark, or one that nothing looks for.
 //!
 //! The attach cookie's lower half is the probe, its upper half the link's generation.
 //!
@@ -17,14 +17,14 @@
 /// Set in a probe's gate while it is closed: no call that begins is counted.
 pub const GATE_CLOSED: u64 = 1 << 63;
 
-/// Probes of one hit that can be marked at once: as many as one breakpoint has.
+/// The most probes of one hit that can be marked: as many as one breakpoint can have.
 pub const MAX_MARKS: usize = 8;
 
 /// The marks of a task, for the hit that it is in.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// Generation of the links that left them.
+    /// The generation of the links that left them.
     pub generation: u32,
     /// Marks in `probes`.
     pub count: u32,
@@ -32,11 +32,11 @@ pub struct Marks {
     pub place: u64,
     /// The task, as [`RecordHeader::pid_tgid`](crate::record::RecordHeader::pid_tgid).
     pub pid_tgid: u64,
-    /// The probes that are counted, and that older links leave alone; the newest is the last.
+    /// The probes that are counted, and that older links ignore; the newest is the last.
     pub probes: [u32; MAX_MARKS],
 }
 
-/// Set in [`Marks::place`] for a return: no program of a user lies there.
+/// Set in [`Marks::place`] for a return. No user program has code there.
 pub const AT_RETURN: u64 = 1 << 63;
 
 const _: () = assert!(size_of::<Marks>() == 24 + 4 * MAX_MARKS);
@@ -45,9 +45,9 @@ const _: () = assert!(MAX_MARKS.is_power_of_two(), "the masks below");
 impl Marks {
     /// Marks a probe, for the older links of this hit.
     ///
-    /// Marks of another hit or another exchange go. A mark of the same probe that nobody has taken is of
-    /// an earlier hit, after which the old link had gone from here: the new mark takes its place and
-    /// becomes the newest, so that those of one hit stand together.
+    /// Marks of another hit or another exchange are dropped. If the same probe still has a mark, it is from
+    /// an earlier hit that only reached the new link. The new mark replaces it and becomes the newest, so
+    /// that the marks of one hit are next to each other.
     #[inline(always)]
     pub fn add(&mut self, generation: u32, place: u64, probe: u32) {
         if self.generation != generation || self.place != place {

@@ -15,6 +15,9 @@
 
 #![no_std]
 
+#[cfg(feature = "testbed")]
+extern crate std;
+
 pub mod condition;
 pub mod counter;
 pub mod exchange;
@@ -23,6 +26,8 @@ pub mod interpret;
 pub mod program;
 pub mod record;
 pub mod task;
+#[cfg(feature = "testbed")]
+pub mod testbed;
 
 /// Marks a type as plain bytes for aya's maps (user space only).
 #[cfg(feature = "user")]

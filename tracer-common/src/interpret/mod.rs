@@ -4,9 +4,9 @@
 //! traced program, the record or the verifier is behind three small traits; `tracer-ebpf` implements
 //! them with helpers, the tests with simulated memory.
 //!
-//! - [`read`]: argument programs: registers and memory into the slots of a record.
-//! - [`judge`]: conditions.
-//! - [`choice`]: condition, sample and rate limit put together.
+//! - [`read`](mod@read): argument programs: registers and memory into the slots of a record.
+//! - [`judge`](mod@judge): conditions.
+//! - [`choice`](mod@choice): condition, sample and rate limit put together.
 //!
 //! Everything is `inline(always)`: the verifier sees each step where it is used, and nothing of it
 //! takes a stack frame of its own.

@@ -4,17 +4,14 @@ use proptest::{collection::vec, prelude::*};
 use tracer_common::{
     condition::{
         ACCEPT, CHUNK_BYTES, Comparison, MAX_SAVED, MAX_TESTS, MAX_TEXT_BYTES, NOT_SAVED, REJECT,
-        SAVED_UNDECIDED, Source, TEXT_BYTES, Test,
+        SAVED_UNDECIDED, Source, TEXT_BYTES, Test, Text,
     },
-    interpret::{
-        Bounds, Memory, PAGE_BYTES,
-        judge::{CHUNK_WORDS, Chunk, Facts, Judged, Judging, MAX_STEPS},
-    },
+    interpret::{PAGE_BYTES, judge::Judged},
     program::REGISTERS,
-    record::ReadStatus,
+    testbed::{self, FIRST, PAGES, Pages, State},
 };
 
-use super::simulated::{FIRST, Pages, State, pages, pointer};
+use super::simulated::{pages, pointer};
 
 /// A test as the user means it.
 #[derive(Debug, Clone)]
@@ -82,98 +79,20 @@ impl Meant {
     }
 }
 
-/// The hit as the interpreter asks for it.
-struct Asked<'a> {
-    hit: &'a Hit,
-    texts: Vec<[u64; TEXT_BYTES / 8]>,
-}
-
-impl Bounds for Asked<'_> {}
-
-impl Memory for Asked<'_> {
-    fn word(&self, address: u64) -> Option<u64> {
-        self.hit.pages.word(address)
-    }
-
-    fn is_resident(&self, address: u64) -> bool {
-        self.hit.pages.is_resident(address)
-    }
-
-    fn fault_in(&self, address: u64) -> Result<(), ReadStatus> {
-        self.hit.pages.fault_in(address)
-    }
-}
-
-/// Writes through bytes.
-fn with_bytes<T>(chunk: &mut Chunk, size: usize, write: impl FnOnce(&mut [u8]) -> T) -> T {
-    let mut bytes: Vec<u8> = chunk.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let result = write(&mut bytes[..size]);
-    for (word, bytes) in chunk.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = u64::from_le_bytes(bytes.try_into().unwrap());
-    }
-    result
-}
-
-impl Facts for Asked<'_> {
-    fn pid_tgid(&self) -> u64 {
-        self.hit.pid_tgid
-    }
-
-    fn comm(&self, chunk: &mut Chunk, bytes: u32) {
-        assert!(bytes <= 16);
-        with_bytes(chunk, bytes as usize, |place| {
-            let last = place.len() - 1;
-            place[..last].copy_from_slice(&self.hit.comm[..last]);
-            place[last] = 0;
-        });
-    }
-
-    fn copy(&self, chunk: &mut Chunk, bytes: u32, address: u64) -> bool {
-        assert!(bytes as usize <= CHUNK_BYTES);
-        with_bytes(chunk, bytes as usize, |place| self.hit.pages.copy(place, address))
-    }
-
-    fn copy_str(&self, chunk: &mut Chunk, bytes: u32, address: u64) -> bool {
-        assert!(bytes as usize <= CHUNK_BYTES + 1);
-        with_bytes(chunk, bytes as usize, |place| {
-            self.hit.pages.copy_str(place, address, false) >= 0
-        })
-    }
-
-    fn text(&self, text: u32, position: u64) -> Option<&[u64; CHUNK_WORDS]> {
-        let words = self.texts.get(text as usize)?;
-        let first = position as usize / 8;
-        words[first..first + CHUNK_WORDS].try_into().ok()
-    }
-}
-
 impl Hit {
-    /// As `tracer-ebpf/src/condition.rs` does, with `for` in the place of `bpf_loop`.
     fn interpret(&self) -> Judged {
         let text = |meant: &Meant| {
             let mut bytes = [0; TEXT_BYTES];
             if let What::Text { text, .. } = &meant.what {
                 bytes[..text.len()].copy_from_slice(text);
             }
-            let mut words = bytes.chunks_exact(8);
-            std::array::from_fn(|_| u64::from_le_bytes(words.next().unwrap().try_into().unwrap()))
+            Text { bytes }
         };
-        let asked = Asked { hit: self, texts: self.tests.iter().map(text).collect() };
+        let texts: Vec<Text> = self.tests.iter().map(text).collect();
         let tests: Vec<Test> =
             self.tests.iter().enumerate().map(|(index, meant)| meant.encode(index)).collect();
-        let mut judging = Judging {
-            registers: self.registers,
-            stack_pointer: self.stack_pointer,
-            next: 0,
-            position: 0,
-            saved: 0,
-        };
-        let over = (0..u64::from(MAX_STEPS)).any(|index| {
-            let test = tests[judging.next as usize];
-            judging.step(index, &test, &asked)
-        });
-        assert!(over, "{MAX_STEPS} steps were not enough");
-        judging.judged()
+        let hit = testbed::Hit::new(&self.pages, &texts, self.pid_tgid, self.comm);
+        hit.judge(&tests, self.registers, self.stack_pointer)
     }
 
     /// What the condition says.
@@ -271,10 +190,10 @@ impl Truth {
     fn byte(&mut self, address: u64) -> Option<u8> {
         match self.pages.state(address) {
             State::Resident => {}
-            State::Absent if self.pages.may_fault() && !self.out_of_time => {
+            State::Absent if self.pages.may_fault && !self.out_of_time => {
                 self.pages.arrive(address);
             }
-            State::Fleeting if self.pages.may_fault() => {
+            State::Fleeting if self.pages.may_fault => {
                 self.out_of_time = true;
                 return None;
             }
@@ -380,7 +299,7 @@ fn hit() -> impl Strategy<Value = Hit> {
         .prop_map(
             |(mut tests, mut registers, stack_pointer, pid_tgid, (name, equal), mut pages)| {
                 let len = tests.len();
-                let end = FIRST + super::simulated::PAGES as u64 * PAGE_BYTES;
+                let end = FIRST + PAGES as u64 * PAGE_BYTES;
                 for (index, meant) in tests.iter_mut().enumerate() {
                     meant.on_true = forward(meant.on_true, index, len);
                     meant.on_false = forward(meant.on_false, index, len);
@@ -432,7 +351,8 @@ proptest! {
 /// just behind the bytes that were looked at.
 #[test]
 fn a_string_that_goes_on_on_a_page_that_is_not_resident() {
-    let mut pages = Pages::of(|page| if page == 0 { State::Resident } else { State::Absent });
+    let mut pages =
+        Pages::new(|page| if page == 0 { State::Resident } else { State::Absent }, |_| b'.');
     let address = FIRST + PAGE_BYTES - 3;
     pages.fill(address, b"abcdef\0");
     let what = What::Text { comparison: Comparison::Str, text: b"abc".to_vec() };

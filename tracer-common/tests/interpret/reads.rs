@@ -6,18 +6,13 @@
 use proptest::{collection::vec, prelude::*};
 use tracer_common::{
     counter::Counter,
-    interpret::{
-        Memory as _,
-        read::{
-            LAST_FAULTING_ATTEMPT, MAX_ATTEMPTS, MAX_PAGES, NOT_RESIDENT, Progress, Reading,
-            Record, TOO_SMALL, WHOLE, argument,
-        },
-    },
+    interpret::read::{Reading, argument},
     program::{MAX_VALUES, ON_STACK, REGISTERS, ReadKind, ReadOp},
-    record::{BlobRef, CLASSES, MAX_OFFSET, MAX_READ_BYTES, ReadStatus, SLOT_BYTES, SizeClass},
+    record::{BlobRef, MAX_OFFSET, MAX_READ_BYTES, ReadStatus, SLOT_BYTES},
+    testbed::{FIRST, Pages, State, interpret},
 };
 
-use super::simulated::{FIRST, Pages, State, pages, pointer};
+use super::simulated::{pages, pointer};
 
 /// An argument program and the registers of one hit.
 #[derive(Debug, Clone)]
@@ -45,92 +40,10 @@ enum Value {
     Bytes(Vec<u8>),
 }
 
-/// A record of one size class. Nothing outside the class's bounds may be touched.
-struct Buffer<'a> {
-    pages: &'a Pages,
-    data: Vec<u8>,
-    class: &'a SizeClass,
-    zero_if_empty: bool,
-}
-
-impl Buffer<'_> {
-    fn place(&mut self, offset: u64, size: u32) -> &mut [u8] {
-        let (offset, size) = (offset as usize, size as usize);
-        assert!(offset <= self.class.max_offset(), "an object at {offset}");
-        assert!(size <= self.class.max_object, "an object of {size} bytes");
-        assert!(size != 0, "a read of nothing");
-        &mut self.data[offset..offset + size]
-    }
-}
-
-impl Record for Buffer<'_> {
-    fn word(&self, address: u64) -> Option<u64> {
-        self.pages.word(address)
-    }
-
-    fn slot(&self, slot: u64) -> u64 {
-        let at = slot as usize * SLOT_BYTES;
-        u64::from_le_bytes(self.data[at..at + SLOT_BYTES].try_into().unwrap())
-    }
-
-    fn set_slot(&mut self, slot: u64, value: u64) {
-        let at = slot as usize * SLOT_BYTES;
-        self.data[at..at + SLOT_BYTES].copy_from_slice(&value.to_le_bytes());
-    }
-
-    unsafe fn copy(&mut self, offset: u64, size: u32, address: u64) -> bool {
-        let pages = self.pages;
-        pages.copy(self.place(offset, size), address)
-    }
-
-    unsafe fn copy_str(&mut self, offset: u64, size: u32, address: u64) -> i64 {
-        let (pages, zero_if_empty) = (self.pages, self.zero_if_empty);
-        pages.copy_str(self.place(offset, size), address, zero_if_empty)
-    }
-}
-
 impl Hit {
-    /// As `tracer-ebpf/src/read.rs` does, with `for` in the place of `bpf_loop`.
     fn interpret(&self) -> (Reading, Vec<u8>) {
-        let mut reading = Reading {
-            registers: self.registers,
-            stack_pointer: self.stack_pointer,
-            statuses: 0,
-            given_up: 0,
-            ops_len: self.ops.len() as u32,
-            class: 0,
-            faulted: 0,
-            first_blob: (self.ops.len() * SLOT_BYTES) as u32,
-        };
-        for index in 0..u64::from(MAX_ATTEMPTS) {
-            let class = &CLASSES[reading.class as usize];
-            // What an attempt before has left is there no more.
-            let data = vec![0xee; class.data_bytes];
-            let (pages, zero_if_empty) = (&self.pages, self.zero_if_empty);
-            let mut record = Buffer { pages, data, class, zero_if_empty };
-            let end = u64::from(reading.first_blob);
-            let mut progress = Progress { end, stop: WHOLE, slot: 0, address: 0, bytes: 0 };
-            reading.statuses = 0;
-            for op in &self.ops {
-                if reading.run(op, &mut record, &mut progress, class) {
-                    break;
-                }
-            }
-            match progress.stop {
-                WHOLE => return (reading, record.data),
-                TOO_SMALL => reading.class += 1,
-                NOT_RESIDENT => {
-                    let may_fault = index < LAST_FAULTING_ATTEMPT;
-                    reading.make_resident(&progress, may_fault, &self.pages, |search| {
-                        let over = (0..u64::from(MAX_PAGES))
-                            .any(|index| search.step(index, |at| self.pages.is_resident(at)));
-                        assert!(over, "a search that does not end");
-                    });
-                }
-                stop => panic!("an attempt stopped by {stop}"),
-            }
-        }
-        panic!("{MAX_ATTEMPTS} attempts were not enough");
+        let Self { ops, registers, stack_pointer, pages, zero_if_empty } = self;
+        interpret(ops, *registers, *stack_pointer, pages, *zero_if_empty)
     }
 
     /// What user space makes of a record, as `decode` does: slots, and bytes where they say.
@@ -236,7 +149,7 @@ impl Truth {
             State::Resident => return Ok(self.pages.byte(address)),
             _ if self.out_of_time => return Err(ReadStatus::Eagain),
             State::Unmapped => return Err(ReadStatus::Efault),
-            State::Absent | State::Fleeting if !self.pages.may_fault() => {
+            State::Absent | State::Fleeting if !self.pages.may_fault => {
                 return Err(ReadStatus::Eagain);
             }
             State::Fleeting => {
@@ -397,7 +310,7 @@ fn an_exact_fit_is_not_a_cut() {
     for (length, status) in
         [(9, ReadStatus::Whole), (10, ReadStatus::Whole), (11, ReadStatus::Truncated)]
     {
-        let mut pages = Pages::of(|_| State::Resident);
+        let mut pages = Pages::new(|_| State::Resident, |_| b'.');
         let mut text = vec![b'x'; length];
         text.push(0);
         pages.fill(FIRST, &text);

@@ -4,15 +4,20 @@
 //! (through [`json_line`](crate::json_line)) or some lines of text. It must not correct anything:
 //! where figures do not add up, [`Summary::is_conserved`] says so, and the text does too.
 
+mod counts;
 mod overhead;
 #[cfg(test)]
 mod tests;
 
-use std::{ops::AddAssign, time::Duration};
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-pub use self::overhead::{Overhead, Ppm};
+use self::counts::Accounted as _;
+pub use self::{
+    counts::{Cost, Counts, Dropped, FailedByErrno, Faults, OfKernel, Reads, Returns},
+    overhead::{Overhead, Ppm},
+};
 use faultline_engine::collect::tables::Seen;
 
 /// What a run counted.
@@ -47,115 +52,6 @@ pub struct Summary {
     pub stopped_by: String,
     /// How long the probes were counting.
     pub duration_ms: Millis,
-}
-
-/// Where the hits went, and how their reads ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Entries and returns.
-    pub hits: u64,
-    /// Delivered to the user.
-    pub delivered: u64,
-    /// Excluded by the condition.
-    pub filtered: u64,
-    /// Left out by sampling.
-    pub sampled_out: u64,
-    /// Left out by the rate limit.
-    pub throttled: u64,
-    /// Lost.
-    pub dropped: Dropped,
-    /// Reads of memory.
-    pub reads: Reads,
-    /// Of the filtered hits, those with a value in the condition that could not be read.
-    pub filtered_undecided: u64,
-    /// Pages that were not resident when a probe read them.
-    pub faults: Faults,
-    /// Calls whose return is traced.
-    pub returns: Returns,
-    /// What the hits cost the traced programs.
-    pub cost: Cost,
-}
-
-/// What hits cost the traced programs, in nanoseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Cost {
-    /// Spent in the eBPF programs, without waits for pages, measured at some of the hits. 0 if they
-    /// only count, which costs next to nothing.
-    pub handler_ns: u64,
-    /// All of it, the breakpoints included: hits times what one costs on this machine, and
-    /// `handler_ns`. An estimate; 0 if the cost of a hit was not measured.
-    pub estimated_ns: u64,
-}
-
-/// Hits that were lost, by cause.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Dropped {
-    /// No room in the ring buffer.
-    pub ring_full: u64,
-    /// The output could not be written.
-    pub output: u64,
-    /// Arrived after the last event that was requested.
-    pub after_limit: u64,
-    /// A return whose entry was not seen.
-    pub no_entry: u64,
-    /// The record could not be decoded. Its probe and CPU may be unknown.
-    pub undecodable: u64,
-    /// A duration for which the kernel had no memory.
-    pub no_memory: u64,
-    /// Still in its handler, or in the ring buffer, when the run ended without waiting.
-    pub abandoned: u64,
-}
-
-/// Reads of memory, by how they ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Reads {
-    /// The memory was resident.
-    pub resident: u64,
-    /// A page had to be faulted in first.
-    pub faulted: u64,
-    /// Read, and cut at the limit.
-    pub truncated: u64,
-    /// Not read.
-    pub failed: u64,
-    /// The same, by reason.
-    pub failed_by_errno: FailedByErrno,
-}
-
-/// Failed reads by errno; those that did not occur are left out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub struct FailedByErrno {
-    /// The memory is not mapped, or not readable.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub efault: u64,
-    /// The length is negative.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub einval: u64,
-    /// The page is not resident and was not faulted in.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub eagain: u64,
-}
-
-/// Page faults that probes took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Faults {
-    /// Pages faulted in.
-    pub count: u64,
-    /// Nanoseconds that traced programs waited for them.
-    pub wait_ns: u64,
-}
-
-/// Calls whose return is traced.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Returns {
-    /// Calls whose return was awaited.
-    pub opened: u64,
-    /// Those that returned.
-    pub returned: u64,
-    /// Those that never will: left by a jump, or their thread is gone.
-    pub lost: u64,
-    /// Those that had not returned when the run ended.
-    pub unfinished: u64,
 }
 
 /// The figures of one probe.
@@ -271,10 +167,6 @@ impl Serialize for Millis {
     }
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
 impl Summary {
     /// Whether nothing is missing: all hits are accounted for, reads add up, and the figures by probe
     /// and by CPU add up to the total.
@@ -314,78 +206,4 @@ impl Summary {
             && (sum.hits, sum.delivered, sum.dropped, sum.reads)
                 == (total.hits, total.delivered, total.dropped, total.reads)
     }
-}
-
-impl Counts {
-    /// Whether all hits are accounted for, and reads add up.
-    #[must_use]
-    pub fn is_conserved(&self) -> bool {
-        self.accounted() == u128::from(self.hits) && self.reads.is_conserved()
-    }
-
-    /// Hits that are unaccounted for. 0, unless the run ended without waiting.
-    #[must_use]
-    pub fn unaccounted(&self) -> u64 {
-        let unaccounted = u128::from(self.hits).saturating_sub(self.accounted());
-        u64::try_from(unaccounted).unwrap_or(u64::MAX)
-    }
-
-    fn accounted(&self) -> u128 {
-        let kept = [self.delivered, self.filtered, self.sampled_out, self.throttled];
-        kept.into_iter().map(u128::from).sum::<u128>() + u128::from(self.dropped.total())
-    }
-}
-
-impl Dropped {
-    /// All hits that were lost.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        let Self { ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned } =
-            *self;
-        [ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned]
-            .into_iter()
-            .fold(0, u64::saturating_add)
-    }
-}
-
-impl Reads {
-    /// All reads.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        [self.resident, self.faulted, self.truncated, self.failed]
-            .into_iter()
-            .fold(0, u64::saturating_add)
-    }
-
-    /// Whether each failed read has its reason.
-    #[must_use]
-    pub fn is_conserved(&self) -> bool {
-        let FailedByErrno { efault, einval, eagain } = self.failed_by_errno;
-        self.failed == [efault, einval, eagain].into_iter().fold(0, u64::saturating_add)
-    }
-}
-
-/// Implements `+=` field by field. A struct with another field does not compile until it is added.
-macro_rules! add_fields {
-    ($($name:ident { $($field:ident),+ })+) => {$(
-        impl AddAssign for $name {
-            fn add_assign(&mut self, other: Self) {
-                let Self { $($field),+ } = other;
-                $(self.$field += $field;)+
-            }
-        }
-    )+};
-}
-
-add_fields! {
-    Counts {
-        hits, delivered, filtered, filtered_undecided, sampled_out, throttled, dropped, reads, faults,
-        returns, cost
-    }
-    Dropped { ring_full, output, after_limit, no_entry, undecodable, no_memory, abandoned }
-    Reads { resident, faulted, truncated, failed, failed_by_errno }
-    FailedByErrno { efault, einval, eagain }
-    Faults { count, wait_ns }
-    Returns { opened, returned, lost, unfinished }
-    Cost { handler_ns, estimated_ns }
 }

@@ -4,9 +4,17 @@
 
 use tracer_common::program::ProbeProgram;
 
-use super::{Classes, Form, Place, PlannedProbe, PlannedValue};
-use faultline_resolve::FileOffset;
+use super::{Classes, Form, Place, PlannedProbe, PlannedValue, program::program};
+use faultline_resolve::{Arch, FileOffset};
 use faultline_spec::{ArgSpec, FunctionPattern, ProbeSpec};
+
+/// The same as [`planned`], with the program that reads its arguments on x86-64.
+pub fn programmed(text: &str) -> PlannedProbe {
+    let spec: ProbeSpec = text.parse().unwrap();
+    let program =
+        program(&spec, Arch::X86_64).unwrap_or_else(|reason| panic!("{text}: {reason:?}"));
+    PlannedProbe { program, ..planned(text) }
+}
 
 /// The probe `FILE:FUNCTION(ARGS) -> TYPE`, labelled `FILE:FUNCTION`, with an empty program.
 pub fn planned(text: &str) -> PlannedProbe {

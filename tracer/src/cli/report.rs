@@ -8,8 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracer_common::counter::Counter;
-
 use super::{Failure, colour, session::Ended, tell::tell};
 use faultline_engine::{
     collect::{Outcome, Tally, drain::Patience},
@@ -18,8 +16,8 @@ use faultline_engine::{
 use faultline_output::{
     Output, Summary, json_line,
     summary::{
-        Attach, CommandEnd, Cost, Counts, CpuSummary, Detach, Dropped, FailedByErrno, Faults,
-        Millis, ProbeSummary, Reads, Returns, SkippedProbe, SlowestFile,
+        Attach, CommandEnd, Counts, CpuSummary, Detach, Millis, OfKernel as _, ProbeSummary,
+        SkippedProbe, SlowestFile,
     },
 };
 use faultline_plan::ProbeId;
@@ -127,42 +125,7 @@ pub(super) fn summary(ended: &Ended) -> Summary {
 }
 
 fn kernel_counts(counters: &CounterSnapshot) -> Counts {
-    let get = |counter| counters.get(counter);
-    let failed_by_errno = FailedByErrno {
-        efault: get(Counter::ReadEfault),
-        einval: get(Counter::ReadEinval),
-        eagain: get(Counter::ReadEagain),
-    };
-    Counts {
-        hits: counters.hits(),
-        // What the kernel side sums up has reached its end there.
-        delivered: get(Counter::Aggregated),
-        filtered: get(Counter::Filtered),
-        filtered_undecided: get(Counter::Undecided),
-        sampled_out: get(Counter::SampledOut),
-        throttled: get(Counter::Throttled),
-        dropped: Dropped {
-            ring_full: get(Counter::RingFull),
-            no_entry: get(Counter::NoEntry),
-            no_memory: get(Counter::NoMemory),
-            ..Dropped::default()
-        },
-        reads: Reads {
-            resident: get(Counter::ReadResident),
-            faulted: get(Counter::ReadFaulted),
-            truncated: get(Counter::ReadTruncated),
-            failed: failed_by_errno.efault + failed_by_errno.einval + failed_by_errno.eagain,
-            failed_by_errno,
-        },
-        faults: Faults { count: get(Counter::Faults), wait_ns: get(Counter::FaultWaitNs) },
-        returns: Returns {
-            opened: get(Counter::CallsOpened),
-            returned: get(Counter::CallsReturned),
-            lost: get(Counter::CallsLost),
-            unfinished: 0,
-        },
-        cost: Cost { handler_ns: get(Counter::HandlerNs), estimated_ns: 0 },
-    }
+    Counts::of_kernel(&|counter| counters.get(counter))
 }
 
 /// Adds what became of the records that the kernel side wrote.

@@ -158,11 +158,11 @@ impl Faultline {
             if unsafe { libc::unshare(libc::CLONE_NEWTIME) } != 0 {
                 return Err(io::Error::last_os_error());
             }
-            fs::File::options()
+            File::options()
                 .write(true)
                 .open("/proc/self/timens_offsets")?
                 .write_all(offsets.as_bytes())?;
-            let namespace = fs::File::open("/proc/self/ns/time_for_children")?;
+            let namespace = File::open("/proc/self/ns/time_for_children")?;
             // SAFETY: takes no pointer; the descriptor is open.
             match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWTIME) } {
                 0 => Ok(()),

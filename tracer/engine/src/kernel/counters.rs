@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracer_common::counter::{COLUMNS, Counter, HITS};
+use tracer_common::counter::{ALL, COLUMNS, Counter, ENTRIES, RETURNS};
 
 use super::mapped::MappedArray;
 use faultline_plan::{BreakpointCosts, ProbeId};
@@ -32,10 +32,8 @@ pub struct CounterSnapshot([u64; COLUMNS as usize]);
 impl CounterSnapshot {
     /// An estimate of what the hits cost the traced programs, including our own programs' share.
     pub fn estimated_cost_ns(&self, costs: BreakpointCosts) -> u64 {
-        let get = |counter| self.get(counter);
-        let entries = get(Counter::PlainHits) + get(Counter::CallsOpened);
-        let returns = get(Counter::CallsReturned) + get(Counter::NoEntry);
-        costs.of_hits(entries, returns).saturating_add(get(Counter::HandlerNs))
+        let hits = costs.of_hits(self.total(&ENTRIES), self.total(&RETURNS));
+        hits.saturating_add(self.get(Counter::HandlerNs))
     }
 
     /// The value of a counter.
@@ -64,7 +62,12 @@ impl CounterSnapshot {
 
     /// Hits, at entry or return, in processes that are traced.
     pub fn hits(&self) -> u64 {
-        HITS.into_iter().map(|counter| self.get(counter)).sum()
+        self.total(&ENTRIES) + self.total(&RETURNS)
+    }
+
+    /// Some counters, added up.
+    pub fn total(&self, counters: &[Counter]) -> u64 {
+        counters.iter().map(|counter| self.get(*counter)).sum()
     }
 
     /// Adds another reading.
@@ -92,12 +95,12 @@ impl Counters {
 
     /// Hits of one probe over all CPUs, at entry or return, in processes that are traced.
     pub fn hits(&self, probe: ProbeId) -> u64 {
-        HITS.into_iter().map(|counter| self.sum(probe, counter)).sum()
+        hit_counters().map(|counter| self.sum(probe, counter)).sum()
     }
 
     /// Hits of every probe, by [`ProbeId`].
     pub fn all_hits(&self) -> Vec<u64> {
-        self.sums(&HITS)
+        self.sums(&hit_counters().collect::<Vec<_>>())
     }
 
     /// Some counters of every probe, added up, by [`ProbeId`].
@@ -123,7 +126,7 @@ impl Counters {
 
     /// All counters of one probe on one CPU.
     pub fn read(&self, cpu: usize, probe: ProbeId) -> CounterSnapshot {
-        CounterSnapshot(tracer_common::counter::ALL.map(|counter| self.load(cpu, probe, counter)))
+        CounterSnapshot(ALL.map(|counter| self.load(cpu, probe, counter)))
     }
 
     /// Adds to a counter what no program could count. Programs that count there at the same time also add
@@ -151,4 +154,9 @@ impl Counters {
         let column = cpu * self.shape.columns + counter as usize;
         column * self.shape.column_len + probe.0 as usize
     }
+}
+
+/// The counters that together count every hit, once.
+fn hit_counters() -> impl Iterator<Item = Counter> {
+    ENTRIES.into_iter().chain(RETURNS)
 }

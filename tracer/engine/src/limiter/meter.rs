@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tracer_common::counter::Counter;
+use tracer_common::counter::{Counter, ENTRIES, RETURNS};
 
 use crate::kernel::Counters;
 use faultline_plan::{BreakpointCosts, ProbeId};
@@ -36,8 +36,8 @@ impl Meter {
 
     /// Reads the counters; what hits have cost since the last time.
     pub fn read(&mut self, counters: &Counters) -> Duration {
-        let entries = counters.sums(&[Counter::PlainHits, Counter::CallsOpened]);
-        let returns = counters.sums(&[Counter::CallsReturned, Counter::NoEntry]);
+        let entries = counters.sums(&ENTRIES);
+        let returns = counters.sums(&RETURNS);
         let handlers_ns = counters.sums(&[Counter::HandlerNs]);
         let counted = entries.into_iter().zip(returns).zip(handlers_ns);
         let mut hits_since = vec![0; self.since_ns.len()];

@@ -10,7 +10,10 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
     metrics::{MetricType, exemplar::Exemplar},
 };
-use tracer_common::counter::Counter;
+use tracer_common::counter::{
+    Counter, TABLE,
+    metric::{self, Metric},
+};
 
 use faultline_engine::collect::catalog::{
     BUCKETS, Catalog, CpuFigures, Durations, Figures, Kind, Series, online_cpus,
@@ -32,95 +35,47 @@ pub(super) struct ProbeCollector {
     pub(super) budget: Arc<Mutex<Budget>>,
 }
 
-/// Gets one figure of a probe.
-type Get = fn(&Figures) -> u64;
-
 /// A counter of a probe.
 struct ProbeCounter {
-    name: &'static str,
-    help: &'static str,
-    /// The label that distinguishes its samples.
-    label: Option<&'static str>,
-    /// The values of that label, each with what it counts; one without a label.
-    samples: &'static [(&'static str, Get)],
+    metric: Metric,
+    /// What user space knows beside the counters that the metric shows: a value of its label, and a
+    /// number.
+    beside: Option<(&'static str, Get)>,
     /// Whether a probe has it.
     of: fn(&Series) -> bool,
 }
 
-fn counted(counter: Counter) -> impl Fn(&Figures) -> u64 {
-    move |figures| figures.counters.get(counter)
-}
+/// Takes a number out of what is known about a probe.
+type Get = fn(&Figures) -> u64;
 
-macro_rules! kernel {
-    ($counter:ident) => {
-        |figures| counted(Counter::$counter)(figures)
-    };
+/// What the counters of a metric add up to, for each value of its label.
+type Samples = Vec<(&'static str, Vec<Counter>)>;
+
+fn has_events(series: &Series) -> bool {
+    matches!(series.kind, Kind::Events { .. })
 }
 
 const PROBE_COUNTERS: &[ProbeCounter] = &[
+    ProbeCounter { metric: metric::HITS, beside: Some(("", Figures::hits)), of: |_| true },
     ProbeCounter {
-        name: "faultline_probe_hits",
-        help: "Times that the probe's breakpoint was hit",
-        label: None,
-        samples: &[("", Figures::hits)],
-        of: |_| true,
+        metric: metric::EVENTS,
+        beside: Some(("", |figures| figures.delivered)),
+        of: has_events,
+    },
+    ProbeCounter { metric: metric::WITHHELD, beside: None, of: |series| series.withholds },
+    ProbeCounter {
+        metric: metric::LOST,
+        beside: Some(("output", |figures| figures.output_lost)),
+        of: has_events,
     },
     ProbeCounter {
-        name: "faultline_probe_events",
-        help: "Events that were written",
-        label: None,
-        samples: &[("", |figures| figures.delivered)],
-        of: |series| matches!(series.kind, Kind::Events { .. }),
-    },
-    ProbeCounter {
-        name: "faultline_probe_withheld",
-        help: "Hits left out by the probe's own where, sample and rate",
-        label: Some("reason"),
-        samples: &[
-            ("filtered", kernel!(Filtered)),
-            ("sampled_out", kernel!(SampledOut)),
-            ("throttled", kernel!(Throttled)),
-        ],
-        of: |series| series.withholds,
-    },
-    ProbeCounter {
-        name: "faultline_probe_lost",
-        help: "Hits of which the event or duration was lost",
-        label: Some("cause"),
-        samples: &[
-            ("ring_full", kernel!(RingFull)),
-            ("no_entry", kernel!(NoEntry)),
-            ("output", |figures| figures.output_lost),
-        ],
-        of: |series| matches!(series.kind, Kind::Events { .. }),
-    },
-    ProbeCounter {
-        name: "faultline_probe_calls_lost",
-        help: "Calls of which the duration was lost",
-        label: Some("cause"),
-        samples: &[
-            ("no_return", kernel!(CallsLost)),
-            ("no_memory", |figures| {
-                counted(Counter::NoMemory)(figures) + counted(Counter::NoEntry)(figures)
-            }),
-        ],
+        metric: metric::CALLS_LOST,
+        beside: None,
         of: |series| series.kind == Kind::Latency,
     },
     ProbeCounter {
-        name: "faultline_probe_reads",
-        help: "Reads of memory for arguments, by how they ended",
-        label: Some("outcome"),
-        samples: &[
-            ("resident", kernel!(ReadResident)),
-            ("faulted", kernel!(ReadFaulted)),
-            ("truncated", kernel!(ReadTruncated)),
-            ("failed", |figures| {
-                [Counter::ReadEfault, Counter::ReadEinval, Counter::ReadEagain]
-                    .into_iter()
-                    .map(|counter| counted(counter)(figures))
-                    .sum()
-            }),
-        ],
+        metric: metric::READS,
+        beside: None,
         of: |series| matches!(series.kind, Kind::Events { reads: true }),
     },
 ];
@@ -128,9 +83,26 @@ const PROBE_COUNTERS: &[ProbeCounter] = &[
 /// How many time series a probe has.
 pub(super) fn series_of(series: &Series) -> usize {
     let counters = PROBE_COUNTERS.iter().filter(|counter| (counter.of)(series));
-    let counters: usize = counters.map(|counter| counter.samples.len()).sum();
+    let samples = |counter: &ProbeCounter| {
+        samples_of(&counter.metric).len() + usize::from(counter.beside.is_some())
+    };
+    let counters: usize = counters.map(samples).sum();
     // A histogram has its buckets, its sum and its count.
     counters + if series.kind == Kind::Latency { BUCKETS + 2 } else { 0 }
+}
+
+/// The samples of a metric that the table of counters names, in its order.
+fn samples_of(metric: &Metric) -> Samples {
+    let mut samples: Samples = Vec::new();
+    for row in &TABLE {
+        for (_, label) in row.samples.iter().filter(|(name, _)| *name == metric.name) {
+            match samples.iter_mut().find(|(known, _)| known == label) {
+                Some((_, counters)) => counters.push(row.counter),
+                None => samples.push((label, vec![row.counter])),
+            }
+        }
+    }
+    samples
 }
 
 impl Collector for ProbeCollector {
@@ -203,28 +175,30 @@ impl ProbeCounter {
         if !folded && !shown.own.iter().any(|(index, _)| has(index)) {
             return Ok(());
         }
-        let mut metric =
-            encoder.encode_descriptor(self.name, self.help, None, MetricType::Counter)?;
+        let Metric { name, help, .. } = self.metric;
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let samples = samples_of(&self.metric);
         for (index, figures) in shown.own.iter().filter(|(index, _)| has(index)) {
             let Some(series) = catalog.series.get(*index) else { continue };
-            self.samples(&mut metric, &series.name, &series.probe, figures)?;
+            self.samples(&samples, &mut metric, (&series.name, &series.probe), figures)?;
         }
         match &shown.sum {
-            Some(sum) if folded => self.samples(&mut metric, OTHER, OTHER, sum),
+            Some(sum) if folded => self.samples(&samples, &mut metric, (OTHER, OTHER), sum),
             _ => Ok(()),
         }
     }
 
     fn samples(
         &self,
+        samples: &Samples,
         metric: &mut MetricEncoder<'_>,
-        name: &str,
-        probe: &str,
+        (name, probe): (&str, &str),
         figures: &Figures,
     ) -> fmt::Result {
-        for (value, get) in self.samples {
-            let count = get(figures);
-            match self.label {
+        let counted = samples.iter().map(|(value, of)| (*value, figures.counters.total(of)));
+        let beside = self.beside.iter().map(|(value, get)| (*value, get(figures)));
+        for (value, count) in counted.chain(beside) {
+            match self.metric.label {
                 None => sample(metric, &[("name", name), ("probe", probe)], count)?,
                 Some(label) => {
                     sample(metric, &[("name", name), ("probe", probe), (label, value)], count)?;
@@ -391,5 +365,57 @@ impl Plain<'_> {
             metric.encode_family(&labels)?.encode_gauge(&(*value as u64))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that the metrics of a probe are those of the contract, with their labels in their order.
+    #[test]
+    fn metrics_of_a_probe() {
+        let listed: Vec<String> = PROBE_COUNTERS
+            .iter()
+            .map(|ProbeCounter { metric, beside, .. }| {
+                let counted = samples_of(metric);
+                let counted =
+                    counted.iter().map(|(value, counters)| format!("{value}={counters:?}"));
+                let beside = beside.iter().map(|(value, _)| format!("{value}=beside"));
+                let samples: Vec<_> = counted.chain(beside).collect();
+                format!("{} {} {}", metric.name, metric.label.unwrap_or("-"), samples.join(" "))
+            })
+            .collect();
+        let expected = [
+            "faultline_probe_hits - =beside",
+            "faultline_probe_events - =beside",
+            "faultline_probe_withheld reason filtered=[Filtered] sampled_out=[SampledOut] \
+             throttled=[Throttled]",
+            "faultline_probe_lost cause ring_full=[RingFull] no_entry=[NoEntry] output=beside",
+            "faultline_probe_calls_lost cause no_return=[CallsLost] no_memory=[NoEntry, NoMemory]",
+            "faultline_probe_reads outcome resident=[ReadResident] faulted=[ReadFaulted] \
+             truncated=[ReadTruncated] failed=[ReadEfault, ReadEinval, ReadEagain]",
+        ];
+        assert_eq!(listed, expected);
+    }
+
+    /// Check that docs/metrics.md has these metrics, with the values of their labels.
+    #[test]
+    fn metrics_of_a_probe_are_documented() {
+        let document = include_str!("../../../../docs/metrics.md");
+        for ProbeCounter { metric, beside, .. } in PROBE_COUNTERS {
+            let counted = samples_of(metric);
+            let values = counted.iter().map(|(value, _)| *value);
+            let values: Vec<_> = values
+                .chain(beside.iter().map(|(value, _)| *value))
+                .map(|value| format!("`{value}`"))
+                .collect();
+            let labels = match metric.label {
+                Some(label) => format!("`{label}`: {} ", values.join(", ")),
+                None => String::new(),
+            };
+            let line = format!("| `{}_total` | counter | {labels}|", metric.name);
+            assert!(document.contains(&line), "{line}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::{json_line, json_text};
+use tracer_common::counter::{Counter, ENTRIES, RETURNS};
 
 fn ms(ms: u64) -> Millis {
     Millis(Duration::from_millis(ms))
@@ -304,4 +305,52 @@ fn overhead() {
     let quiet = Overhead { exceeded: 0, ..Overhead::default() };
     let text = Summary { overhead: Some(quiet), ..clean() }.text(false);
     assert!(text.contains("budget 0.00 %)\n"), "{text}");
+}
+
+/// Check that docs/json.md names every figure of a summary.
+#[test]
+fn figures_are_documented() {
+    fn names(value: &serde_json::Value, all: &mut Vec<String>) {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            all.push(name.clone());
+            names(value, all);
+        }
+    }
+    let document = include_str!("../../../../docs/json.md");
+    let (_, rest) = document.split_once("\n## `summary`\n").unwrap();
+    let of_summary = rest.split("\n## ").next().unwrap();
+    let of_event = document.split_once("\n## `count`\n").unwrap().0;
+    let counts = Counts::of_kernel(&|_| 1);
+    let mut all = Vec::new();
+    names(&serde_json::to_value(counts).unwrap(), &mut all);
+    for name in all {
+        let is_errno = name.starts_with('E');
+        let place = if is_errno { of_event } else { of_summary };
+        // `opened = returned + …` is in one pair of marks.
+        let found = place.split('`').skip(1).step_by(2).any(|marked| {
+            marked.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name)
+        });
+        assert!(found, "docs/json.md does not tell of `{name}`");
+    }
+}
+
+/// Check that each counter is in the summary once, and that hits are those of entries and returns.
+#[test]
+fn every_counter_is_in_the_summary() {
+    for counter in tracer_common::counter::ALL {
+        let only = |other| u64::from(other == counter);
+        let counts = Counts::of_kernel(&only);
+        let is_hit = u64::from(ENTRIES.contains(&counter) || RETURNS.contains(&counter));
+        assert_eq!(counts.hits, is_hit, "{counter:?}");
+        let sum =
+            sum_of(&serde_json::to_value(counts).unwrap()) - counts.hits - counts.reads.failed;
+        assert_eq!(sum, u64::from(counter != Counter::PlainHits), "{counter:?}");
+    }
+}
+
+fn sum_of(value: &serde_json::Value) -> u64 {
+    match value.as_object() {
+        Some(fields) => fields.values().map(sum_of).sum(),
+        None => value.as_u64().unwrap(),
+    }
 }

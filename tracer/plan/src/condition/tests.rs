@@ -1,8 +1,9 @@
 //! Compiled conditions mean what they say: whole, from the text on, against direct evaluation.
 
 use proptest::prelude::*;
-use tracer_common::condition::{
-    CHUNK_BYTES, RETURN_DURATION, RETURN_SAVED, RETURN_VALUE, SAVED_UNDECIDED,
+use tracer_common::{
+    interpret::{choice::return_registers, judge::Judged},
+    testbed::{FIRST, Hit, Pages, State},
 };
 
 use super::*;
@@ -26,60 +27,21 @@ struct Call {
     duration_ns: u64,
 }
 
-/// What the eBPF program does, step by step.
+/// What the eBPF program says: it runs the same interpreter.
 fn judge(
     conditions: &Conditions,
     condition: &Condition,
     call: &Call,
-    registers: [u64; 8],
-) -> (bool, u16) {
-    let mut saved = 0;
-    let mut next = 0;
-    for _ in 0..MAX_TESTS {
-        let test = &condition.tests[usize::from(next)];
-        let value = match test.source {
-            source if source == Source::Pid as u8 => u64::from(call.pid),
-            source if source == Source::Register as u8 => registers[usize::from(test.register)],
-            source => panic!("source {source}"),
-        };
-        let outcome = if test.comparison == Comparison::Str as u8 {
-            assert_eq!(usize::from(test.register), PATH);
-            call.path.as_ref().map(|path| {
-                let mut bytes = path.clone().into_bytes();
-                bytes.resize(TEXT_BYTES.max(bytes.len()), 0);
-                let length = test.text_bytes as usize;
-                assert!(length.div_ceil(CHUNK_BYTES) * CHUNK_BYTES <= TEXT_BYTES);
-                bytes[..length] == conditions.texts[test.text as usize].bytes[..length]
-            })
-        } else {
-            let cut = value << test.shift;
-            let number = if test.signed != 0 {
-                ((cut as i64) >> test.shift) as u64
-            } else {
-                cut >> test.shift
-            };
-            let number = (number & test.mask) ^ test.bias;
-            Some(match test.comparison {
-                0 => number == test.constant,
-                1 => number < test.constant,
-                _ => number > test.constant,
-            })
-        };
-        let holds = outcome.is_some_and(|outcome| outcome != (test.negated != 0));
-        if outcome.is_none() {
-            saved |= SAVED_UNDECIDED;
-        }
-        if test.save != NOT_SAVED {
-            saved |= u16::from(holds) << test.save;
-        }
-        let jump = if holds { test.on_true } else { test.on_false };
-        if jump >= REJECT {
-            return (jump == ACCEPT, saved);
-        }
-        assert!(jump > next, "a jump backwards");
-        next = jump;
+    mut registers: [u64; 8],
+) -> Judged {
+    let mut pages = Pages::new(|_| State::Resident, |_| b'.');
+    if let Some(path) = &call.path {
+        pages.fill(FIRST, path.as_bytes());
+        pages.fill(FIRST + path.len() as u64, &[0]);
+        registers[PATH] = FIRST;
     }
-    panic!("the condition does not end");
+    let pid_tgid = u64::from(call.pid) << 32;
+    Hit::new(&pages, &conditions.texts, pid_tgid, [0; 16]).judge(&condition.tests, registers, 0)
 }
 
 /// Entry and return together: whether the call is wanted.
@@ -98,20 +60,19 @@ fn is_wanted(conditions: &Conditions, indices: Indices, call: &Call) -> bool {
     let mut saved = 0;
     if indices.entry != NO_CONDITION {
         let condition = &conditions.conditions[indices.entry as usize];
-        let (accepted, kept) = judge(conditions, condition, call, registers);
-        if !accepted {
+        let judged = judge(conditions, condition, call, registers);
+        if !judged.accepted {
             return false;
         }
-        saved = kept;
+        saved = judged.saved;
     }
     if indices.at_return == NO_CONDITION {
         return true;
     }
-    let mut registers = [0; 8];
-    registers[usize::from(RETURN_VALUE)] = u64::from(call.ret as u32) | upper(32);
-    registers[usize::from(RETURN_DURATION)] = call.duration_ns;
-    registers[usize::from(RETURN_SAVED)] = u64::from(saved);
-    judge(conditions, &conditions.conditions[indices.at_return as usize], call, registers).0
+    let value = u64::from(call.ret as u32) | upper(32);
+    let registers = return_registers(value, call.duration_ns, u32::from(saved));
+    let condition = &conditions.conditions[indices.at_return as usize];
+    judge(conditions, condition, call, registers).accepted
 }
 
 /// A condition, apart from everything that is tested.

@@ -1,6 +1,6 @@
 //! What is told of a CPU.
 
-use tracer_common::counter::Counter;
+use tracer_common::counter::{Counter, LOST};
 
 use super::super::{Outcome, Tally};
 use crate::kernel::CounterSnapshot;
@@ -32,9 +32,7 @@ impl CpuFigures {
         let of_cpu = |outcome| tally.map_or(0, |tally| tally.of_cpu(cpu, outcome));
         self.hits += counters.hits();
         self.events += of_cpu(Outcome::Delivered);
-        self.lost += get(Counter::RingFull)
-            + get(Counter::NoEntry)
-            + get(Counter::NoMemory)
+        self.lost += counters.total(&LOST)
             + of_cpu(Outcome::OutputLost)
             + of_cpu(Outcome::AfterLimit)
             + of_cpu(Outcome::Undecodable);

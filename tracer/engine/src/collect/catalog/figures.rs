@@ -1,6 +1,6 @@
 //! One reading of everything that is counted.
 
-use tracer_common::counter::Counter;
+use tracer_common::counter::LOST;
 
 use super::super::{Outcome, Tally};
 use super::{Catalog, CpuFigures, Durations, Series};
@@ -75,8 +75,7 @@ impl Figures {
 
     /// Events, calls and durations that were lost.
     pub fn lost(&self) -> u64 {
-        let get = |counter| self.counters.get(counter);
-        get(Counter::RingFull) + get(Counter::NoEntry) + get(Counter::NoMemory) + self.output_lost
+        self.counters.total(&LOST) + self.output_lost
     }
 }
 

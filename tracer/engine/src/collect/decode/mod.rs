@@ -5,6 +5,8 @@
 //! [`DecodeError`], which the caller counts, and never a panic or a wrong value.
 
 mod clock;
+#[cfg(test)]
+mod roundtrip;
 #[cfg(any(test, feature = "testbed"))]
 #[doc(hidden)]
 pub mod testbed;

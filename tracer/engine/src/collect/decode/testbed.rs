@@ -60,7 +60,8 @@ pub fn record(mut header: RecordHeader, values: &[Raw]) -> Vec<u8> {
     [&header_bytes(&header), slots.as_slice(), &blobs, &TRAILING].concat()
 }
 
-fn header_bytes(header: &RecordHeader) -> [u8; HEADER_BYTES] {
+/// The header as it lies in a record.
+pub fn header_bytes(header: &RecordHeader) -> [u8; HEADER_BYTES] {
     // SAFETY: a header is plain bytes without padding, and just as many.
     unsafe { std::mem::transmute_copy(header) }
 }
