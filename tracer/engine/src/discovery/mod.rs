@@ -339,21 +339,33 @@ impl Discovery {
     /// Drops functions that an earlier part has already, read in the same way: what one run names twice is
     /// traced once.
     pub(crate) fn drop_repeats(&mut self) {
-        let mut seen: HashMap<_, Vec<PlannedProbe>> = HashMap::new();
-        for part in &mut self.parts {
+        let mut seen: HashMap<_, Vec<&PlannedProbe>> = HashMap::new();
+        let mut kept = Vec::new();
+        for (index, part) in self.parts.iter().enumerate() {
             let id = part.file.id();
-            part.plan.retain(|probe| {
-                let here = seen.entry((id, probe.offset)).or_default();
-                let alike = |other: &PlannedProbe| {
+            let others = self.parts.iter().enumerate().filter(|(other, _)| *other != index);
+            if !others.map(|(_, other)| other.file.id()).any(|other| other == id) {
+                kept.push(None);
+                continue;
+            }
+            let is_new = |probe: &&'_ PlannedProbe| {
+                let alike = |other: &&PlannedProbe| {
                     (&other.args, &other.ret, &other.program)
                         == (&probe.args, &probe.ret, &probe.program)
                 };
-                let is_new = !here.iter().any(alike);
-                if is_new {
-                    here.push(probe.clone());
-                }
-                is_new
-            });
+                !seen.get(&(id, probe.offset)).is_some_and(|here| here.iter().any(alike))
+            };
+            let new: Vec<bool> = part.plan.probes.iter().map(|probe| is_new(&probe)).collect();
+            for (probe, _) in part.plan.probes.iter().zip(&new).filter(|(_, new)| **new) {
+                seen.entry((id, probe.offset)).or_default().push(probe);
+            }
+            kept.push(Some(new));
+        }
+        for (part, kept) in self.parts.iter_mut().zip(kept) {
+            if let Some(kept) = kept {
+                let mut kept = kept.into_iter();
+                part.plan.retain(|_| kept.next().unwrap_or(true));
+            }
         }
     }
 }
