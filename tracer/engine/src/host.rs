@@ -12,6 +12,10 @@ use faultline_plan::{Classes, Costs, KernelQuirks};
 const FOLDER: &str = "/var/cache/faultline";
 const FILE: &str = "/var/cache/faultline/host.json";
 
+/// Changes when different figures are kept, or when they change their meaning. 2: longer nops, and forms
+/// that the kernel refuses.
+const FIGURES: u32 = 2;
+
 /// This machine: what its kernel offers, what a breakpoint costs, and which kernel bugs it has. Make it
 /// once and pass it on.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +79,8 @@ struct Measured {
 /// The same, with the machine it was found on.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
+    /// Which figures these are: those of another number are measured again.
+    figures: u32,
     /// Version of this program: its own share is part of the figures.
     faultline: String,
     kernel: String,
@@ -86,7 +92,8 @@ fn kept_or_measured() -> Option<Measured> {
     let (kernel, cpu) = (kernel()?, cpu());
     let faultline = env!("CARGO_PKG_VERSION");
     let is_ours = |kept: &Kept| {
-        (kept.faultline.as_str(), &kept.kernel, &kept.cpu) == (faultline, &kernel, &cpu)
+        kept.figures == FIGURES
+            && (kept.faultline.as_str(), &kept.kernel, &kept.cpu) == (faultline, &kernel, &cpu)
     };
     let kept: Option<Kept> =
         fs::read(FILE).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -100,7 +107,7 @@ fn kept_or_measured() -> Option<Measured> {
         .and_then(|costs| Ok(Measured { costs, quirks: try_quirks()? }))
         .inspect_err(|error| tracing::warn!("failed to measure what a hit costs: {error:#}"));
     let host = measured.ok()?;
-    let kept = Kept { faultline: faultline.to_owned(), kernel, cpu, host };
+    let kept = Kept { figures: FIGURES, faultline: faultline.to_owned(), kernel, cpu, host };
     if let Err(error) = keep(&kept) {
         tracing::debug!("failed to write {FILE}: {error}");
     }

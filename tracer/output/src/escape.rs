@@ -1,7 +1,7 @@
-//! Bytes of a traced process, made fit for a JSON string or for a terminal.
+//! Bytes of a traced process, made safe for a JSON string or for a terminal.
 //!
-//! Takes any bytes. JSON loses none of them; text is for people, and shows them all. Neither gives
-//! out a control character, or one that hides or reorders what stands around it.
+//! Takes any bytes. JSON loses none of them; text is for people and shows all of them. Neither contains
+//! a control character, or one that hides or reorders the text around it.
 
 use crate::digits::HEX;
 use faultline_spec::is_hidden;
@@ -52,7 +52,7 @@ fn push_json_str(text: &str, backslash: &str, out: &mut Vec<u8>) {
     });
 }
 
-/// What stands around bytes that are shown to people, and so must not stand in them unescaped.
+/// The quotes around bytes that are shown to people; inside, they must be escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Quotes {
     /// `"`
@@ -79,7 +79,7 @@ pub(super) fn push_text(bytes: &[u8], quotes: Quotes, out: &mut Vec<u8>) {
     }
 }
 
-/// `text` as people may read it.
+/// `text` as it is safe to show.
 pub(super) fn shown(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     push_text(text.as_bytes(), Quotes::None, &mut out);
@@ -99,7 +99,7 @@ fn for_each_special(text: &str, out: &mut Vec<u8>, special: impl Fn(char, &mut V
     while !rest.is_empty() {
         let (plain, tail) = rest.split_at(plain_len(rest.as_bytes()));
         out.extend_from_slice(plain.as_bytes());
-        // Text in another script goes on like that: no need to look for plain bytes in between.
+        // Text in another script continues like this: do not search it for plain bytes.
         rest = "";
         for (at, c) in tail.char_indices() {
             if c.is_ascii() && is_plain(c as u8) {
@@ -147,7 +147,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// Check that JSON strings keep what is UTF-8, and escape what a terminal would obey.
+    /// Check that JSON strings keep UTF-8, and escape what controls a terminal.
     #[test]
     fn json_strings() {
         for (bytes, expected) in [
@@ -202,7 +202,7 @@ mod tests {
     }
 
     proptest! {
-        /// Check that no character gets through that a terminal would obey.
+        /// Check that no character gets through that controls a terminal.
         #[test]
         fn nothing_hidden_is_left(bytes in any::<Vec<u8>>(), string in any::<String>()) {
             for bytes in [&bytes[..], string.as_bytes()] {

@@ -2,12 +2,13 @@
 //!
 //! The fields and their order are a contract: `type`, `time`, `probe`, `kind`, `pid`, `tid`,
 //! `comm`, `cpu`, then `args` of an entry, or `ret` (if the probe has a type for it) and
-//! `duration_ns` of a return. Where something is to be said about a value, it is named in
+//! `duration_ns` of a return. A value that is not simply what was read is named in
 //! `unread`, `truncated` or `escaped`; the return value is named `ret`, and the task's name
 //! `comm`. (An argument that is itself called `comm` is `args.comm` in `escaped`: no argument's
 //! name has a dot.)
 
 mod line;
+mod table;
 
 pub use self::line::{json_line, json_text};
 use crate::{
@@ -40,7 +41,7 @@ struct ProbeText {
     names: Vec<Vec<u8>>,
 }
 
-/// What is to be said about the values of one event, each set a bit a slot.
+/// Remarks on the values of one event: in each set, one bit per slot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Remarks {
     unread: u32,
@@ -56,13 +57,13 @@ impl Default for JsonSink {
 }
 
 impl JsonSink {
-    /// A sink that has seen no event.
+    /// A new sink.
     #[must_use]
     pub fn new() -> Self {
         Self::with_names(Vec::new())
     }
 
-    /// One that writes the user's own name of each probe too, by its id, as `name`.
+    /// A sink that also writes the user's name for each probe, by its id, as `name`.
     #[must_use]
     pub fn with_names(names: Vec<std::sync::Arc<str>>) -> Self {
         Self { time: TimeText::new(utc), names, probes: PerProbe::default() }
@@ -148,7 +149,7 @@ fn push_name(name: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends a value as JSON, and remarks what cannot be seen in it.
+/// Appends a value as JSON, and notes what cannot be seen in it.
 #[inline]
 fn push_value(
     slot: usize,

@@ -1,4 +1,4 @@
-//! What a run or a daemon found, in the formats that people and programs read.
+//! Events, tables and summaries, in the formats that people and programs read.
 //!
 //! One file a format, each a room of its own:
 //!
@@ -6,49 +6,47 @@
 //! - [`json`]: for programs. One object a line; its fields are a contract.
 //! - [`prometheus`]: for a scrape. Counters read when they are asked for.
 //!
-//! A [`Sink`] takes an [`Event`] and appends its line to a buffer; it does no I/O: the buffer and
-//! the file behind it belong to the [`EventWriter`]. And it must be fast, because a reader that is
-//! slower than the probes loses events: what is the same in each line of a probe is put together
-//! once, and an event costs some copies and its digits.
+//! A [`Sink`] takes an [`Event`] and appends its line to a buffer. It does no I/O: the buffer and the
+//! file behind it belong to the [`EventWriter`]. It must be fast, because a reader that is slower than
+//! the probes loses events: what is the same in each line of a probe is prepared once, and an event
+//! costs a few copies and its digits.
 //!
-//! What the formats share: [`EventWriter`], from records to an [`Output`], with a [tally](faultline_engine::collect::Tally) of what
-//! became of each; [`Summary`], what a run counted and where everything that is missing went;
-//! escapes, digits, times and colours.
+//! The formats share: [`EventWriter`], from events to an [`Output`], with a
+//! [tally](faultline_engine::collect::Tally) of what became of each; [`Table`], what an action has
+//! summed up; [`Summary`], what a run counted and where every missing hit went; escapes, digits, times
+//! and colours.
 //!
-//! Whatever a traced process puts into its strings or its name, no format gives a control character
-//! or an escape sequence to a terminal.
+//! Whatever a traced process puts into its strings or its name, no format sends a control character or
+//! an escape sequence to a terminal.
 
-mod counts;
 mod digits;
 mod escape;
 pub mod json;
-mod latencies;
 mod output;
 mod palette;
 mod per_probe;
 pub mod prometheus;
-mod seen;
 #[cfg(test)]
 mod speed;
 pub mod summary;
+mod table;
 pub mod text;
 mod time;
 mod writer;
 
 pub use self::{
-    counts::{count_table, json_counts},
     json::{JsonSink, json_line, json_text},
-    latencies::{json_latencies, latency_picture, latency_table},
     output::{Output, survive_file_size_limit},
     palette::Palette,
     summary::Summary,
+    table::{Cell, Table, TableSink},
     text::TextSink,
     writer::{Batch, EventOutput, EventWriter, FileOutput, WriterEnd},
 };
 use faultline_engine::collect::decode::Event;
 
-/// Formats events. A sink remembers each probe that it has seen by its
-/// [`ProbeId`](faultline_plan::ProbeId), so it serves one plan: a new plan needs a new sink.
+/// Formats events. A sink remembers each probe it has seen by its
+/// [`ProbeId`](faultline_plan::ProbeId), so it serves one plan.
 pub trait Sink: Send {
     /// Appends the event's line, newline included, to `out`.
     fn event(&mut self, event: &Event<'_>, out: &mut Vec<u8>);

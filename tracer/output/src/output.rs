@@ -1,4 +1,4 @@
-//! Where events are written: standard output or a file.
+//! Where output goes: standard output or a file.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,7 +12,7 @@ use std::{
 
 use faultline_engine::collect::drain::Patience;
 
-/// How often a write that cannot proceed looks whether it is still wanted.
+/// How often a blocked write checks whether it is still wanted.
 const PATIENCE_MS: i32 = 50;
 
 /// An output that never blocks for longer than it is wanted.
@@ -37,9 +37,9 @@ enum Kind {
 impl Output {
     /// Standard output.
     ///
-    /// A pipe or terminal is opened again, without blocking: a reader that does not read, or
-    /// Ctrl-S, must not keep the run from ending. Setting the flag on standard output itself would
-    /// change it for every process that shares it.
+    /// A pipe or terminal is reopened as non-blocking: a reader that does not read, or Ctrl-S, must not
+    /// keep the run from ending. Setting the flag on standard output itself would change it for every
+    /// process that shares it.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Output {
         Ok(Self { file: OpenOptions::new().append(true).open(path)?, kind: Kind::Other })
     }
 
-    /// Whether people see it as it comes.
+    /// Whether it is a terminal.
     pub fn is_terminal(&self) -> bool {
         self.kind == Kind::Terminal
     }

@@ -1,16 +1,16 @@
-//! The colours of text for people, all in one place.
+//! The colours of text for people.
 
-/// What stands before each kind of text, and after it. Empty without colours, so that a line is
-/// written in one way.
+/// The escape sequences before each kind of text, and after it. Empty without colours, so that lines
+/// are written in one way.
 #[derive(Debug, Clone, Copy)]
 pub struct Palette {
-    /// Times, and what is not looked at first.
+    /// Times and headings.
     pub dim: &'static str,
     /// Names of probes.
     pub probe: &'static str,
     /// Strings and characters.
     pub string: &'static str,
-    /// What went wrong.
+    /// Errors and losses.
     pub error: &'static str,
     /// Back to normal.
     pub reset: &'static str,

@@ -1,9 +1,8 @@
-//! What is the same in every line of a probe, put together when its first event comes.
+//! What is the same in every line of a probe, prepared when its first event arrives.
 
 use faultline_plan::ProbeId;
 
-/// A `T` a probe. Most of a large plan's probes are never hit, so each is made when first asked
-/// for.
+/// A `T` per probe. Most probes of a large plan are never hit, so each is made on first use.
 #[derive(Debug)]
 pub(super) struct PerProbe<T> {
     by_id: Vec<Option<Box<T>>>,

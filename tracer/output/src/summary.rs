@@ -1,4 +1,4 @@
-//! What a run counted: the last line of its output, and for people the last words.
+//! What a run counted: the last line of its output, or the last words to people.
 //!
 //! Takes figures that are final, counted after the last probe was detached; gives one line of JSON
 //! (through [`json_line`](crate::json_line)) or some lines of text. It must not correct anything:
@@ -18,7 +18,7 @@ pub use self::{
     counts::{Cost, Counts, Dropped, FailedByErrno, Faults, OfKernel, Reads, Returns},
     overhead::{Overhead, Ppm},
 };
-use crate::seen::SeenHits;
+use faultline_engine::collect::tables::Seen;
 
 /// What a run counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -27,25 +27,25 @@ pub struct Summary {
     /// In total.
     #[serde(flatten)]
     pub counts: Counts,
-    /// By probe: those with hits. Empty where each has a line of its own before the summary.
+    /// By probe: those with hits. Empty if each has a line of its own before the summary.
     pub probes: Vec<ProbeSummary>,
     /// By CPU: those with hits.
     pub per_cpu: Vec<CpuSummary>,
     /// CPUs that the machine has, with hits or without.
     pub cpus: u32,
-    /// How the probes came.
+    /// How the probes were attached.
     pub attach: Attach,
-    /// How they went.
+    /// How they were detached.
     pub detach: Detach,
-    /// Functions that were asked for and not probed.
+    /// Functions that match a probe and were not probed.
     pub skipped: Vec<SkippedProbe>,
     /// What works differently on this kernel, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// What the overhead budget has done, if there was one.
+    /// What the overhead budget did, if there was one.
     #[serde(rename = "overhead", skip_serializing_if = "Option::is_none")]
     pub overhead: Option<Overhead>,
-    /// How the traced command ended, if there was one and it has.
+    /// How the traced command ended, if there was one and it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandEnd>,
     /// Why the run ended, in words: `the command ended`, `--duration is over`, …
@@ -62,9 +62,26 @@ pub struct ProbeSummary {
     /// Its figures.
     #[serde(flatten)]
     pub counts: Counts,
-    /// If it was not attached all the time.
+    /// Set if it was not attached all the time.
     #[serde(flatten)]
     pub seen: Option<SeenHits>,
+}
+
+/// A figure of a probe that was counted in a part of the time only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SeenHits {
+    /// The share of the time that the probe was attached.
+    attached_share: Ppm,
+    /// What `hits` would be had it been attached all the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimated_hits: Option<u64>,
+}
+
+impl From<Seen> for SeenHits {
+    fn from(seen: Seen) -> Self {
+        let Seen { attached_ppm, estimated } = seen;
+        Self { attached_share: Ppm::parts(attached_ppm), estimated_hits: estimated }
+    }
 }
 
 /// The figures of one CPU.
@@ -77,7 +94,7 @@ pub struct CpuSummary {
     pub counts: Counts,
 }
 
-/// How the probes came.
+/// How the probes were attached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Attach {
     /// Probes that were attached.
@@ -86,7 +103,7 @@ pub struct Attach {
     pub links: u64,
     /// Functions that were not probed.
     pub skipped: u64,
-    /// All of it.
+    /// The whole time.
     pub ms: Millis,
     /// The file that took longest, where there was more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,21 +115,21 @@ pub struct Attach {
 pub struct SlowestFile {
     /// Its path.
     pub file: String,
-    /// Its part of the time.
+    /// Its share of the time.
     pub ms: Millis,
 }
 
-/// How the probes went.
+/// How the probes were detached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Detach {
-    /// All of it, the kernel's grace period included.
+    /// The whole time, including the kernel's grace period.
     pub ms: Millis,
-    /// The grace period: how long the link took that was released fastest.
+    /// The grace period: the time of the link that was released fastest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<Millis>,
 }
 
-/// A function that was asked for and not probed.
+/// A function that matches a probe and was not probed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SkippedProbe {
     /// Its label.
@@ -151,11 +168,11 @@ impl Serialize for Millis {
 }
 
 impl Summary {
-    /// Whether nothing is missing: hits are all accounted for, reads add up, and the figures by
-    /// probe and by CPU add up to the total.
+    /// Whether nothing is missing: all hits are accounted for, reads add up, and the figures by probe
+    /// and by CPU add up to the total.
     ///
-    /// A record that makes no sense may be known to have been lost, but not of which probe or CPU:
-    /// just as many hits may be unaccounted for there.
+    /// A record that cannot be decoded is known to be lost, but its probe and CPU may not be: as many
+    /// hits may be unaccounted for there.
     #[must_use]
     pub fn is_conserved(&self) -> bool {
         self.counts.is_conserved()
@@ -164,8 +181,7 @@ impl Summary {
             && self.is_sum_of(self.per_cpu.iter().map(|cpu| &cpu.counts))
     }
 
-    /// Takes the probes' figures out, which then have been told elsewhere; they add up, or it is
-    /// told here.
+    /// Removes the figures by probe, which have been shown elsewhere, after checking that they add up.
     pub fn check_probes(&mut self) {
         if !self.is_conserved() {
             tracing::error!("the figures by probe do not add up: {:?}", self.probes);
@@ -182,7 +198,7 @@ impl Summary {
             sum += *part;
         }
         let total = &self.counts;
-        // What is undecodable in total and of no part is the only difference that there may be.
+        // Undecodable records of no known part are the only difference allowed.
         let undecodable = sum.dropped.undecodable <= total.dropped.undecodable;
         sum.dropped.undecodable = total.dropped.undecodable;
         undecodable

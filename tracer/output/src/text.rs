@@ -6,7 +6,9 @@
 //! 03:04:05.000011 41/42   cat             libc.so.6:open → 3  5.12µs
 //! ```
 
+mod picture;
 mod summary;
+mod table;
 
 use unicode_width::UnicodeWidthStr;
 
@@ -27,7 +29,7 @@ use faultline_spec::{
 
 /// Most bytes that the kernel keeps of a task's name.
 const COMM_COLUMNS: usize = 15;
-/// Columns of the process's number to begin with: the largest has seven digits.
+/// Columns of the process id to begin with: the largest has seven digits.
 const PID_COLUMNS: usize = 7;
 
 /// Writes events as text, in local time.
@@ -36,7 +38,7 @@ pub struct TextSink {
     palette: Palette,
     time: TimeText<9>,
     probes: PerProbe<ProbeText>,
-    /// Columns of the process's number; grows to the longest seen, so that lines stay aligned.
+    /// Columns of the process id; grows to the longest seen, so that lines stay aligned.
     pid_columns: usize,
 }
 
@@ -52,7 +54,7 @@ struct ProbeText {
 }
 
 impl TextSink {
-    /// A sink that has seen no event; with `colour`, lines have escape sequences in them.
+    /// A new sink; with `colour`, its lines contain escape sequences.
     #[must_use]
     pub fn new(colour: bool) -> Self {
         Self::with_time(colour, local_of_day)

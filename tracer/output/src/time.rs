@@ -1,4 +1,4 @@
-//! Moments to text. Events come by the thousand a second, so the text of a second is kept.
+//! Times as text. There are thousands of events per second, so the text of a second is kept.
 
 use crate::digits::padded;
 use faultline_engine::collect::decode::WallTime;
@@ -51,7 +51,7 @@ pub(super) fn utc_of_day(second: u64) -> [u8; 9] {
     of_day_text(of_day / 3_600, of_day / 60 % 60, of_day % 60)
 }
 
-/// `03:04:05.`, in the zone of this machine or `TZ`; UTC where the C library cannot tell.
+/// `03:04:05.`, in the zone of this machine or `TZ`; UTC if the C library does not know it.
 pub(super) fn local_of_day(second: u64) -> [u8; 9] {
     let Ok(time) = libc::time_t::try_from(second) else { return utc_of_day(second) };
     // SAFETY: all zeros is a `tm`: it holds integers and a pointer that may be null.

@@ -58,7 +58,7 @@ impl Batch {
             .map(|(event, begin)| (event.id, &self.text[begin..event.end]))
     }
 
-    /// Number of events that end within so many bytes.
+    /// Number of events that end within this many bytes.
     fn events_in(&self, bytes: usize) -> usize {
         self.events.partition_point(|event| event.end <= bytes)
     }
@@ -151,7 +151,7 @@ pub struct FileOutput {
 }
 
 impl FileOutput {
-    /// Writes at most `limit` events; `ended` is told once, when the run is to end.
+    /// Writes at most `limit` events; `ended` gets one message, when the run is to end.
     #[must_use]
     pub fn new(output: Output, limit: Option<u64>, ended: UnboundedSender<WriterEnd>) -> Self {
         Self { output, remaining: limit.unwrap_or(u64::MAX), failed: false, ended }

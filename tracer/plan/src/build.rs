@@ -1,4 +1,4 @@
-//! Puts the plan together: one probe a place and reading, grouped by file.
+//! Builds the plan: one probe for each place and set of values read, grouped by file.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,8 +15,8 @@ use faultline_spec::{ArgSpec, Condition, ProbeSpec, TypeError};
 /// Reads the code of a probe's function from its first byte to past the probed instruction.
 pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
 
-/// Plans every resolved probe. What cannot be probed is listed with its reason, and the rest is
-/// planned; the same place read in the same way is planned once, however often it was named.
+/// Plans every resolved probe. What cannot be probed is listed with its reason. A place that is named
+/// several times and read in the same way is planned once.
 ///
 /// All probes have the condition of `options`, each as its arguments are.
 pub fn plan(
@@ -59,8 +59,7 @@ pub fn plan(
     plan
 }
 
-/// The condition, as it is about each probe that the user wrote: thousands of functions may come
-/// from one.
+/// The condition for each probe that the user wrote: thousands of functions may come from one.
 struct ConditionsBySpec<'a> {
     condition: Option<&'a Condition>,
     conditions: Conditions,
@@ -90,19 +89,19 @@ impl<'a> ConditionsBySpec<'a> {
 /// What the user asks for beyond the probes themselves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlanOptions<'a> {
-    /// Also what may hurt the traced program.
+    /// Also plan what may harm the traced program.
     pub force: bool,
-    /// Which hits are wanted.
+    /// Which calls are traced.
     pub condition: Option<&'a Condition>,
-    /// What the kernel makes of instructions.
+    /// How the kernel runs each form of instruction.
     pub classes: Classes,
-    /// What can hurt on this kernel.
+    /// What this kernel gets wrong.
     pub quirks: KernelQuirks,
-    /// Processes with a seccomp filter may be among those that are traced.
+    /// A traced process may have a seccomp filter.
     pub may_be_filtered: bool,
 }
 
-/// A condition that is wrong for every probe is refused before anything is planned.
+/// A condition that is wrong for every probe is refused before planning.
 fn about_another_probe(error: TypeError) -> SkipReason {
     match error {
         TypeError::Absent { name, is_of_return, .. } => {
@@ -170,8 +169,9 @@ fn planned(
     })
 }
 
-/// Functions that keep their return address, go to another's, or walk the stack by it. Under a
-/// return probe it is the kernel's trampoline, and whoever arrives there unexpected is killed.
+/// Functions that store their return address, jump to another one, or walk the stack by it. Under a
+/// return probe that address is the kernel's trampoline, and a task that arrives there unexpectedly is
+/// killed.
 const ODD_RETURNS: [&str; 29] = [
     "setjmp",
     "_setjmp",
@@ -204,7 +204,7 @@ const ODD_RETURNS: [&str; 29] = [
     "backtrace",
 ];
 
-/// The dynamic linker's resolver leaves its frame by a jump to the function it has found.
+/// The dynamic linker's resolver leaves its frame by jumping to the function it found.
 const RESOLVER_PREFIX: &str = "_dl_runtime_resolve";
 
 fn returns_oddly(probe: &ResolvedProbe) -> bool {
@@ -213,7 +213,7 @@ fn returns_oddly(probe: &ResolvedProbe) -> bool {
         .any(|name| ODD_RETURNS.contains(&&**name) || name.starts_with(RESOLVER_PREFIX))
 }
 
-/// Why returns are not traced in a file without `force`, whatever the function.
+/// Why no function's return is traced in a file without `force`.
 #[must_use]
 pub fn returns_in(file: &ObjectFile) -> Option<SkipReason> {
     if file.is_go() {
@@ -223,8 +223,8 @@ pub fn returns_in(file: &ObjectFile) -> Option<SkipReason> {
     }
 }
 
-/// Whether exceptions or panics may pass through the file's functions: it is linked with what
-/// unwinds stacks for C++ and Rust, or is that itself.
+/// Whether exceptions or panics may pass through the file's functions: it is linked with an unwinder for
+/// C++ or Rust, or is one.
 fn unwinds(file: &ObjectFile) -> bool {
     let libraries = file.needed().iter().map(String::as_str).chain(file.soname());
     let unwinding = ["libstdc++.so", "libc++.so", "libc++abi.so", "libgcc_s.so", "libunwind.so"];

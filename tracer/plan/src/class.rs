@@ -1,8 +1,8 @@
 //! How the kernel runs the instruction under a breakpoint.
 //!
-//! What an instruction looks like to the kernel's uprobes is its [`Form`]: that can be read off its
-//! bytes. What the kernel makes of a form, its [`Class`], differs between kernels, so it is found by
-//! measuring ([`Costs`](super::Costs)); without that, [`Classes::assumed`] says what is usual.
+//! An instruction's [`Form`] is how it looks to the kernel's uprobes, and is read off its bytes. How the
+//! kernel runs a form, its [`Class`], differs between kernels, so it is measured
+//! ([`Costs`](super::Costs)); without measurements, [`Classes::assumed`] has the usual ones.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use faultline_resolve::Arch;
 pub enum Form {
     /// x86-64: the nop of five bytes that compilers emit for tracing.
     Nop5,
-    /// A plain nop.
+    /// A nop of one instruction's usual length: a byte on x86-64.
     Nop,
     /// x86-64: `push` of a register.
     Push,
@@ -23,6 +23,24 @@ pub enum Form {
     LandingPad,
     /// Everything else.
     Other,
+    /// x86-64: the longer nops that assemblers pad with, each as long as its name says. Kernels
+    /// differ in which of them they emulate.
+    Nop2,
+    /// See [`Nop2`](Self::Nop2).
+    Nop3,
+    /// See [`Nop2`](Self::Nop2).
+    Nop4,
+    /// See [`Nop2`](Self::Nop2).
+    Nop6,
+    /// See [`Nop2`](Self::Nop2).
+    Nop7,
+    /// See [`Nop2`](Self::Nop2).
+    Nop8,
+    /// See [`Nop2`](Self::Nop2).
+    Nop9,
+    /// The same with a segment prefix, for which kernels before 7.2 refuse the breakpoint; that one
+    /// replaces it by a call.
+    Nop10,
 }
 
 /// How the kernel runs an instruction; the first is the cheapest.
@@ -30,18 +48,34 @@ pub enum Form {
 pub enum Class {
     /// The breakpoint is replaced by a call.
     Optimised,
-    /// Done by the kernel itself.
+    /// Emulated by the kernel.
     Emulated,
-    /// The same, in the words of aarch64.
+    /// The same, as aarch64 calls it.
     Simulated,
-    /// Run elsewhere, with two traps more.
+    /// Run elsewhere, with two more traps.
     SingleStepped,
+    /// The kernel refuses a breakpoint on it.
+    Refused,
 }
 
 impl Form {
     /// Every form, in the order of their numbers.
-    pub const ALL: [Self; 6] =
-        [Self::Nop5, Self::Nop, Self::Push, Self::Jump, Self::LandingPad, Self::Other];
+    pub const ALL: [Self; 14] = [
+        Self::Nop5,
+        Self::Nop,
+        Self::Push,
+        Self::Jump,
+        Self::LandingPad,
+        Self::Other,
+        Self::Nop2,
+        Self::Nop3,
+        Self::Nop4,
+        Self::Nop6,
+        Self::Nop7,
+        Self::Nop8,
+        Self::Nop9,
+        Self::Nop10,
+    ];
 
     /// The form of the first instruction of `code`.
     ///
@@ -66,12 +100,20 @@ impl Form {
             [0x50..=0x57, ..] | [0x41, 0x50..=0x57, ..] => Self::Push,
             [0x70..=0x7f | 0xe8 | 0xe9 | 0xeb, ..] | [0x0f, 0x80..=0x8f, ..] => Self::Jump,
             [0xf3, 0x0f, 0x1e, 0xfa, ..] => Self::LandingPad,
+            [0x66, 0x90, ..] => Self::Nop2,
+            [0x0f, 0x1f, 0x00, ..] => Self::Nop3,
+            [0x0f, 0x1f, 0x40, 0x00, ..] => Self::Nop4,
+            [0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00, ..] => Self::Nop6,
+            [0x0f, 0x1f, 0x80, 0, 0, 0, 0, ..] => Self::Nop7,
+            [0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, ..] => Self::Nop8,
+            [0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, ..] => Self::Nop9,
+            [0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, ..] => Self::Nop10,
             _ => Self::Other,
         }
     }
 
     fn of_aarch64(word: u32) -> Self {
-        /// Bits that tell an instruction, and what they are; in the order of the manual.
+        /// Mask and value that identify an instruction, in the order of the manual.
         const SIMULATED: [(u32, u32); 7] = [
             (0xff00_0010, 0x5400_0000), // b.cond
             (0x7c00_0000, 0x1400_0000), // b, bl
@@ -90,18 +132,22 @@ impl Form {
     }
 }
 
-/// What a kernel makes of each form.
+/// How a kernel runs each form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Classes(pub [Class; Form::ALL.len()]);
 
 impl Classes {
-    /// What is usual on Linux 6.18 and x86-64, and with `Optimised` taken for `Emulated` long before.
+    /// The usual classes on x86-64 since Linux 6.18; earlier kernels emulate what this one optimises.
     #[must_use]
     pub fn assumed() -> Self {
         Self(Form::ALL.map(|form| match form {
             Form::Nop5 => Class::Optimised,
             Form::Nop | Form::Push | Form::Jump => Class::Emulated,
-            Form::LandingPad | Form::Other => Class::SingleStepped,
+            Form::Nop2 | Form::Nop3 | Form::Nop4 | Form::Nop6 | Form::Nop7 | Form::Nop8 => {
+                Class::Emulated
+            }
+            Form::LandingPad | Form::Other | Form::Nop9 => Class::SingleStepped,
+            Form::Nop10 => Class::Refused,
         }))
     }
 
@@ -118,6 +164,27 @@ impl Default for Classes {
     }
 }
 
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nop5 => "5-byte nops",
+            Self::Nop => "nops",
+            Self::Push => "`push`",
+            Self::Jump => "relative jumps and calls",
+            Self::LandingPad => "landing pads",
+            Self::Other => "other instructions",
+            Self::Nop2 => "2-byte nops",
+            Self::Nop3 => "3-byte nops",
+            Self::Nop4 => "4-byte nops",
+            Self::Nop6 => "6-byte nops",
+            Self::Nop7 => "7-byte nops",
+            Self::Nop8 => "8-byte nops",
+            Self::Nop9 => "9-byte nops",
+            Self::Nop10 => "10-byte nops",
+        })
+    }
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -125,6 +192,7 @@ impl fmt::Display for Class {
             Self::Emulated => "emulated",
             Self::Simulated => "simulated",
             Self::SingleStepped => "single-stepped",
+            Self::Refused => "refused",
         })
     }
 }
@@ -133,13 +201,21 @@ impl fmt::Display for Class {
 mod tests {
     use super::*;
 
-    /// Check which instructions are taken for which form.
+    /// Check which form each instruction has.
     #[test]
     fn forms() {
         for (code, form) in [
             (&[0x0f, 0x1f, 0x44, 0x00, 0x00][..], Form::Nop5),
-            (&[0x0f, 0x1f, 0x40, 0x00], Form::Other),
             (&[0x90], Form::Nop),
+            (&[0x66, 0x90], Form::Nop2),
+            (&[0x0f, 0x1f, 0x00], Form::Nop3),
+            (&[0x0f, 0x1f, 0x40, 0x00], Form::Nop4),
+            (&[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00], Form::Nop6),
+            (&[0x0f, 0x1f, 0x80, 0, 0, 0, 0], Form::Nop7),
+            (&[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], Form::Nop8),
+            (&[0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], Form::Nop9),
+            (&[0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], Form::Nop10),
+            (&[0x66, 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], Form::Other),
             (&[0xf3, 0x90], Form::Other),
             (&[0x41, 0x57], Form::Push),
             (&[0x0f, 0x84, 0, 0, 0, 0], Form::Jump),

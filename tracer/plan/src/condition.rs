@@ -142,7 +142,7 @@ impl Conditions {
     }
 }
 
-/// Where a test goes on.
+/// Where evaluation continues.
 #[derive(Clone, Copy)]
 enum Target {
     Verdict(u8),

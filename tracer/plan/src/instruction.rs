@@ -1,5 +1,5 @@
-//! Judges the instruction under a breakpoint: whether one begins there at all, and whether this
-//! kernel's uprobes handle it.
+//! Checks the instruction under a breakpoint: whether one begins there at all, and whether the kernel's
+//! uprobes handle it correctly.
 //!
 //! x86-64 kernels decide by the opcode byte alone. For an instruction with a VEX or EVEX prefix
 //! they take that byte for one of the old one-byte opcodes: `vpbroadcastb` (0x7a) is then emulated
@@ -9,9 +9,10 @@
 //! `branch_setup_ops`, `push_setup_ops` and `arch_uprobe_analyze_insn` in
 //! `arch/x86/kernel/uprobes.c`.)
 
+use super::Form;
 use faultline_resolve::Arch;
 
-/// What is to be expected of a breakpoint on an instruction.
+/// What to expect from a breakpoint on an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The kernel handles it.
@@ -40,16 +41,20 @@ pub(super) fn begins_at(arch: Arch, code: &[u8], offset: u64) -> bool {
     }
 }
 
-/// What is to be expected of a breakpoint on the first instruction of `code`.
+/// What to expect from a breakpoint on the first instruction of `code`.
 pub(super) fn judge(arch: Arch, code: &[u8]) -> Verdict {
     match arch {
-        // aarch64 kernels decode properly; what they cannot simulate or step they refuse.
+        // aarch64 kernels decode properly, and refuse what they cannot simulate or step.
         Arch::Aarch64 => Verdict::Fine,
         Arch::X86_64 => judge_x86(code),
     }
 }
 
 fn judge_x86(code: &[u8]) -> Verdict {
+    // Whether the kernel accepts this one is measured: see `Class::Refused`.
+    if Form::of(Arch::X86_64, code) == Form::Nop10 {
+        return Verdict::Fine;
+    }
     // Operand size, address size, repeat and REX prefixes are fine; segment overrides and `lock`
     // are refused by the kernel.
     let prefix = |byte: &u8| matches!(byte, 0x66 | 0x67 | 0xf2 | 0xf3 | 0x40..=0x4f);
@@ -63,7 +68,7 @@ fn judge_x86(code: &[u8]) -> Verdict {
         Some(0xc5) => code.get(2),
         Some(0xc4) => code.get(3),
         Some(0x62) => code.get(4),
-        // In and out, interrupts, halt, interrupt flag: of no use in a program.
+        // In and out, interrupts, halt, interrupt flag: not used in programs.
         Some(0x6c..=0x6f | 0xcc..=0xcf | 0xe4..=0xe7 | 0xec..=0xef | 0xf1 | 0xf4 | 0xfa | 0xfb) => {
             return Verdict::Doubtful;
         }
@@ -96,7 +101,7 @@ fn judge_x86(code: &[u8]) -> Verdict {
 mod tests {
     use super::*;
 
-    /// Check that only places where an instruction begins are let through.
+    /// Check that only the start of an instruction is accepted.
     #[test]
     fn instruction_boundaries() {
         // endbr64; push rbp; mov rbp, rsp; sub rsp, 0x10
@@ -107,7 +112,7 @@ mod tests {
         assert!(!begins_at(Arch::Aarch64, &[], 6));
     }
 
-    /// Check that vector instructions which the kernel takes for something else are found.
+    /// Check that vector instructions that the kernel misreads are found.
     #[test]
     fn misread_vector_instructions() {
         for (code, verdict) in [

@@ -1,5 +1,5 @@
-//! From resolved probes to an [`AttachPlan`]: where each breakpoint goes and what each probe
-//! reads. Pure: what it must know of the machine is handed to it.
+//! From resolved probes to an [`AttachPlan`]: where each breakpoint goes and what each probe reads. Pure:
+//! what it needs to know about the machine is passed in.
 
 mod action;
 mod build;
@@ -28,7 +28,7 @@ pub use self::{
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
     quirks::KernelQuirks,
 };
-use faultline_resolve::{FileOffset, ObjectFile, Skipped};
+use faultline_resolve::{FileOffset, ObjectFile, SkipReason, Skipped};
 use faultline_spec::ValueType;
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
@@ -90,6 +90,16 @@ impl AttachPlan {
         self.probes.retain(|_| kept.next().unwrap_or(true));
     }
 
+    /// The probes on instructions that the kernel refuses and that could not be moved. They stay in the
+    /// plan but are not attached.
+    pub fn unsupported(&self) -> impl Iterator<Item = Skipped> {
+        let probes = self.probes.iter().filter(|probe| !probe.is_supported());
+        probes.map(|probe| {
+            let label = Arc::clone(&probe.label);
+            Skipped { label, reason: SkipReason::Unsupported }
+        })
+    }
+
     /// Adds what another plan attaches; the ids that its probes have here.
     pub fn append(&mut self, other: Self) -> std::ops::Range<u32> {
         let first = self.probes.len() as u32;
@@ -132,7 +142,7 @@ pub struct PlannedProbe {
     pub function_bytes: Option<u64>,
     /// Where the breakpoint went from there, and what it costs.
     pub place: Place,
-    /// The kernel may well refuse the breakpoint: it is tried apart from the others.
+    /// The kernel may refuse the breakpoint, so it is attached separately from the others.
     pub doubtful: bool,
     /// The entry's named arguments, by slot.
     pub args: Vec<PlannedValue>,
@@ -140,6 +150,15 @@ pub struct PlannedProbe {
     pub ret: Option<ValueType>,
     /// The same, as the eBPF program reads it.
     pub program: ProbeProgram,
+}
+
+impl PlannedProbe {
+    /// `false` if the kernel is known to refuse the instruction. It does not check before a process maps
+    /// the file, so the probe would be attached and never hit.
+    #[must_use]
+    pub fn is_supported(&self) -> bool {
+        self.place.class != Class::Refused
+    }
 }
 
 /// A value that a probe reads.

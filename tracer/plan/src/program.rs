@@ -1,4 +1,4 @@
-//! From the arguments that the user named to the operations that the eBPF program runs.
+//! From the named arguments to the operations that the eBPF program runs.
 //!
 //! Integer and pointer arguments go by position: System V AMD64 passes six in registers, AAPCS64
 //! eight; the rest stand on the stack, eight bytes each, on x86-64 above the return address.
@@ -17,11 +17,11 @@ use faultline_spec::{
     types::{BytesLen, IntShape, Read},
 };
 
-/// Most bytes of a `str` without a limit of its own: a path of the longest kind (`PATH_MAX`).
+/// Most bytes of a `str` without its own limit: the longest path (`PATH_MAX`).
 pub const DEFAULT_STR_BYTES: u32 = 4096;
-/// Most bytes of a `bytes[ARG]`: a TLS record of the longest kind.
+/// Most bytes of a `bytes[ARG]`: the longest TLS record.
 pub const DEFAULT_BYTES: u32 = 16 * 1024;
-/// Defaults shrink where a probe reads several objects, but not below this.
+/// Defaults shrink if a probe reads several objects, but not below this.
 const LEAST_DEFAULT_BYTES: u32 = 256;
 
 /// The program of a probe on `arch`.

@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(file_crc32(&File::open(path).unwrap()).unwrap(), 0xcbf4_3926);
     }
 
-    /// Check where a debug file is looked for.
+    /// Check where a debug file is searched for.
     #[test]
     fn paths_are_those_of_gdb() {
         let path = build_id_path(&[0xab, 0xcd, 0x0e]).unwrap();

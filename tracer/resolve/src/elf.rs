@@ -272,7 +272,7 @@ mod tests {
         }
     }
 
-    /// Check that each kind of file that cannot be probed is told apart.
+    /// Check that each kind of file that cannot be probed has its own error.
     #[test]
     fn wrong_kinds_are_named() {
         let bed = Testbed::new("elf-kinds");

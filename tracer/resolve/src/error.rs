@@ -1,4 +1,4 @@
-//! What can go wrong with a whole spec. What is wrong with one function is a
+//! What can go wrong with a whole spec. A problem with one function is a
 //! [`SkipReason`](super::SkipReason).
 //!
 //! An error names the file and the reason, and ends with a hint in parentheses where there is one.
@@ -13,15 +13,15 @@ use super::process::Pid;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The process does not exist, or it ended while it was being looked at.
+    /// The process does not exist, or ended while it was inspected.
     #[error("no process {pid}")]
     NoSuchProcess {
         /// As given.
         pid: Pid,
     },
-    /// `/proc` does not let this user look at the process.
+    /// `/proc` does not let this user inspect the process.
     #[error(
-        "not allowed to look at process {pid} (`{}` needs root, or the same user and CAP_SYS_PTRACE)",
+        "no permission to inspect process {pid} (`{}` needs root, or the same user and CAP_SYS_PTRACE)",
         path.display()
     )]
     ProcessDenied {
@@ -45,9 +45,9 @@ pub enum ResolveError {
     NoSuchTarget {
         /// As written.
         target: String,
-        /// What it was looked for as.
+        /// What kind of name it is.
         kind: TargetKind,
-        /// A near name, or where it was looked for.
+        /// A similar name, or where it was searched for.
         hint: Hint,
     },
     /// The file exists but could not be opened or read.
@@ -91,15 +91,15 @@ pub enum ResolveError {
         /// 32-bit, another machine's, relocatable, …
         reason: String,
     },
-    /// ELF that contradicts itself, or ends early.
+    /// ELF that is inconsistent or truncated.
     #[error("`{}` is corrupt: {reason}", path.display())]
     Corrupt {
         /// As the view sees it.
         path: PathBuf,
-        /// The first contradiction that was met.
+        /// The first inconsistency found.
         reason: String,
     },
-    /// The pattern is not one.
+    /// The pattern is invalid.
     #[error("`{pattern}` is not a valid {kind}: {reason}")]
     BadPattern {
         /// As written.
@@ -108,6 +108,12 @@ pub enum ResolveError {
         kind: &'static str,
         /// In one line.
         reason: String,
+    },
+    /// Matching the pattern would take too long.
+    #[error("finding functions {what} would take too long (use fewer and shorter repetitions)")]
+    TooComplex {
+        /// The pattern as the user would recognise it, quoted.
+        what: String,
     },
     /// The file is fine, but has no such function.
     #[error("no function {what} in {file}{hint}")]
@@ -142,13 +148,12 @@ impl fmt::Display for TargetKind {
     }
 }
 
-/// What the user may have meant. It prints as the end of an error message, and as nothing where
-/// nothing is known.
+/// What the user may have meant. It prints as the end of an error message; an empty one prints nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hint {
-    /// A name that does exist, and is nearly the one that was asked for.
+    /// A name that exists and is similar to the one given.
     pub near: Option<String>,
-    /// What else there is to say, in a phrase.
+    /// Another remark, as a phrase.
     pub note: Option<String>,
 }
 

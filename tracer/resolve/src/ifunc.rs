@@ -1,6 +1,6 @@
 //! Indirect functions: symbols whose code picks another function when the file is loaded.
 //!
-//! Takes a file's symbols; tells a resolver's address, and which functions a resolver may pick.
+//! Takes a file's symbols; says which addresses are resolvers, and which functions a resolver may pick.
 //! ELF does not say that, so it goes by the names that glibc and compilers give them.
 
 use std::collections::BTreeSet;

@@ -11,9 +11,9 @@
 //! - `elf`, `symbols`, `debugfile`: from a file to its symbols, wherever they are kept.
 //! - [`object_file`](ObjectFile): one parsed file.
 //! - `pattern`, `demangle`: which names a function part selects.
-//! - `select`, `ifunc`: from symbols to probes, and to reasons where there is none.
+//! - `select`, `ifunc`: from symbols to probes, or to reasons why there are none.
 //! - [`skip`]: every reason for which a function is not probed.
-//! - `suggest`: the near name in an error.
+//! - `suggest`: the similar name in an error.
 
 mod address;
 mod code;

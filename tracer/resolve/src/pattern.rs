@@ -2,7 +2,14 @@
 //!
 //! Takes a [`FunctionPattern`]; gives a test over names. Knows no file.
 
-use regex::bytes::{Regex, RegexBuilder};
+use std::cell::RefCell;
+
+use regex_automata::{
+    Input, MatchErrorKind, MatchKind,
+    hybrid::dfa::{Cache, DFA},
+    nfa::thompson::{self, WhichCaptures, pikevm::PikeVM},
+    util::syntax,
+};
 
 use super::error::ResolveError;
 use super::symbols::split_version;
@@ -17,7 +24,101 @@ pub(super) enum Pattern {
         version: Option<Version>,
     },
     /// A glob, or a regular expression.
-    Matching(Regex),
+    Matching(Box<Matcher>),
+}
+
+/// Matches names against a regular expression, in bounded time for any expression. It uses an automaton
+/// that is built lazily, with a memory limit. For an expression that keeps filling the memory, such as
+/// `[ab]*a[ab]{500}c`, the matcher gives up.
+#[derive(Debug)]
+pub(super) struct Matcher {
+    names_versions: bool,
+    dfa: DFA,
+    state: RefCell<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    cache: Cache,
+    gave_up: bool,
+}
+
+/// The matcher gave up, so its answers are not valid.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooComplex;
+
+impl Matcher {
+    /// Maximum size of the compiled expression.
+    const MAX_BYTES: usize = 4 << 20;
+    /// Memory for the lazily built automaton.
+    const CACHE_BYTES: usize = 4 << 20;
+    /// How often that memory may fill up before efficiency is checked.
+    const MAX_CLEARS: usize = 5;
+    /// From then on, the bytes that must be searched per state built.
+    const LEAST_BYTES_A_STATE: usize = 10;
+
+    /// # Errors
+    ///
+    /// One line, if the expression is invalid or too large.
+    fn new(text: &str) -> Result<Self, String> {
+        let nfa = thompson::Config::new()
+            .utf8(false)
+            .nfa_size_limit(Some(Self::MAX_BYTES))
+            .which_captures(WhichCaptures::None);
+        let config = DFA::config()
+            .match_kind(MatchKind::LeftmostFirst)
+            .unicode_word_boundary(true)
+            .cache_capacity(Self::CACHE_BYTES)
+            .skip_cache_capacity_check(true)
+            .minimum_cache_clear_count(Some(Self::MAX_CLEARS))
+            .minimum_bytes_per_state(Some(Self::LEAST_BYTES_A_STATE));
+        // The parser's own error says more than that there was one.
+        regex_syntax::ParserBuilder::new()
+            .utf8(false)
+            .build()
+            .parse(text)
+            .map_err(|error| last_line(&error.to_string()))?;
+        let dfa = DFA::builder()
+            .syntax(syntax::Config::new().utf8(false))
+            .thompson(nfa)
+            .configure(config)
+            .build(text)
+            .map_err(|_| "it is too large".to_owned())?;
+        let state = State { cache: dfa.create_cache(), gave_up: false };
+        Ok(Self { names_versions: text.contains('@'), dfa, state: RefCell::new(state) })
+    }
+
+    /// Whether any part of the name matches. Always `false` once the matcher has given up.
+    pub(super) fn is_match(&self, name: &[u8]) -> bool {
+        let State { cache, gave_up } = &mut *self.state.borrow_mut();
+        if *gave_up {
+            return false;
+        }
+        match self.dfa.try_search_fwd(cache, &Input::new(name).earliest(true)) {
+            Ok(found) => found.is_some(),
+            // `\b` next to a non-ASCII letter, which this kind of automaton does not support.
+            Err(error) if matches!(error.kind(), MatchErrorKind::Quit { .. }) => {
+                match PikeVM::new_from_nfa(self.dfa.get_nfa().clone()) {
+                    Ok(vm) => vm.is_match(&mut vm.create_cache(), name),
+                    Err(_) => false,
+                }
+            }
+            Err(_) => {
+                *gave_up = true;
+                false
+            }
+        }
+    }
+
+    /// Whether the expression contains `@`, and so refers to symbol versions.
+    pub(super) fn names_versions(&self) -> bool {
+        self.names_versions
+    }
+
+    /// Whether the answers so far are valid.
+    pub(super) fn check(&self) -> Result<(), TooComplex> {
+        if self.state.borrow().gave_up { Err(TooComplex) } else { Ok(()) }
+    }
 }
 
 /// `@VERS` selects any symbol of that version, `@@VERS` only the default one.
@@ -34,10 +135,7 @@ impl Pattern {
             kind,
             reason,
         };
-        let compile = |text: &str| {
-            // One-line reasons: regex prints the pattern again, with a marker below it.
-            RegexBuilder::new(text).build().map_err(|error| last_line(&error.to_string()))
-        };
+        let compile = |text: &str| Matcher::new(text).map(Box::new);
         match function {
             FunctionPattern::Name(name) => Ok(Self::name(name)),
             FunctionPattern::Glob(glob) => glob_to_regex(glob)
@@ -69,17 +167,19 @@ pub(super) fn described(function: &FunctionPattern) -> String {
     }
 }
 
+/// One-line reasons: the parser prints the pattern again, with a marker below it.
 fn last_line(text: &str) -> String {
     let line = text.lines().last().unwrap_or(text);
     line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
-/// `*` any run, `?` one character, `[a-z]` one of, `[!a-z]` none of, `\` takes the next as it is.
+/// `*` any run, `?` one character, `[a-z]` one of, `[!a-z]` none of, `\` takes the next as it is. It also
+/// selects the name that is spelled like it, so that `<[T] as Trait>::f` can be pasted.
 fn glob_to_regex(glob: &str) -> Result<String, String> {
     // `*` passes over bytes that are no UTF-8 as well.
     const ANY_RUN: &str = "(?s-u:.)*";
     const ANY_ONE: &str = "(?s:.)";
-    let mut regex = String::from("^");
+    let mut regex = format!("^(?:{}|", regex_syntax::escape(glob));
     let mut rest = glob.chars();
     while let Some(next) = rest.next() {
         match next {
@@ -92,12 +192,12 @@ fn glob_to_regex(glob: &str) -> Result<String, String> {
             }
             '\\' => {
                 let escaped = rest.next().ok_or("nothing after `\\`")?;
-                regex.push_str(&regex::escape(escaped.encode_utf8(&mut [0; 4])));
+                regex.push_str(&regex_syntax::escape(escaped.encode_utf8(&mut [0; 4])));
             }
-            plain => regex.push_str(&regex::escape(plain.encode_utf8(&mut [0; 4]))),
+            plain => regex.push_str(&regex_syntax::escape(plain.encode_utf8(&mut [0; 4]))),
         }
     }
-    regex.push('$');
+    regex.push_str(")$");
     Ok(regex)
 }
 
@@ -130,7 +230,7 @@ mod tests {
 
     fn matches(glob: &str, name: &[u8]) -> bool {
         match Pattern::new(&FunctionPattern::Glob(glob.to_owned())).unwrap() {
-            Pattern::Matching(regex) => regex.is_match(name),
+            Pattern::Matching(matcher) => matcher.is_match(name),
             Pattern::Name { .. } => panic!("a glob became a name"),
         }
     }
@@ -150,6 +250,8 @@ mod tests {
             (r"operator\*", "operator*"),
             ("a.c", "a.c"),
             ("[&&~~]", "~"),
+            ("<[T] as core::fmt::Debug>::fmt", "<[T] as core::fmt::Debug>::fmt"),
+            ("f<char*>", "f<char*>"),
         ] {
             assert!(matches(glob, name.as_bytes()), "{glob} {name}");
         }
@@ -161,7 +263,7 @@ mod tests {
         assert!(matches("a*z", b"a\xff\nz"));
     }
 
-    /// Check that a pattern that is none is named with the reason, in one line.
+    /// Check that an invalid pattern is reported with the reason, in one line.
     #[test]
     fn bad_patterns() {
         let error = |function| Pattern::new(&function).unwrap_err().to_string();
@@ -173,6 +275,68 @@ mod tests {
             error(FunctionPattern::Regex("a(".to_owned())),
             "`a(` is not a valid regular expression: unclosed group"
         );
+    }
+
+    fn matcher(text: &str) -> Matcher {
+        Matcher::new(text).unwrap()
+    }
+
+    /// Check that regular expressions find a part of a name, that anchors and word boundaries hold, and
+    /// that names need not be UTF-8.
+    #[test]
+    fn regexes() {
+        for (text, yes, no) in [
+            ("^a|z$", &[&b"abc"[..], b"xyz"][..], &[&b"bab"[..]][..]),
+            (r"\bfmt\b", &[b"core::fmt::f", "é::fmt".as_bytes()], &[b"fmt2", "éfmt".as_bytes()]),
+            ("(?i)SSL_(read|write)$", &[b"ssl_READ"], &[b"ssl_readx"]),
+            ("(?s-u:x.*y)", &[b"x\xff\xfey"], &[b"yx"]),
+            (r"\w+\d+.*::(new|drop)$", &[b"abc12::x::drop"], &[b"::drop"]),
+        ] {
+            let matcher = matcher(text);
+            assert!(yes.iter().all(|name| matcher.is_match(name)), "{text}");
+            assert!(!no.iter().any(|name| matcher.is_match(name)), "{text}");
+            assert_eq!(matcher.check(), Ok(()));
+        }
+    }
+
+    /// Check that the matcher gives up on an expression whose automaton grows with each name, and not on
+    /// one with many repetitions but few states.
+    #[test]
+    fn matching_is_bounded() {
+        let names = || {
+            (0_u64..100_000).map(|number| {
+                let bits = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                (0..64)
+                    .map(|bit| if bits >> bit & 1 == 0 { b'a' } else { b'b' })
+                    .collect::<Vec<_>>()
+            })
+        };
+        for text in ["[ab]*a[ab]{500}c", "(a|b|ab)*a(a|b){2000}z", "(.{0,60}a){40}Q"] {
+            let matcher = matcher(text);
+            let tried = names().take_while(|name| {
+                matcher.is_match(name);
+                matcher.check().is_ok()
+            });
+            assert!(tried.count() < 100_000, "{text} is not given up");
+        }
+        for text in ["(.*){999}x", "(a?){900}b{900}", "(x+x+)+y"] {
+            let matcher = matcher(text);
+            assert_eq!(names().filter(|name| matcher.is_match(name)).count(), 0, "{text}");
+            assert_eq!(matcher.check(), Ok(()), "{text}");
+        }
+    }
+
+    /// Check that an expression that compiles to too much is refused.
+    #[test]
+    fn too_large() {
+        for text in ["(.*){9999}x", r"\pL{1000}", "((a{100}){100}){100}"] {
+            let function = FunctionPattern::Regex(text.to_owned());
+            let error = Pattern::new(&function).unwrap_err().to_string();
+            assert!(
+                error.ends_with("is not a valid regular expression: it is too large"),
+                "{error}"
+            );
+        }
     }
 
     /// Check that a version is taken off a name.

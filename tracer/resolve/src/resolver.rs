@@ -2,23 +2,24 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::{Hint, ResolveError};
+use super::error::{Hint, ResolveError, TargetKind};
 use super::object_file::{FileId, ObjectFile, SymbolSource};
-use super::pattern::{Pattern, described};
+use super::pattern::{Pattern, TooComplex, described};
 use super::select::{self, ListedFunction, Resolution};
 use super::skip::SkipReason;
 use super::suggest;
-use super::symbols::SymbolKind;
-use super::target::{Located, Targets};
+use super::symbols::{SymbolId, SymbolKind};
+use super::target::{Located, Targets, all_that_work};
 use super::view::{Root, View};
 use faultline_spec::{FunctionPattern, ProbeSpec};
 
 /// Resolves specs in one view.
 ///
-/// What a target's name means is looked up once and kept, so that ten thousand probes cost one
-/// look: a long-running program calls [`refresh`](Self::refresh) before it resolves again. Files
+/// Each target is looked up once, so that ten thousand probes cost one look-up: a long-running program
+/// calls [`refresh`](Self::refresh) before it resolves again. Files
 /// are kept by device, inode, size and time of change: one that did not change is never parsed
 /// twice, whatever its names.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Resolver {
     root: Option<Root>,
     targets: Targets,
     files: HashMap<FileId, Arc<ObjectFile>>,
-    named: HashMap<String, Named>,
+    named: HashMap<String, Vec<Named>>,
 }
 
 /// What a target's name led to.
@@ -50,7 +51,7 @@ pub struct Listing {
 }
 
 impl Resolver {
-    /// Reads nothing yet: what is wrong with a process shows at the first use.
+    /// Reads nothing yet: a problem with a process shows at first use.
     #[must_use]
     pub fn new(view: View) -> Self {
         Self {
@@ -62,41 +63,95 @@ impl Resolver {
         }
     }
 
-    /// The functions that a spec names.
+    /// The functions that a spec names, in each of the [files](Self::targets) that its target names.
     ///
     /// A name that leads only to what cannot be probed gives no probes and the reasons.
     ///
     /// # Errors
-    /// [`ResolveError::NoSuchFunction`] and [`ResolveError::BadPattern`]; and what
-    /// [`target`](Self::target) gives.
+    ///
+    /// [`ResolveError::NoSuchFunction`] if none of the files has it, [`ResolveError::BadPattern`] and
+    /// [`ResolveError::TooComplex`]; and what [`targets`](Self::targets) gives.
     pub fn resolve(&mut self, spec: &ProbeSpec) -> Result<Resolution, ResolveError> {
+        let mut all = Resolution::default();
+        let mut absent = None;
+        for named in self.named(&spec.target)? {
+            match self.resolve_named(spec, &named) {
+                Ok(resolution) => {
+                    all.probes.extend(resolution.probes);
+                    all.skipped.extend(resolution.skipped);
+                }
+                Err(error @ ResolveError::NoSuchFunction { .. }) => {
+                    absent.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match absent {
+            Some(error) if all.probes.is_empty() && all.skipped.is_empty() => Err(error),
+            _ => Ok(all),
+        }
+    }
+
+    /// The functions that a spec names in one of the [files](Self::targets) that its target names.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_in(
+        &mut self,
+        spec: &ProbeSpec,
+        file: &ObjectFile,
+    ) -> Result<Resolution, ResolveError> {
+        let all = self.named(&spec.target)?;
+        match all.iter().find(|named| named.file.id() == file.id()) {
+            Some(named) => self.resolve_named(spec, named),
+            None => Ok(Resolution::default()),
+        }
+    }
+
+    fn resolve_named(
+        &mut self,
+        spec: &ProbeSpec,
+        Named { file, base }: &Named,
+    ) -> Result<Resolution, ResolveError> {
         let pattern = Pattern::new(&spec.function)?;
-        let Named { file, base } = self.named(&spec.target)?;
-        let matches = select::matching(&file, &pattern);
+        let matches = matching(file, &pattern, &spec.function)?;
         let spec = Arc::new(spec.clone());
-        let mut resolution = select::resolve(&file, &base, &spec, &pattern, &matches);
+        let mut resolution = select::resolve(file, base, &spec, &pattern, &matches);
         if resolution.probes.is_empty() && resolution.skipped.is_empty() {
-            return Err(no_such_function(&file, &base, &spec.function));
+            return Err(no_such_function(file, base, &spec.function));
         }
         for skipped in &mut resolution.skipped {
             if let (SkipReason::Imported { library }, FunctionPattern::Name(name)) =
                 (&mut skipped.reason, &spec.function)
             {
-                *library = self.defining_library(&file, name);
+                *library = self.defining_library(file, name);
             }
         }
         Ok(resolution)
     }
 
-    /// The file that a target names.
+    /// The file that a target names; the newest, if there are several.
     ///
     /// # Errors
-    /// Every variant but those of functions and patterns.
+    ///
+    /// As [`targets`](Self::targets).
     pub fn target(&mut self, target: &str) -> Result<Arc<ObjectFile>, ResolveError> {
-        self.named(target).map(|named| named.file)
+        self.first_named(target).map(|named| named.file)
     }
 
-    /// The functions of a target, all of them or those that a pattern selects.
+    /// The files that a target names: one, but where a process maps several of one name. Then the
+    /// newest comes first, and the labels of their functions tell them apart.
+    ///
+    /// # Errors
+    ///
+    /// Every variant but those of functions and patterns.
+    pub fn targets(&mut self, target: &str) -> Result<Vec<Arc<ObjectFile>>, ResolveError> {
+        Ok(self.named(target)?.into_iter().map(|named| named.file).collect())
+    }
+
+    /// The functions of a target, all of them or those that a pattern selects. Of several files of one
+    /// name it is the first.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -108,8 +163,8 @@ impl Resolver {
         let everything = FunctionPattern::Glob("*".to_owned());
         let function = pattern.unwrap_or(&everything);
         let pattern = Pattern::new(function)?;
-        let Named { file, base } = self.named(target)?;
-        let functions = select::list(&file, &select::matching(&file, &pattern));
+        let Named { file, base } = self.first_named(target)?;
+        let functions = select::list(&file, &matching(&file, &pattern, function)?);
         if functions.is_empty() {
             return Err(no_such_function(&file, &base, function));
         }
@@ -134,7 +189,7 @@ impl Resolver {
         self.files.retain(|_, file| Arc::strong_count(file) > 1);
     }
 
-    fn named(&mut self, target: &str) -> Result<Named, ResolveError> {
+    fn named(&mut self, target: &str) -> Result<Vec<Named>, ResolveError> {
         if let Some(named) = self.named.get(target) {
             return Ok(named.clone());
         }
@@ -143,10 +198,26 @@ impl Resolver {
             None => Root::open_view(self.view)?,
         };
         let root = self.root.insert(root);
-        let located = self.targets.locate(root, target)?;
-        let named = load(&mut self.files, root, located)?;
+        let pid = match root {
+            Root::Host => None,
+            Root::Process(process) => Some(process.pid),
+        };
+        let located = self.targets.locate(root, target)?.into_iter();
+        let loaded = located.map(|located| load(&mut self.files, root, located)).collect();
+        let mut named = all_that_work(loaded, pid)?;
+        tell_apart(&mut named);
+        let named: Vec<_> = named.into_iter().map(|(named, _)| named).collect();
         self.named.insert(target.to_owned(), named.clone());
         Ok(named)
+    }
+
+    fn first_named(&mut self, target: &str) -> Result<Named, ResolveError> {
+        // There is at least one, or an error.
+        self.named(target)?.into_iter().next().ok_or_else(|| ResolveError::NoSuchTarget {
+            target: target.to_owned(),
+            kind: TargetKind::File,
+            hint: Hint::default(),
+        })
     }
 
     /// The library among those the file asks for that has the function.
@@ -156,10 +227,11 @@ impl Resolver {
             return None;
         };
         file.needed().iter().find_map(|library| {
-            let named = self.named(library).ok()?;
+            let named = self.first_named(library).ok()?;
             let symbols = &named.file.symbols;
             let raw_name =
                 select::matching(file, &Pattern::Name { name: name.clone(), version: None })
+                    .ok()?
                     .first()
                     .map(|&id| file.symbols.name(id).to_vec())?;
             let is_defined =
@@ -173,8 +245,8 @@ fn load(
     files: &mut HashMap<FileId, Arc<ObjectFile>>,
     root: &Root,
     located: Located,
-) -> Result<Named, ResolveError> {
-    let Located { opened, id, base } = located;
+) -> Result<(Named, IsDeleted), ResolveError> {
+    let Located { opened, id, base, is_deleted } = located;
     let file = match files.entry(id) {
         Entry::Occupied(entry) => Arc::clone(entry.get()),
         Entry::Vacant(entry) => {
@@ -186,7 +258,51 @@ fn load(
         let name = file.shown_path().file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     });
-    Ok(Named { file, base })
+    Ok((Named { file, base }, is_deleted))
+}
+
+type IsDeleted = bool;
+
+/// Adds enough of the path to base names that are not unique: `a/libx.so` and `b/libx.so`. A replaced
+/// file and its successor have the same path, so the old one is marked.
+fn tell_apart(all: &mut [(Named, IsDeleted)]) {
+    let paths: Vec<PathBuf> =
+        all.iter().map(|(named, _)| named.file.shown_path().to_owned()).collect();
+    let bases: Vec<String> = all.iter().map(|(named, _)| named.base.clone()).collect();
+    for (index, (named, is_deleted)) in all.iter_mut().enumerate() {
+        let rivals =
+            || (0..bases.len()).filter(|&other| other != index && bases[other] == bases[index]);
+        if rivals().any(|other| paths[other] == paths[index]) {
+            // As the kernel marks it in `/proc/PID/maps`.
+            named.base.push_str(if *is_deleted { " (deleted)" } else { "" });
+            continue;
+        }
+        let own = folders(&paths[index]);
+        let shared = |other: usize| {
+            let others = folders(&paths[other]);
+            own.iter().zip(&others).take_while(|(one, other)| one == other).count()
+        };
+        if let Some(most_shared) = rivals().map(shared).max() {
+            let shown: Vec<_> =
+                own.iter().take(most_shared + 1).rev().map(String::as_str).collect();
+            named.base = format!("{}/{}", shown.join("/"), bases[index]);
+        }
+    }
+}
+
+/// The folders that a file is in, from the inside out.
+fn folders(path: &Path) -> Vec<String> {
+    let above = path.parent().into_iter().flat_map(Path::components).rev();
+    above.map(|folder| folder.as_os_str().to_string_lossy().into_owned()).collect()
+}
+
+fn matching(
+    file: &ObjectFile,
+    pattern: &Pattern,
+    function: &FunctionPattern,
+) -> Result<Vec<SymbolId>, ResolveError> {
+    select::matching(file, pattern)
+        .map_err(|TooComplex| ResolveError::TooComplex { what: described(function) })
 }
 
 fn no_such_function(file: &ObjectFile, base: &str, function: &FunctionPattern) -> ResolveError {
@@ -209,7 +325,7 @@ fn near_function(file: &ObjectFile, wanted: &str) -> Option<String> {
     copy.or_else(|| suggest::nearest(wanted, raw().chain(demangled()))).map(str::to_owned)
 }
 
-/// What a file without its symbols lacks, and where they were looked for.
+/// What is missing from a stripped file, and where its symbols were searched for.
 fn stripped(file: &ObjectFile) -> Option<String> {
     match file.symbol_sources() {
         [] | [SymbolSource::Dynsym] => {}

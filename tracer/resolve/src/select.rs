@@ -1,4 +1,4 @@
-//! From a file's symbols to probes, and to reasons where there is none.
+//! From a file's symbols to probes, or to reasons why there are none.
 //!
 //! Takes one file and one spec; gives a [`Resolution`]. Several names at one address are one
 //! probe; one name at several addresses is several.
@@ -10,7 +10,7 @@ use super::address::{ElfAddr, FileOffset};
 use super::demangle::{self, Demangled};
 use super::ifunc;
 use super::object_file::ObjectFile;
-use super::pattern::{Pattern, Version};
+use super::pattern::{Matcher, Pattern, TooComplex, Version};
 use super::skip::{SkipReason, Skipped};
 use super::symbols::{SymbolId, SymbolKind, Symbols};
 use faultline_spec::ProbeSpec;
@@ -71,33 +71,40 @@ pub struct ListedFunction {
 }
 
 /// The symbols that a pattern selects, in the order of the file's tables.
-pub(super) fn matching(file: &ObjectFile, pattern: &Pattern) -> Vec<SymbolId> {
+///
+/// # Errors
+///
+/// [`TooComplex`]: a regular expression that takes too long.
+pub(super) fn matching(file: &ObjectFile, pattern: &Pattern) -> Result<Vec<SymbolId>, TooComplex> {
     let symbols = &file.symbols;
-    match pattern {
+    Ok(match pattern {
         Pattern::Name { name, version } => {
             let has_version = |&id: &SymbolId| version_fits(symbols, id, version.as_ref());
             let raw: Vec<_> = symbols.named(name.as_bytes()).filter(has_version).collect();
             if !raw.is_empty() {
-                return raw;
+                return Ok(raw);
             }
             let by_demangled = file.demangled().named(name);
             let expanded = by_demangled.into_iter().flat_map(|id| same_raw_name(symbols, id));
             expanded.filter(has_version).collect()
         }
-        Pattern::Matching(regex) => {
+        Pattern::Matching(matcher) => {
             let is_function = |&id: &SymbolId| {
                 let kind = symbols.get(id).kind;
                 !matches!(kind, SymbolKind::Data | SymbolKind::Undefined)
             };
             let raw = symbols.ids().filter(|&id| {
-                regex.is_match(symbols.name(id)) || regex_takes_version(regex, symbols, id)
+                matcher.is_match(symbols.name(id)) || takes_version(matcher, symbols, id)
             });
-            let demangled = file.demangled().matching(|name| regex.is_match(name.as_bytes()));
+            let demangled = file.demangled().matching(|name| matcher.is_match(name.as_bytes()));
             let expanded = demangled.into_iter().flat_map(|id| same_raw_name(symbols, id));
             let mut seen = HashSet::new();
-            raw.chain(expanded).filter(is_function).filter(|&id| seen.insert(id)).collect()
+            let all = raw.chain(expanded).filter(is_function).filter(|&id| seen.insert(id));
+            let all = all.collect();
+            matcher.check()?;
+            all
         }
-    }
+    })
 }
 
 fn same_raw_name(symbols: &Symbols, id: SymbolId) -> Vec<SymbolId> {
@@ -111,15 +118,15 @@ fn version_fits(symbols: &Symbols, id: SymbolId, wanted: Option<&Version>) -> bo
 }
 
 /// A pattern with an `@` in it speaks of versions.
-fn regex_takes_version(regex: &regex::bytes::Regex, symbols: &Symbols, id: SymbolId) -> bool {
-    if !regex.as_str().contains('@') {
+fn takes_version(matcher: &Matcher, symbols: &Symbols, id: SymbolId) -> bool {
+    if !matcher.names_versions() {
         return false;
     }
     symbols.version(id).is_some_and(|version| {
         let name = String::from_utf8_lossy(symbols.name(id));
         let at = if symbols.get(id).is_default_version { "@@" } else { "@" };
-        regex.is_match(format!("{name}{at}{version}").as_bytes())
-            || regex.is_match(format!("{name}@{version}").as_bytes())
+        matcher.is_match(format!("{name}{at}{version}").as_bytes())
+            || matcher.is_match(format!("{name}@{version}").as_bytes())
     })
 }
 
@@ -362,7 +369,7 @@ fn preference(symbols: &Symbols, id: SymbolId) -> impl Ord + use<'_> {
     )
 }
 
-/// Overloads share a name; what tells them apart is their parameters.
+/// Overloads share a name, so their labels include the parameters.
 fn label_overloads(found: &mut [Found]) {
     let mut count: HashMap<String, usize> = HashMap::new();
     for function in found.iter() {
@@ -381,7 +388,7 @@ fn label_overloads(found: &mut [Found]) {
 mod tests {
     use super::*;
 
-    /// Check that a cold part is told from a function that is only called so.
+    /// Check that a cold part is recognised, and not every name with `cold` in it.
     #[test]
     fn cold_parts_belong_to_a_function() {
         assert_eq!(whole_function(b"f.cold").as_deref(), Some("f"));

@@ -1,8 +1,8 @@
-//! Functions that a user named and that are not probed, with the reason.
+//! Functions that the user named but that are not probed, with the reason.
 //!
-//! Every stage adds to them: resolving finds what is no function, planning what would hurt, the
-//! kernel refuses the rest. One enum has all reasons, so a new one is a variant and its arm in
-//! `SkipReason::parts`.
+//! Every stage adds some: resolving finds names that are not functions, planning finds probes that would
+//! be harmful, and the kernel refuses others. One enum has all reasons: a new one is a variant and its
+//! arm in `SkipReason::parts`.
 
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
@@ -54,8 +54,8 @@ pub enum SkipReason {
         /// The function's size.
         size: u64,
     },
-    /// A return probe past the entry: the kernel would replace whatever then lies on top of the
-    /// stack, which is not the return address.
+    /// A return probe past the entry: the kernel would replace whatever is on top of the stack there,
+    /// which is not the return address.
     ReturnInside,
     /// A return probe where a program starts: nothing called it, so there is no return address.
     ReturnAtStart,
@@ -85,6 +85,8 @@ pub enum SkipReason {
         /// What fits.
         most: u64,
     },
+    /// The kernel supports no breakpoint on the instruction.
+    Unsupported,
     /// The condition uses a name that this probe does not have.
     ConditionUses {
         /// As written.
@@ -104,14 +106,14 @@ pub enum SkipReason {
     },
 }
 
-/// Which reason it is, whatever its details: reports group by it. It prints what holds for all.
+/// Which reason it is, without its details: reports group by it. It prints what is true of all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SkipKind {
     reason: Discriminant<SkipReason>,
     text: &'static str,
 }
 
-/// What a reason says: the kind, what is particular to this function, and what the user can do.
+/// The text of a reason: its kind, what is specific to this function, and what the user can do.
 struct Parts {
     kind: &'static str,
     detail: Option<String>,
@@ -170,7 +172,7 @@ impl SkipReason {
                 parts("there is no code in the file at its address").detail(format!(", {address}"))
             }
             Self::Fragment { function } => {
-                parts("a cold part of a function, reached by a jump and not by a call")
+                parts("a cold part of a function, reached by a jump instead of a call")
                     .hint(format!("probe `{function}`"))
             }
             Self::OffsetBeyondFunction { offset, size } => {
@@ -227,6 +229,8 @@ impl SkipReason {
                  and the program would misbehave",
             )
             .hint("probe its caller, or an instruction after it with `+OFFSET`"),
+            Self::Unsupported => parts("the kernel does not support a breakpoint on the instruction there")
+                .hint("probe its caller, or an instruction after it with `+OFFSET`"),
             Self::StackInside => {
                 parts("arguments on the stack can only be read at the function's first instruction")
             }
@@ -275,11 +279,11 @@ impl fmt::Display for SkipKind {
 /// Skipped functions of one [`SkipKind`].
 #[derive(Debug)]
 pub struct SkippedAlike<'a> {
-    /// In their order; at least one.
+    /// In their original order; at least one.
     pub skipped: Vec<&'a Skipped>,
 }
 
-/// Skipped functions by the kind of their reason, in the order in which the kinds first come.
+/// Groups skipped functions by the kind of reason, in order of first appearance.
 #[must_use]
 pub fn by_kind(skipped: &[Skipped]) -> Vec<SkippedAlike<'_>> {
     let mut groups: Vec<(SkipKind, SkippedAlike<'_>)> = Vec::new();
@@ -293,7 +297,7 @@ pub fn by_kind(skipped: &[Skipped]) -> Vec<SkippedAlike<'_>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// The reason that all of them have; where they differ, only its kind.
+/// The reason they share, or only its kind if the details differ.
 impl fmt::Display for SkippedAlike<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.skipped.as_slice() {
@@ -336,8 +340,8 @@ mod tests {
         assert!(reason.to_string().ends_with("`f5` and 2 more)"), "{reason}");
     }
 
-    /// Check that functions are grouped by what kind of reason they have, and that a group tells the
-    /// details only where all share them.
+    /// Check that functions are grouped by kind of reason, and that a group prints the details only if
+    /// all share them.
     #[test]
     fn skipped_functions_are_grouped_by_kind() {
         let skipped = |label: &str, reason| Skipped { label: label.into(), reason };

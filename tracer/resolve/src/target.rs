@@ -1,9 +1,10 @@
 //! From a target's text to an open file.
 //!
-//! Takes a path, a library name or a command and a view's [`Root`]; gives the file and the name
-//! that reports use for it. Knows nothing of the file's contents, but that a library found by its
-//! name must be one for this machine.
+//! Takes a path, a library name or a command and a view's [`Root`]; returns the files and the names
+//! that reports use for them. Looks at contents only to check that a library found by name is one for
+//! this machine.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
@@ -27,7 +28,7 @@ use super::view::{ProcessRoot, Root, process_error};
 const LIBRARY_DIRECTORIES: [&str; 6] =
     ["/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib64", "/usr/local/lib"];
 
-/// Where a shell looks when it is told nothing.
+/// Where a shell searches if `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A target's file.
@@ -37,6 +38,8 @@ pub(super) struct Located {
     pub(super) id: FileId,
     /// The base name in labels; `None` where the library's own name is the one to use.
     pub(super) base: Option<String>,
+    /// Deleted or replaced at its path; a process still has it mapped.
+    pub(super) is_deleted: bool,
 }
 
 /// The names of a view, read once each.
@@ -48,17 +51,24 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    pub(super) fn locate(&mut self, root: &Root, target: &str) -> Result<Located, ResolveError> {
+    /// The files that a target names: several only if a process maps more than one of that name. The
+    /// newest comes first.
+    pub(super) fn locate(
+        &mut self,
+        root: &Root,
+        target: &str,
+    ) -> Result<Vec<Located>, ResolveError> {
         if let Root::Process(process) = root {
             process.check_alive()?;
         }
         if target.contains('/') {
-            return locate_path(root, target);
+            return locate_path(root, target).map(|located| vec![located]);
         }
-        if let Root::Process(process) = root
-            && let Some(located) = self.locate_mapped(root, process, target)?
-        {
-            return Ok(located);
+        if let Root::Process(process) = root {
+            let located = self.locate_mapped(root, process, target)?;
+            if !located.is_empty() {
+                return Ok(located);
+            }
         }
         let found = if is_library_name(target) {
             match self.locate_library(root, target) {
@@ -69,37 +79,40 @@ impl Targets {
             self.locate_command(root, target)?
         };
         match found {
-            Some(located) => Ok(located),
+            Some(located) => Ok(vec![located]),
             None => Err(self.no_such_name(root, target)),
         }
     }
 
-    /// A file that the process has mapped as code, the program itself among them.
+    /// The files of a name that the process has mapped as code, the program itself among them.
     fn locate_mapped(
         &mut self,
         root: &Root,
         process: &ProcessRoot,
         target: &str,
-    ) -> Result<Option<Located>, ResolveError> {
+    ) -> Result<Vec<Located>, ResolveError> {
         let mapped = self.mapped(process)?;
-        let named = |test: &dyn Fn(&str) -> bool| {
+        let named = |test: &dyn Fn(&str) -> bool| -> Vec<&Mapping> {
             let fits = |mapping: &&Mapping| base_name(mapping).is_some_and(|name| test(&name));
-            mapped
-                .iter()
-                .filter(fits)
-                .max_by_key(|mapping| version_key(&base_name(mapping).unwrap_or_default()))
+            mapped.iter().filter(fits).collect()
         };
-        let exact = named(&|name| name == target);
-        let mapping = exact.or_else(|| named(&|name| is_version_of(name, target)));
+        let mut mappings = named(&|name| name == target);
+        if mappings.is_empty() {
+            mappings = named(&|name| is_version_of(name, target));
+        }
         // musl's loader is its libc.
-        let mapping = mapping.or_else(|| {
-            let is_libc = target == "libc" || target.starts_with("libc.so");
-            if is_libc { named(&|name| name.starts_with("ld-musl-")) } else { None }
-        });
-        let Some(mapping) = mapping else { return Ok(None) };
-        let opened = open_mapped(root, process, mapping)?;
+        if mappings.is_empty() && (target == "libc" || target.starts_with("libc.so")) {
+            mappings = named(&|name| name.starts_with("ld-musl-"));
+        }
+        mappings
+            .sort_by_key(|mapping| Reverse(version_key(&base_name(mapping).unwrap_or_default())));
         let base = if is_library_name(target) { None } else { Some(target.to_owned()) };
-        located(opened, base).map(Some)
+        let located = mappings.iter().map(|mapping| {
+            let is_deleted = matches!(mapping.source, MappingSource::File { deleted: true, .. });
+            let opened = open_mapped(root, process, mapping)?;
+            Ok(Located { is_deleted, ..located(opened, base.clone())? })
+        });
+        all_that_work(located.collect(), Some(process.pid))
     }
 
     fn mapped(&mut self, process: &ProcessRoot) -> Result<&[Mapping], ResolveError> {
@@ -169,7 +182,7 @@ impl Targets {
                 Root::Process(process) => process_path(process)?,
             };
             let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
-            // A relative entry depends on where a shell was; nobody means that for a probe.
+            // A relative entry depends on a shell's directory, which a probe does not have.
             let absolute = std::env::split_paths(&path).filter(|directory| directory.is_absolute());
             self.commands = Some(absolute.collect());
         }
@@ -200,7 +213,7 @@ impl Targets {
             _ if target.is_empty() => Hint::note("a target is a path, a library or a command"),
             Some(near) => Hint::near(near),
             None if matches!(root, Root::Host) && Path::new(target).is_file() => {
-                Hint::note(format!("for the file in this directory write `./{target}`"))
+                Hint::note(format!("for the file in the current directory, write `./{target}`"))
             }
             None => looked_in(root, kind),
         };
@@ -208,16 +221,43 @@ impl Targets {
     }
 }
 
+/// The files of one name that can be probed, or the error if none can. The others are logged.
+pub(super) fn all_that_work<T>(
+    tried: Vec<Result<T, ResolveError>>,
+    pid: Option<process::Pid>,
+) -> Result<Vec<T>, ResolveError> {
+    let (mut working, mut failed) = (Vec::new(), Vec::new());
+    for one in tried {
+        match one {
+            Ok(one) => working.push(one),
+            Err(error) => failed.push(error),
+        }
+    }
+    if working.is_empty()
+        && let Some(error) = failed.pop()
+    {
+        return Err(error);
+    }
+    if let Some(pid) = pid {
+        for error in failed {
+            tracing::warn!(
+                "process {pid} maps another file of this name, which is not probed: {error}"
+            );
+        }
+    }
+    Ok(working)
+}
+
 fn looked_in(root: &Root, kind: TargetKind) -> Hint {
     match root {
         Root::Process(process) => Hint::note(format!(
-            "it was looked for among the files that process {} maps, and below its root",
+            "searched the files that process {} maps, and its root directory",
             process.pid
         )),
         Root::Host if kind == TargetKind::Library => {
-            Hint::note("it was looked for in /etc/ld.so.cache and the library directories")
+            Hint::note("searched /etc/ld.so.cache and the library directories")
         }
-        Root::Host => Hint::note("it was looked for on PATH"),
+        Root::Host => Hint::note("searched PATH"),
     }
 }
 
@@ -286,7 +326,7 @@ fn near_file(root: &Root, path: &Path) -> Option<String> {
 
 fn located(opened: Opened, base: Option<String>) -> Result<Located, ResolveError> {
     let metadata = metadata(&opened)?;
-    Ok(Located { id: FileId::of(&metadata), opened, base })
+    Ok(Located { id: FileId::of(&metadata), opened, base, is_deleted: false })
 }
 
 fn metadata(opened: &Opened) -> Result<Metadata, ResolveError> {

@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(error.to_string(), "no process 2147483632");
     }
 
-    /// Check that a refusal is told from an absence.
+    /// Check that a refusal is not reported as an absence.
     #[test]
     fn refusal_is_not_absence() {
         let pid = Pid::new(7).unwrap();
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(text(libc::ESRCH), "no process 7");
         assert_eq!(
             text(libc::EACCES),
-            "not allowed to look at process 7 (`/proc/7/maps` needs root, or the same user and CAP_SYS_PTRACE)"
+            "no permission to inspect process 7 (`/proc/7/maps` needs root, or the same user and CAP_SYS_PTRACE)"
         );
         assert_eq!(text(libc::EIO), "failed to read `/proc/7/maps` of process 7");
     }

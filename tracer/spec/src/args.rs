@@ -1,7 +1,7 @@
 //! The `(ARGS)` part of a probe.
 //!
-//! Takes the cursor on the `(`; leaves it after the `)`. A length may be named before the argument
-//! that it names, so arguments are read first and lengths looked up in a second step.
+//! Takes the cursor on the `(` and leaves it after the `)`. A length may refer to a later argument, so
+//! arguments are read first and lengths are looked up in a second step.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::{ArgSpec, MAX_ARGS, SpecError};
 
 /// For a C++ name with its parameters, or a Go method, written without quotes.
 const QUOTE_HINT: &str =
-    "an argument is `name: type`; a function whose name has parentheses goes in quotes";
+    "write an argument as `name: type`, and put a function name with parentheses in quotes";
 
 /// An argument whose length, if it names one, is not looked up yet.
 struct RawArg<'a> {
@@ -39,7 +39,7 @@ pub(super) fn args(cursor: &mut Cursor<'_>) -> Result<Vec<ArgSpec>, SpecError> {
         if let Some((name, _)) = &arg.read
             && args.iter().any(|other| other.name() == Some(name))
         {
-            let message = format!("there already is an argument `{name}`");
+            let message = format!("duplicate argument `{name}`");
             return Err(cursor.error(start..start + name.len(), message));
         }
         args.push(arg);
@@ -64,9 +64,9 @@ fn arg<'a>(cursor: &mut Cursor<'a>) -> Result<RawArg<'a>, SpecError> {
     if !is_name(name) {
         let message = "expected an argument: `name: type` or `_`";
         return Err(if !name.is_empty() {
-            cursor
-                .error(span, message)
-                .with_hint("a name is ASCII letters, `_` and, not in front, digits")
+            cursor.error(span, message).with_hint(
+                "a name has ASCII letters, digits and `_`, and does not start with a digit",
+            )
         } else if cursor.rest().starts_with(['*', '&']) {
             cursor.error_here(message).with_hint(QUOTE_HINT)
         } else {
@@ -219,18 +219,18 @@ mod tests {
                 "expected a number of bytes, or the name of the argument that holds it",
             ),
             ("(n: u8, a: str[n])", "n", "expected a number of bytes"),
-            ("(a: bytes[0])", "0", "a length is at least 1 and at most 32768 bytes"),
-            ("(a: str[32769])", "32769", "a length is at least 1 and at most 32768 bytes"),
+            ("(a: bytes[0])", "0", "invalid length: must be from 1 to 32768 bytes"),
+            ("(a: str[32769])", "32769", "invalid length: must be from 1 to 32768 bytes"),
             (
                 "(a: str[99999999999999999999])",
                 "99999999999999999999",
-                "a length is at least 1 and at most 32768 bytes",
+                "invalid length: must be from 1 to 32768 bytes",
             ),
             ("(a: bytes[b])", "b", "no argument `b`"),
             ("(a: bytes[a])", "a", "`a` cannot hold its own length"),
             ("(p: ptr, a: bytes[p])", "p", "`p` is not an integer"),
             ("(a: bytes[b], b: bytes[a])", "b", "`b` is not an integer"),
-            ("(a: u8, a: u8)", "a", "there already is an argument `a`"),
+            ("(a: u8, a: u8)", "a", "duplicate argument `a`"),
         ] {
             let error = args(&mut Cursor::new(text)).unwrap_err();
             assert_eq!((&text[error.span()], error.message()), (at, message), "{text}");
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(hint("(b: bytes[cuont], count: ptr)"), "list it: `cuont: u64`");
     }
 
-    /// Check that a C++ name with its parameters is told to go in quotes.
+    /// Check that the hint for a C++ name with its parameters is to quote it.
     #[test]
     fn parameters_of_a_name_are_recognized() {
         for text in ["(int, char)", "(const char*)", "(std::string)", "(*T).f"] {

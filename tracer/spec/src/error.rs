@@ -1,7 +1,7 @@
 //! What is wrong with a probe's text, and where.
 //!
-//! Takes a fault that the parser met; gives a message that points at it. The probe may come from
-//! anywhere (a configuration file, a script), so nothing of it is printed unescaped.
+//! Takes a fault that the parser found and returns a message that points at it. The probe may come from
+//! anywhere (a configuration file, a script), so no part of it is printed unescaped.
 
 use std::fmt::{self, Display};
 use std::ops::Range;

@@ -11,7 +11,7 @@
 //! - `OFFSET` is decimal or `0x…`.
 //! - `ARGS` are `name: type` or `_`, with commas between them.
 //!
-//! White space is free after `FUNCTION`, and around the probe.
+//! White space is allowed after `FUNCTION` and around the probe.
 //!
 //! ```
 //! use faultline_spec::{FunctionPattern, ProbeSpec};
@@ -23,7 +23,7 @@
 //! # Ok::<(), faultline_spec::SpecError>(())
 //! ```
 //!
-//! Beside probes there are conditions about them ([`Condition`]) and limits ([`Sample`], [`Rate`]).
+//! There are also conditions on a probe's calls ([`Condition`]) and limits ([`Sample`], [`Rate`]).
 //!
 //! A probe prints in one canonical way, which parses to the same probe. Text that does not parse
 //! gives a [`SpecError`], which points at the character and suggests what was meant.

@@ -1,4 +1,4 @@
-//! How many calls are wanted: `--sample 1/100` and `--rate 1000/s`.
+//! Limits on how many calls are traced: `--sample 1/100` and `--rate 1000/s`.
 
 use std::{str::FromStr, time::Duration};
 
@@ -11,7 +11,7 @@ pub struct Sample {
     of: u32,
 }
 
-/// The most calls of a probe in some time.
+/// The most calls of a probe in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     calls: u32,
@@ -21,17 +21,17 @@ pub struct Rate {
 /// Why a share or a rate does not parse.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LimitError {
-    /// It is no share.
-    #[error("a sample is a share of the calls, such as `1/100`")]
+    /// It is not a share.
+    #[error("invalid sample: must be a share of the calls, such as `1/100`")]
     NotAShare,
-    /// It is none of the calls, or more than all.
-    #[error("a sample is more than none and at most all of the calls, such as `1/100`")]
+    /// It is 0, or above 1.
+    #[error("invalid sample: must be above 0 and at most 1, such as `1/100`")]
     ShareOutOfRange,
-    /// It is no rate.
-    #[error("a rate is a number of calls in a second or a minute, such as `1000/s` or `20/m`")]
+    /// It is not a rate.
+    #[error("invalid rate: must be calls per second or minute, such as `1000/s` or `20/m`")]
     NotARate,
     /// It is 0, or so high that it limits nothing.
-    #[error("a rate is from 1 to 1000000000 calls")]
+    #[error("invalid rate: must be from 1 to 1000000000 calls")]
     RateOutOfRange,
 }
 
@@ -65,14 +65,14 @@ impl std::fmt::Display for Sample {
 }
 
 impl Rate {
-    /// Nanoseconds between two calls that come at just this rate; rounded up, so that no more calls
-    /// pass than it says.
+    /// Nanoseconds between two calls at exactly this rate, rounded up so that no more calls pass than it
+    /// allows.
     #[must_use]
     pub fn interval_ns(self) -> u64 {
         (self.per.as_nanos() as u64).div_ceil(u64::from(self.calls))
     }
 
-    /// Calls that pass at once after a pause: a tenth of the number, and at least one.
+    /// Calls that may pass at once after a pause: a tenth of the number, at least one.
     #[must_use]
     pub fn burst(self) -> u32 {
         (self.calls / 10).max(1)
@@ -114,7 +114,7 @@ impl std::fmt::Display for Rate {
 mod tests {
     use super::*;
 
-    /// Check that shares become thresholds, and what is no share is refused.
+    /// Check that shares become thresholds, and anything else is refused.
     #[test]
     fn samples() {
         for (text, threshold) in
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Check that rates become intervals and bursts, and what is no rate is refused.
+    /// Check that rates become intervals and bursts, and anything else is refused.
     #[test]
     fn rates() {
         for (text, interval_ns, burst) in [

@@ -85,7 +85,7 @@ fn unquoted_target(cursor: &mut Cursor<'_>) -> Result<String, SpecError> {
     if !cursor.at_end() && text.matches('(').count() > text.matches(')').count() {
         return Err(cursor
             .error(start..start, "expected `TARGET:` before the function")
-            .with_hint("a target that has an open `(` in it goes in quotes"));
+            .with_hint("put a target that contains `(` in quotes"));
     }
     let trimmed = text.trim_end();
     if trimmed.len() < text.len() && !cursor.at_end() {
@@ -118,9 +118,9 @@ fn offset(cursor: &mut Cursor<'_>) -> Result<u64, SpecError> {
     Err(if is_number {
         cursor.error(span, "the offset does not fit in 64 bits")
     } else if is_hex(token) {
-        cursor.error(span, "wrong offset").with_hint(format!("in hexadecimal, `0x{token}`"))
+        cursor.error(span, "invalid offset").with_hint(format!("in hexadecimal, `0x{token}`"))
     } else {
-        cursor.error(span, "wrong offset").with_hint("a number of bytes, such as `+0x10`")
+        cursor.error(span, "invalid offset").with_hint("a number of bytes, such as `+0x10`")
     })
 }
 
@@ -133,13 +133,13 @@ fn trailing(cursor: &mut Cursor<'_>, function: &FunctionPattern, missing: &[&str
     };
     let nothing_before = missing.len() == PARTS.len();
     let hint = if rest.starts_with([':', '=', '>', '-']) && !missing.is_empty() {
-        "a return's type is written `-> TYPE`"
+        "write the return type as `-> TYPE`"
     } else if nothing_before && matches!(function, FunctionPattern::Regex(_)) {
         r"in a regular expression `/` is written `\/`, and flags go inside: `/(?i)ssl/`"
     } else if rest.starts_with(',') {
-        "each probe is an argument of its own"
+        "give each probe as a separate argument"
     } else if rest.starts_with('+') && !nothing_before {
-        "the offset goes right behind the function"
+        "the offset goes directly after the function"
     } else if rest.starts_with('(') && missing.is_empty() {
         "arguments go before `->`"
     } else if nothing_before || rest.starts_with(['.', '(']) {
@@ -228,9 +228,9 @@ mod tests {
             ("/odd:path:f", 9..10, "single `:` in a function name"),
             ("libc:open+", 10..10, "expected an offset after `+`"),
             ("libc:open+-4", 10..11, "expected an offset after `+`"),
-            ("libc:open+1f", 10..12, "wrong offset"),
-            ("libc:open+4KiB", 10..14, "wrong offset"),
-            ("libc:open+0x", 10..12, "wrong offset"),
+            ("libc:open+1f", 10..12, "invalid offset"),
+            ("libc:open+4KiB", 10..14, "invalid offset"),
+            ("libc:open+0x", 10..12, "invalid offset"),
             ("libc:open+18446744073709551616", 10..30, "the offset does not fit in 64 bits"),
             ("libc:open(path", 10..14, "expected `: TYPE` after `path`"),
             ("libc:open ->", 12..12, "expected a type after `->`"),
@@ -253,10 +253,10 @@ mod tests {
         for (text, hint) in [
             ("/usr/bin/bash", "`/usr/bin/bash:FUNCTION`"),
             ("libc:open+1f", "in hexadecimal, `0x1f`"),
-            ("libc:open(): i32", "a return's type is written `-> TYPE`"),
+            ("libc:open(): i32", "write the return type as `-> TYPE`"),
             ("libc:open -> i32 (a: u8)", "arguments go before `->`"),
-            ("libc:open()+4", "the offset goes right behind the function"),
-            ("libc:a,b", "each probe is an argument of its own"),
+            ("libc:open()+4", "the offset goes directly after the function"),
+            ("libc:a,b", "give each probe as a separate argument"),
             ("libc:open(flags: size_t)", "did you mean `u64`?"),
         ] {
             let error = text.parse::<ProbeSpec>().unwrap_err();

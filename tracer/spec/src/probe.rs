@@ -1,5 +1,5 @@
-//! What a probe says, once its text is understood. Plain data: any value can be built by hand, and
-//! only those that [`str::parse`] can give are promised to survive printing and parsing.
+//! A parsed probe. Plain data: any value can be built by hand, but only what [`str::parse`] returns is
+//! guaranteed to survive printing and parsing.
 
 use super::types::ValueType;
 

@@ -10,7 +10,7 @@ use super::text::is_hidden;
 
 /// What to do about a character that means something else outside quotes.
 pub(super) const QUOTE_HINT: &str =
-    r#"a function whose name has such characters goes in quotes: `"ns::operator+"`"#;
+    r#"put a function name with such characters in quotes: `"ns::operator+"`"#;
 
 /// Reads quoted text; the cursor stands on the opening quote.
 pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<String, SpecError> {
@@ -48,7 +48,7 @@ fn escaped(cursor: &mut Cursor<'_>, start: usize) -> Result<char, SpecError> {
     }
     Err(cursor
         .error(cursor.span_since(start), "unknown escape")
-        .with_hint(r#"in quotes there are `\"`, `\\` and, by code point, `\u{1b}`"#))
+        .with_hint(r#"in quotes, use `\"`, `\\` and, by code point, `\u{1b}`"#))
 }
 
 /// Writes `text` in quotes, so that [`read`] gives it again and a terminal can show it.
@@ -72,7 +72,7 @@ pub(super) fn check_unquoted(cursor: &Cursor<'_>, start: usize) -> Result<(), Sp
     let (at, escape) = (start + at, c.escape_unicode());
     Err(cursor
         .error(at..at + c.len_utf8(), format!("hidden character `{escape}`"))
-        .with_hint(format!("if it is meant, write it in quotes: `\"{escape}\"`")))
+        .with_hint(format!("to use it, write it in quotes: `\"{escape}\"`")))
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use super::types;
 
 /// The candidate that `wrong` is most likely a misspelling of, if one is near enough.
 ///
-/// Near is one edit (a letter added, lost, changed, or swapped with its neighbour) in every three
-/// letters, case aside.
+/// Near means at most one edit (a letter added, lost, changed, or swapped with its neighbour) for every
+/// three letters; case does not count.
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wrong = wrong.to_lowercase();
     let length = wrong.chars().count();
-    // The distance takes quadratic time; nobody misspells what nobody types.
+    // The distance takes quadratic time, and nobody types such names.
     if length > 256 {
         return None;
     }
@@ -26,7 +26,7 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
         .map(|(_, candidate)| candidate)
 }
 
-/// A hint for text that stands where a type should and is none.
+/// A hint for text in the place of a type that is not one.
 pub(super) fn type_hint(wrong: &str) -> String {
     if is_float(wrong) {
         return "floating-point values are not in the registers that a probe reads".to_owned();

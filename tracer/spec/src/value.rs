@@ -130,7 +130,7 @@ fn const_length(cursor: &Cursor<'_>, token: &str, span: &Range<usize>) -> Result
     match u32::try_from(size) {
         Ok(size @ 1..=MAX_READ_BYTES) => Ok(size),
         _ => {
-            let message = format!("a length is at least 1 and at most {MAX_READ_BYTES} bytes");
+            let message = format!("invalid length: must be from 1 to {MAX_READ_BYTES} bytes");
             Err(cursor.error(span.clone(), message))
         }
     }

@@ -1,5 +1,5 @@
-//! The command of `-c`: started, held before its first instruction until the probes are attached,
-//! and waited for.
+//! The command of `-c`: started, held before its first instruction until the probes are attached, and
+//! waited for.
 
 use std::{
     env,
@@ -20,17 +20,17 @@ use tokio::sync::oneshot;
 
 use faultline_resolve::Pid;
 
-/// A command that waits to be let go.
+/// A command that is held before its first instruction.
 #[derive(Debug)]
 pub(super) struct HeldCommand {
     pid: Pid,
     gate: PipeWriter,
-    /// What `spawn` gives, once the command is let go and has been executed.
+    /// The result of `spawn`, once the command has been released and executed.
     spawned: thread::JoinHandle<io::Result<Child>>,
     name: String,
 }
 
-/// A command that runs.
+/// A running command.
 #[derive(Debug)]
 pub(super) struct RunningCommand {
     pub(super) pid: Pid,
@@ -39,23 +39,23 @@ pub(super) struct RunningCommand {
 }
 
 impl HeldCommand {
-    /// Forks the command's process, which has its final process id but runs nothing of its own yet.
+    /// Forks the command's process. It has its final process id, but runs none of its own code yet.
     pub(super) fn start(words: &[String]) -> anyhow::Result<Self> {
         let (name, arguments) = words.split_first().ok_or_else(|| anyhow!("no command"))?;
-        // The held process finds out only when it is let go, with everything attached.
+        // The held process would find out only after its release, with everything attached.
         find(name)?;
         let context = || failed_to_start(name);
-        let (mut told_pid, tell_pid) = io::pipe()?;
+        let (mut pid_reader, pid_writer) = io::pipe()?;
         let (wait_gate, gate) = io::pipe()?;
         let stderr = io::stderr().as_fd().try_clone_to_owned().with_context(context)?;
         let mut command = Command::new(name);
         command.args(arguments).stdout(Stdio::from(stderr));
         let gate_end = gate.as_raw_fd();
         let hold = move || {
-            // Only we may hold the gate's end: if we die, the command must not wait for ever.
+            // Only the parent may hold the gate's end: if it dies, the command must not wait forever.
             // SAFETY: this runs in the forked child, where nothing else owns its copy.
             drop(unsafe { OwnedFd::from_raw_fd(gate_end) });
-            (&tell_pid).write_all(&std::process::id().to_ne_bytes())?;
+            (&pid_writer).write_all(&std::process::id().to_ne_bytes())?;
             match (&wait_gate).read(&mut [0])? {
                 0 => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
                 _ => Ok(()),
@@ -69,7 +69,7 @@ impl HeldCommand {
         let spawned =
             thread::Builder::new().name("command".to_owned()).spawn(move || command.spawn())?;
         let mut pid = [0; 4];
-        if told_pid.read_exact(&mut pid).is_err() {
+        if pid_reader.read_exact(&mut pid).is_err() {
             let error = match spawned.join() {
                 Ok(Err(error)) => error,
                 _ => io::Error::other("its process did not start"),
@@ -92,10 +92,10 @@ impl HeldCommand {
         self.gate.write_all(&[1]).with_context(context)?;
         let spawned = self.spawned.join().map_err(|_| anyhow!("its thread panicked"));
         let mut child = spawned.and_then(|child| Ok(child?)).with_context(context)?;
-        let (tell, ended) = oneshot::channel();
+        let (sender, ended) = oneshot::channel();
         thread::Builder::new().name("wait".to_owned()).spawn(move || {
             if let Ok(status) = child.wait() {
-                let _ = tell.send(status);
+                let _ = sender.send(status);
             }
         })?;
         Ok(RunningCommand { pid: self.pid, ended })

@@ -1,4 +1,4 @@
-//! `faultline daemon`: probes that stay, by a configuration.
+//! `faultline daemon`: probes from a configuration, attached for as long as it runs.
 
 use std::{
     io::{self, Write as _},
@@ -12,18 +12,19 @@ use crate::daemon::{self, config::Config};
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Args {
-    /// The configuration
+    /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "/etc/faultline/faultline.toml")]
     config: PathBuf,
 
-    /// Say whether the configuration is right and what its probes lead to; attach nothing
+    /// Check the configuration and show what its probes resolve to; attach nothing
     #[arg(long)]
     check: bool,
 }
 
 const HELP: &str = "\
-SIGHUP reads the configuration anew and applies the difference; SIGTERM and SIGINT end it.
-`faultline ctl` talks to it. docs/daemon.md has the configuration, docs/metrics.md the metrics.
+SIGHUP reloads the configuration and applies the changes; SIGTERM and SIGINT stop the daemon.
+Control it with `faultline ctl`. docs/daemon.md describes the configuration, docs/metrics.md the
+metrics.
 
 Examples:
   faultline daemon --check --config ./faultline.toml

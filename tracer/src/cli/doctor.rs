@@ -16,20 +16,29 @@ use faultline_spec::units::duration_text;
 
 /// Show what this kernel, these privileges and this target allow
 ///
-/// Traces a function of faultline's own and looks at what arrives; exits 1 if tracing cannot work.
+/// Traces one of faultline's own functions and checks what arrives. Exits with status 1 if tracing
+/// cannot work.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub(super) struct Args {
-    /// Look at this target too: a path, a library or a command
+    /// Also check this target: a path, a library or a command
     target: Option<String>,
 
-    /// Look at this process too
+    /// Also check this process
     #[arg(short, long, value_name = "PID")]
     pid: Option<Pid>,
 
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
+
+const HELP: &str = "\
+Examples:
+  sudo faultline doctor
+  sudo faultline doctor libssl        can its functions be probed?
+  sudo faultline doctor -p 1234       can this process be traced?
+  sudo faultline doctor --json";
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -87,24 +96,28 @@ fn print(out: &mut impl io::Write, feature: &Feature, json: bool, colour: bool) 
     }
 }
 
-/// What a hit costs, and whether it must.
+/// What a hit costs, and whether that is avoidable.
 fn breakpoints(costs: &Costs) -> Feature {
     let classes = costs.classes();
     let of = |class| Form::ALL.into_iter().filter(move |form| classes.of(*form) == class);
-    let dearest = |class| of(class).map(|form| costs.entry_ns[form as usize]).max();
+    let most_expensive = |class| of(class).filter_map(|form| costs.of_form(form)).max();
     let mut parts = Vec::new();
     for class in [Class::Optimised, Class::Emulated, Class::Simulated, Class::SingleStepped] {
-        parts.extend(dearest(class).map(|ns| format!("{class} {}", duration_text(ns))));
+        parts.extend(most_expensive(class).map(|ns| format!("{class} {}", duration_text(ns))));
     }
-    let cheap = dearest(Class::Emulated).or(dearest(Class::Simulated)).unwrap_or(0);
-    let times = costs.entry_ns[Form::Other as usize] / cheap.max(1);
-    let (finding, why) = if times >= DEAR_STEPS {
+    let refused: Vec<_> = of(Class::Refused).map(|form| form.to_string()).collect();
+    if !refused.is_empty() {
+        parts.push(format!("refused at {}", refused.join(", ")));
+    }
+    let cheap = most_expensive(Class::Emulated).or(most_expensive(Class::Simulated)).unwrap_or(0);
+    let times = costs.of_form(Form::Other).unwrap_or(0) / cheap.max(1);
+    let (finding, why) = if times >= EXPENSIVE_STEPS {
         (
             Finding::Degraded,
             format!(
-                ": single-stepping is {times} times as dear as the rest, as in virtual machines; \
+                ": single-stepping is {times} times more expensive than the rest (typical in VMs); \
                  breakpoints are moved off such instructions where that changes nothing (`faultline list` \
-                 tells, function by function)"
+                 shows each function)"
             ),
         )
     } else {
@@ -114,8 +127,8 @@ fn breakpoints(costs: &Costs) -> Feature {
     Feature { name: "cost of a hit", finding, means }
 }
 
-/// From here on single-stepping costs so much that a user should know.
-const DEAR_STEPS: u64 = 5;
+/// From this ratio on, single-stepping costs so much that the user should know.
+const EXPENSIVE_STEPS: u64 = 5;
 
 /// What this kernel gets wrong.
 fn quirks(quirks: KernelQuirks) -> [Feature; 2] {
@@ -129,15 +142,15 @@ fn quirks(quirks: KernelQuirks) -> [Feature; 2] {
             "return probes under seccomp",
             quirks.returns_kill_filtered,
             "a process with a seccomp filter survives a return probe",
-            "a return probe ends a process whose seccomp filter does not know the uretprobe system call: \
-             `-> TYPE` is refused where there may be one (--force does it all the same)",
+            "a return probe kills a process whose seccomp filter does not allow the uretprobe system call: \
+             `-> TYPE` is refused where there may be one (use --force to attach anyway)",
         ),
         feature(
             "five-byte nops inside functions",
             quirks.nop5_breaks_red_zone,
-            "a probe there leaves what a function keeps below its stack pointer alone",
-            "a probe there overwrites what a function keeps below its stack pointer: `+OFFSET` at one is \
-             refused (--force does it all the same)",
+            "a probe there preserves the function's red zone",
+            "a probe there overwrites the function's red zone, the 128 bytes below the stack pointer: \
+             `+OFFSET` at one is refused (use --force to attach anyway)",
         ),
     ]
 }
@@ -147,18 +160,19 @@ fn look_at_process(pid: Pid, host: &Host) -> Feature {
     let comm = match process::comm(pid) {
         Ok(comm) => comm.to_string_lossy().escape_debug().to_string(),
         Err(error) => {
-            return feature(Finding::Fails, format!("cannot look at process {pid}: {error}"));
+            return feature(Finding::Fails, format!("cannot inspect process {pid}: {error}"));
         }
     };
     if process::is_kernel_thread(pid).unwrap_or(false) {
-        let means = format!("{pid} ({comm}) is a thread of the kernel: it runs no code of a file");
+        let means =
+            format!("{pid} ({comm}) is a kernel thread, which runs no code that can be probed");
         return feature(Finding::Fails, means);
     }
     if process::has_seccomp_filter(pid).unwrap_or(false) && host.quirks().returns_kill_filtered {
         return feature(
             Finding::Degraded,
             format!(
-                "{pid} ({comm}) runs under a seccomp filter, and on this kernel a return probe would end \
+                "{pid} ({comm}) runs under a seccomp filter, and on this kernel a return probe would kill \
                  it: `-> TYPE` is refused there"
             ),
         );
@@ -168,7 +182,7 @@ fn look_at_process(pid: Pid, host: &Host) -> Feature {
         Err(error) => feature(
             Finding::Fails,
             format!(
-                "cannot look at the files of process {pid} ({comm}): {error} (run it with sudo)"
+                "cannot read the mappings of process {pid} ({comm}): {error} (run it with sudo)"
             ),
         ),
     }

@@ -12,6 +12,7 @@ use tracer_common::Action;
 use super::{
     Failure, command,
     preview::{Load, Preview},
+    report,
     selection::{Selected, SelectionArgs},
 };
 use faultline_engine::kernel::Features;
@@ -75,11 +76,18 @@ struct PlanLine {
 }
 
 /// Shows what would be attached for `action`; after a short count of calls, if that is wanted.
-pub(super) fn run(args: &SelectionArgs, selected: Selected, action: Action) -> Result<(), Failure> {
+pub(super) fn run(
+    args: &SelectionArgs,
+    mut selected: Selected,
+    action: Action,
+) -> Result<(), Failure> {
     if let Some(name) = selected.command.as_ref().and_then(|command| command.first()) {
         command::find(name)?;
     }
     let preview = args.preview.map(|time| Preview::of(&selected, action, time)).transpose()?;
+    let unsupported = selected.plan().unsupported().map(|skipped| report::skipped(&skipped));
+    let unsupported: Vec<_> = unsupported.collect();
+    selected.skipped.extend(unsupported);
     let dry_run = DryRun { action, costs: selected.host.costs(), selected, preview };
     let mut out = io::BufWriter::new(io::stdout().lock());
     let shown = if args.json { dry_run.json(&mut out) } else { dry_run.text(&mut out) };
@@ -104,7 +112,7 @@ impl DryRun {
         let plan = self.selected.plan();
         for file in &plan.files {
             writeln!(out, "{}", file.file.shown_path().display())?;
-            for (id, probe) in probes_of(plan, &file.probes) {
+            for (id, probe) in supported(plan, &file.probes) {
                 let args: Vec<_> = probe.args.iter().map(|arg| &*arg.name).collect();
                 let ret = if probe.ret.is_some() { " and its return" } else { "" };
                 let load = self.preview.as_ref().map(|preview| preview.load_of(id).text());
@@ -136,15 +144,12 @@ impl DryRun {
         if let Some(preview) = &self.preview {
             writeln!(out, "{}", preview.sentence())?;
         }
-        let nothing = if self.preview.is_some() {
-            "nothing is attached any more"
-        } else {
-            "nothing was attached"
-        };
+        let nothing =
+            if self.preview.is_some() { "nothing is attached now" } else { "nothing was attached" };
         writeln!(
             out,
             "would attach {} in {processes} with {}; {} skipped; {nothing} (--dry-run)",
-            counted(plan.probes.len(), "probe"),
+            counted(self.probes(), "probe"),
             counted(self.links(), "link"),
             skipped.len(),
         )
@@ -154,7 +159,7 @@ impl DryRun {
         let (plan, skipped) = (self.selected.plan(), &self.selected.skipped);
         let options = self.options().into_iter().collect();
         for file in &plan.files {
-            for (id, probe) in probes_of(plan, &file.probes) {
+            for (id, probe) in supported(plan, &file.probes) {
                 let line = PlannedLine {
                     r#type: "planned",
                     probe: &probe.label,
@@ -175,7 +180,7 @@ impl DryRun {
         }
         let line = PlanLine {
             r#type: "plan",
-            probes: plan.probes.len(),
+            probes: self.probes(),
             links: self.links(),
             skipped: skipped.len(),
             load: self.preview.as_ref().map(Preview::load),
@@ -183,11 +188,16 @@ impl DryRun {
         json_line(&line, out)
     }
 
+    /// How many would be attached.
+    fn probes(&self) -> usize {
+        self.selected.plan().probes.iter().filter(|probe| probe.is_supported()).count()
+    }
+
     fn cost(&self, probe: &PlannedProbe) -> Option<u64> {
         self.costs.map(|costs| costs.of_call(probe, self.action))
     }
 
-    /// What the user set besides the probes: options and their values.
+    /// The options that limit the probes, and their values.
     fn options(&self) -> Vec<(&'static str, String)> {
         let Selected { condition, sample, rate, .. } = &self.selected;
         let condition = condition.as_ref().map(|condition| ("where", condition.to_string()));
@@ -213,9 +223,11 @@ pub(super) fn placed(place: &Place, ns_a_call: Option<u64>) -> String {
     format!("{class}{cost}")
 }
 
-fn probes_of<'a>(
+/// Those of the probes that would be attached.
+fn supported<'a>(
     plan: &'a AttachPlan,
     ids: &'a [ProbeId],
 ) -> impl Iterator<Item = (ProbeId, &'a PlannedProbe)> {
-    ids.iter().filter_map(|id| Some((*id, plan.probes.get(id.0 as usize)?)))
+    let probes = ids.iter().filter_map(|id| Some((*id, plan.probes.get(id.0 as usize)?)));
+    probes.filter(|(_, probe)| probe.is_supported())
 }

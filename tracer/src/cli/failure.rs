@@ -12,10 +12,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Tells the user, and gives the exit status.
+    /// Prints the error and returns the exit status.
     pub(super) fn report(&self) -> ExitCode {
         let mut stderr = std::io::stderr().lock();
-        // Where standard error is closed there is nobody to tell.
+        // If standard error is closed, nobody reads this.
         let _ = match self {
             Self::Usage(text) => writeln!(stderr, "error: {text}"),
             // The chain, once, in a line.

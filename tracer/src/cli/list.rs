@@ -28,7 +28,7 @@ use faultline_spec::{FunctionPattern, ProbeSpec};
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Args {
-    /// A path, a library, a command; with a name, a glob or a /regex/ of its functions
+    /// A path, library or command, optionally with a function name, a glob or a /regex/
     #[arg(value_name = "TARGET[:PATTERN]")]
     target: String,
 
@@ -36,17 +36,17 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "PID")]
     pid: Option<Pid>,
 
-    /// With --preview: start this command, and count its calls
+    /// With --preview: start this command and count its calls
     #[arg(short = 'c', long = "command", value_name = "COMMAND", conflicts_with = "pid")]
     #[arg(requires = "preview")]
     command: Option<String>,
 
-    /// Count the calls for this time first (in the process, in the command, or everywhere), to estimate
-    /// what tracing them would cost
+    /// Count calls for this time first (in the process, in the command, or everywhere) to estimate what
+    /// tracing them would cost
     #[arg(long, value_name = "TIME", value_parser = duration)]
     preview: Option<Duration>,
 
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -56,12 +56,12 @@ Examples:
   faultline list libc:'open*'
   faultline list bash
   faultline list -p 1234 'libssl:/^SSL_(read|write)$/' --json
-  faultline list -p 1234 libc:'mem*' --preview 2s   how often is each called, at what cost?
+  faultline list -p 1234 libc:'mem*' --preview 2s   how often is each called, and at what cost?
 
-What a hit costs depends on the instruction under the breakpoint. `+4 emulated (was single-stepped)`
-says that the breakpoint goes to the instruction 4 bytes on, where that changes nothing that you see.
-The figures were measured on this machine, once (as root), for a probe that counts; with arguments or a
-return the breakpoint may have to stay where it is: `faultline trace … --dry-run` tells.";
+The cost of a hit depends on the instruction under the breakpoint. `+4 emulated (was single-stepped)`
+means that the breakpoint is placed 4 bytes further on, which changes nothing that you see. Costs are
+measured once on this machine (as root), for a probe that counts. With arguments or a return the
+breakpoint may have to stay at the entry: `faultline trace … --dry-run` shows where it goes.";
 
 /// One line of `--json`.
 #[derive(Serialize)]
@@ -101,7 +101,7 @@ struct List {
     preview: Option<(Preview, HashMap<FileOffset, Load>)>,
 }
 
-/// What a probe on a function would meet.
+/// How a probe on a function would fare.
 enum Prospect {
     Placed { place: Place, doubtful: bool },
     Refused(SkipReason),
@@ -112,6 +112,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (target, pattern) = target_and_pattern(&args.target)?;
     let mut resolver = Resolver::new(args.pid.map_or(View::Host, View::Process));
     let listing = resolver.list(&target, pattern.as_ref())?;
+    for other in resolver.targets(&target)?.iter().skip(1) {
+        let path = other.shown_path().display();
+        tell!("note: the process also maps {path}; list it by its path");
+    }
     let host = Host::detect();
     let preview = match args.preview {
         Some(time) => Some(preview(args, &host, target, pattern, time)?),
@@ -140,7 +144,7 @@ fn target_and_pattern(text: &str) -> Result<(String, Option<FunctionPattern>), F
     }
 }
 
-/// What a probe on each function would meet.
+/// How a probe on each function would fare.
 fn prospects(listing: &Listing, host: &Host) -> Vec<Prospect> {
     let entry = |function: &ListedFunction| match (&function.unprobeable, function.offset) {
         // Nothing is at the end of all offsets.
@@ -153,8 +157,7 @@ fn prospects(listing: &Listing, host: &Host) -> Vec<Prospect> {
         _ if let Some(reason) = &function.unprobeable => Prospect::Refused(reason.clone()),
         Outlook::Placed(place) => Prospect::Placed { place, doubtful: false },
         Outlook::Doubtful(place) => Prospect::Placed { place, doubtful: true },
-        Outlook::Misread => Prospect::Refused(SkipReason::Misread),
-        Outlook::Unreadable => Prospect::Refused(SkipReason::CodeUnreadable),
+        Outlook::Refused(reason) => Prospect::Refused(reason),
     };
     listing.functions.iter().zip(outlooks).map(prospect).collect()
 }

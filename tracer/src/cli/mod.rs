@@ -1,7 +1,7 @@
 //! The command line: one file a subcommand, its arguments and its run.
 //!
-//! Raw arguments live in the subcommands' `Args`; what is checked becomes a type of its own before
-//! anything is done with it.
+//! Raw arguments live in the subcommands' `Args`. They are checked and turned into types of their own
+//! before anything is done with them.
 
 mod bench;
 mod command;
@@ -51,26 +51,36 @@ Examples:
   faultline doctor
   faultline bench
 
-A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]; `faultline trace --help` tells all of it.";
+A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]; see `faultline trace --help`.";
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Print a line per call
-    Trace(trace::Args),
-    /// Count the calls of functions, in the kernel
-    Count(count::Args),
-    /// Show how long calls take: percentiles and a histogram per function, in the kernel
-    Latency(latency::Args),
-    /// Show which functions can be probed
-    List(list::Args),
-    /// Show what this kernel, these privileges and this target allow
-    Doctor(doctor::Args),
-    /// Show what a probe costs on this host, per CPU
-    Bench(bench::Args),
-    /// Keep a set of probes attached, controlled live and scraped by Prometheus
-    Daemon(daemon::Args),
-    /// Control a running daemon
-    Ctl(ctl::Args),
+/// The subcommands, each with its arguments and its run in a file of its own.
+macro_rules! commands {
+    ($($name:ident in $module:ident),+ $(,)?) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($name($module::Args)),+
+        }
+
+        impl Command {
+            fn run(&self) -> Result<(), Failure> {
+                match self {
+                    $(Self::$name(args) => $module::run(args)),+
+                }
+            }
+        }
+    };
+}
+
+// In the order of `--help`.
+commands! {
+    Trace in trace,
+    Count in count,
+    Latency in latency,
+    List in list,
+    Doctor in doctor,
+    Bench in bench,
+    Daemon in daemon,
+    Ctl in ctl,
 }
 
 /// The definition of the command line: for manual pages and completions.
@@ -93,24 +103,14 @@ pub fn main() -> ExitCode {
         }
     };
     init_logging(matches!(cli.command, Command::Daemon(_)));
-    let result = match cli.command {
-        Command::Trace(args) => trace::run(args),
-        Command::Count(args) => count::run(&args),
-        Command::Latency(args) => latency::run(&args),
-        Command::List(args) => list::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Daemon(args) => daemon::run(&args),
-        Command::Ctl(args) => ctl::run(args),
-    };
-    match result {
+    match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-/// Messages of our own and of the eBPF programs, to standard error. The daemon's are always wanted;
-/// others only where `FAULTLINE_LOG` asks for them (`FAULTLINE_LOG=debug`,
+/// Logs faultline's own messages and those of the eBPF programs to standard error: always for the
+/// daemon, otherwise only with `FAULTLINE_LOG` (`FAULTLINE_LOG=debug`,
 /// `FAULTLINE_LOG=faultline_ebpf=debug`).
 fn init_logging(daemon: bool) {
     let filter = match std::env::var("FAULTLINE_LOG") {
@@ -133,12 +133,12 @@ fn init_logging(daemon: bool) {
     };
 }
 
-/// Whether to colour what goes to a place that is a terminal or not.
+/// Whether to write colours, given whether the output is a terminal.
 fn colour(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The file that the user named, or standard output.
+/// The output file named by the user, or standard output.
 fn open_output(path: Option<&Path>) -> anyhow::Result<Output> {
     match path {
         Some(path) => {

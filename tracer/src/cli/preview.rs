@@ -1,4 +1,4 @@
-//! `--preview`: counts calls for a short time, to tell what tracing them would cost.
+//! `--preview`: counts calls for a short time, to estimate what tracing them would cost.
 
 use std::time::Duration;
 
@@ -30,14 +30,14 @@ pub(super) struct Load {
 }
 
 impl Preview {
-    /// Counts the calls of the functions for so long, or until the command or the processes end; says
-    /// what they would cost with `action`.
+    /// Counts the functions' calls for this time, or until the command or the processes end. The costs
+    /// are those of `action`.
     pub(super) fn of(selected: &Selected, action: Action, time: Duration) -> Result<Self, Failure> {
         let costs = selected.host.costs();
         let runtime = runtime()?;
         let result = runtime.block_on(async {
             let session = Session::attach(selected.counting(), 0, None).await?;
-            // Nothing is written, so nothing can go wrong with it.
+            // Nothing is written, so no output can fail.
             let (_keep, mut output_ended) = mpsc::unbounded_channel();
             session.run(Some(time), false, &mut output_ended).await
         });
@@ -54,12 +54,12 @@ impl Preview {
         Ok(Self { ran: ended.ran, loads })
     }
 
-    /// Of one function.
+    /// The load of one function.
     pub(super) fn load_of(&self, id: ProbeId) -> Load {
         self.loads.get(id.0 as usize).copied().unwrap_or_default()
     }
 
-    /// Of all.
+    /// The load of all functions.
     pub(super) fn load(&self) -> Load {
         self.loads.iter().fold(Load::default(), |sum, load| Load {
             calls: sum.calls + load.calls,
@@ -69,13 +69,13 @@ impl Preview {
         })
     }
 
-    /// All of it, for people.
+    /// The whole load, as a sentence.
     pub(super) fn sentence(&self) -> String {
         let Load { calls, per_second, estimated_overhead_percent: overhead } = self.load();
         let cpus = online_cpus();
         format!(
-            "{calls} calls in {} ({per_second:.0} a second): tracing them would take an estimated {} of \
-             one CPU, {} of all {cpus}",
+            "{calls} calls in {} ({per_second:.0}/s): tracing them would take an estimated {} of one \
+             CPU, {} of all {cpus}",
             duration_text(self.ran.as_nanos() as u64),
             percent_text(overhead),
             percent_text(overhead / cpus as f64),

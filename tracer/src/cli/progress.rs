@@ -1,4 +1,4 @@
-//! Shows on a terminal how far attaching or detaching has come, when it takes long.
+//! Shows on a terminal how far attaching or detaching has come, if it takes long.
 
 use std::{
     sync::Arc,
@@ -10,27 +10,27 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::tell::tell;
 use faultline_engine::kernel::Progress;
 
-/// What takes less is not worth a line.
+/// Shorter work gets no line.
 const SHOWN_AFTER: Duration = Duration::from_millis(500);
 
-/// A line on standard error, if that is a terminal, that goes when this is dropped.
+/// A line on standard error, if that is a terminal. It is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct ProgressLine {
-    /// What is going on.
+    /// How far the work has come.
     pub(super) progress: Arc<Progress>,
     what: &'static str,
-    /// When it was first seen to have begun.
+    /// When the work was first seen to have begun.
     since: Option<Instant>,
     bar: Option<ProgressBar>,
 }
 
 impl ProgressLine {
-    /// Of something that begins now.
+    /// For work that begins now.
     pub(super) fn new(what: &'static str) -> Self {
         Self { progress: Arc::default(), what, since: None, bar: None }
     }
 
-    /// Shows how far it has come; to be called every now and then.
+    /// Shows how far the work has come; to be called repeatedly.
     pub(super) fn show(&mut self) {
         let total = self.progress.total() as u64;
         if total == 0 || self.since.get_or_insert_with(Instant::now).elapsed() < SHOWN_AFTER {
@@ -48,7 +48,7 @@ impl ProgressLine {
         bar.tick();
     }
 
-    /// Says something above the line.
+    /// Prints a message above the line.
     pub(super) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| tell!("{text}")),

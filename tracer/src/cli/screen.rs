@@ -2,7 +2,7 @@
 
 use unicode_width::UnicodeWidthChar as _;
 
-/// Size of a terminal that does not tell.
+/// Size of a terminal that does not report it.
 const COLUMNS: usize = 80;
 const LINES: usize = 24;
 
@@ -17,15 +17,15 @@ impl Screen {
     pub(super) fn size() -> (usize, usize) {
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: `size` is valid for writes.
-        let told = unsafe { libc::ioctl(1, libc::TIOCGWINSZ, &raw mut size) } == 0;
+        let known = unsafe { libc::ioctl(1, libc::TIOCGWINSZ, &raw mut size) } == 0;
         match (size.ws_col, size.ws_row) {
-            (columns @ 1.., lines @ 1..) if told => (columns.into(), lines.into()),
+            (columns @ 1.., lines @ 1..) if known => (columns.into(), lines.into()),
             _ => (COLUMNS, LINES),
         }
     }
 
-    /// What to write so that `text` stands where the last text stood, on a terminal of so many
-    /// columns: a line that is longer is cut.
+    /// What to write so that `text` replaces the last text on a terminal with this many columns.
+    /// Longer lines are cut.
     pub(super) fn show(&mut self, text: &str, columns: usize) -> String {
         let mut shown = self.clear();
         for line in text.lines() {
@@ -36,7 +36,7 @@ impl Screen {
         shown
     }
 
-    /// What to write so that the last text is gone.
+    /// What to write to remove the last text.
     pub(super) fn clear(&mut self) -> String {
         match std::mem::take(&mut self.shown_lines) {
             0 => String::new(),
@@ -45,7 +45,7 @@ impl Screen {
     }
 }
 
-/// Appends as much of a line as fits, with all its colours.
+/// Appends as much of a line as fits, and all its colours.
 fn push_cut(line: &str, columns: usize, out: &mut String) {
     let mut left = columns;
     let mut in_escape = false;

@@ -1,5 +1,5 @@
-//! What `count` and `latency` share: a run whose figures are summed up in the kernel, shown while it
-//! lasts if that is wanted, and at its end.
+//! What `count` and `latency` share: a run whose figures are summed up in the kernel, and shown at its
+//! end, or also while it lasts.
 
 use std::{
     path::PathBuf,
@@ -22,9 +22,9 @@ use super::{
     tell::tell,
 };
 use faultline_engine::collect::drain::Patience;
-use faultline_output::{Output, WriterEnd};
+use faultline_output::{JsonSink, Output, Table, TableSink, TextSink, WriterEnd};
 
-/// How often figures are shown anew on a terminal, if the user does not say.
+/// How often a terminal is refreshed by default.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// How the figures are shown.
@@ -33,11 +33,11 @@ pub(super) struct SummedArgs {
     #[command(flatten)]
     pub(super) selection: SelectionArgs,
 
-    /// Show the figures so far every so often; on a terminal, in place, every second
+    /// Print interim results at this interval; a terminal is refreshed every second by default
     #[arg(long, value_name = "TIME", value_parser = interval)]
     pub(super) interval: Option<Duration>,
 
-    /// Show only so many functions
+    /// Show only the first N functions
     #[arg(long, value_name = "N")]
     pub(super) top: Option<usize>,
 
@@ -46,39 +46,30 @@ pub(super) struct SummedArgs {
     pub(super) output: Option<PathBuf>,
 }
 
-/// How long the reader of the result may take before the user is told whom the run waits for.
+/// How long the reader of the result may take before the user is told that the run waits for it.
 const TELL_WAITING_AFTER: Duration = Duration::from_secs(1);
-/// Shorter ones show nothing more, and keep a CPU busy.
+/// A shorter interval shows nothing more and keeps a CPU busy.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text).map_err(|error| error.to_string())?;
     if interval < SHORTEST_INTERVAL {
-        return Err("at least 1ms".to_owned());
+        return Err("must be at least 1ms".to_owned());
     }
     Ok(interval)
 }
 
 /// Figures that can be read at any time.
 pub(super) trait Figures: Send {
-    /// Appends them as JSON; `so_far`: they are not the last.
-    fn json(&mut self, so_far: bool, out: &mut Vec<u8>) -> std::io::Result<()>;
-    /// As text of at most so many lines, for a screen.
-    fn live(&mut self, lines: usize) -> String;
-    /// As text, whole.
-    fn text(&mut self) -> String;
+    /// Reads them; `live`: people see them change.
+    fn read(&mut self, live: bool) -> Table;
 }
 
-/// As many rows as are wanted and fit, and the rest.
-pub(super) fn split<T>(rows: &[T], top: Option<usize>, most: usize) -> (&[T], &[T]) {
-    rows.split_at(top.unwrap_or(usize::MAX).min(most).min(rows.len()))
-}
-
-/// Selects, attaches, runs, and shows what `figures` makes of the session.
-pub(super) fn run(
+/// Selects, attaches, runs, and shows what `figures` reads of the session.
+pub(super) fn run<F: Figures + 'static>(
     args: &SummedArgs,
     action: Action,
-    figures: impl FnOnce(&mut Session, bool) -> Result<Box<dyn Figures>, Failure>,
+    figures: impl FnOnce(&mut Session) -> Result<F, Failure>,
 ) -> Result<(), Failure> {
     let selected = args.selection.select(action)?;
     if args.selection.dry_run {
@@ -89,30 +80,28 @@ pub(super) fn run(
         let output = open_output(args.output.as_deref())?;
         let json = args.selection.json;
         let mut session = Session::attach(selected, 0, None).await?;
-        let figures = figures(&mut session, colour(output.is_terminal()))?;
+        let figures = Box::new(figures(&mut session)?);
         let (tell, mut output_ended) = mpsc::unbounded_channel();
         let show = Show::start(args, figures, output, tell)?;
         let ended = session.run(args.selection.duration, !json, &mut output_ended).await?;
         let (mut figures, output) = blocking("show", move || show.finish()).await??;
 
         let mut last = Vec::new();
-        if json {
-            figures.json(false, &mut last)?;
-        } else {
-            last.extend_from_slice(figures.text().as_bytes());
-        }
+        let colour = colour(output.is_terminal());
+        sink(json, colour).table(&figures.read(false).top(args.top), &mut last)?;
         let written = write_last(output, last).await?;
         let mut summary = report::summary(&ended);
         summary.check_probes();
         report::print(&summary, json, args.output.as_deref())?;
         written
     });
-    // A thread that waits for a stuck task must not keep us here.
+    // Do not wait for a thread that waits for a stuck task.
     runtime.shutdown_background();
     result
 }
 
-/// Writes the result, as long as it takes: a pager may read on tomorrow. A signal ends the wait.
+/// Writes the result, however long that takes: a pager may be left open until tomorrow. A signal ends
+/// the wait.
 async fn write_last(mut output: Output, text: Vec<u8>) -> Result<Result<(), Failure>, Failure> {
     let patience = Arc::new(Patience::default());
     let own = Arc::clone(&patience);
@@ -125,7 +114,7 @@ async fn write_last(mut output: Output, text: Vec<u8>) -> Result<Result<(), Fail
             written = &mut writing => break written?,
             () = tokio::time::sleep(TELL_WAITING_AFTER), if !told => {
                 told = true;
-                tell!("waiting for the reader of the output (Ctrl-C: give up)");
+                tell!("waiting for the output to be read (press Ctrl-C to give up)");
             }
             _ = interrupts.next() => {
                 patience.give_up();
@@ -135,13 +124,17 @@ async fn write_last(mut output: Output, text: Vec<u8>) -> Result<Result<(), Fail
     };
     Ok(match written {
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            Err(anyhow::anyhow!("the reader of the output did not take it all").into())
+            Err(anyhow::anyhow!("the output was not read to its end").into())
         }
         // `| head` is a normal end.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(anyhow::Error::new(error).context("failed to write the figures").into()),
         Ok(()) => Ok(()),
     })
+}
+
+fn sink(json: bool, colour: bool) -> Box<dyn TableSink> {
+    if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour)) }
 }
 
 /// Shows figures while a run lasts.
@@ -164,21 +157,20 @@ impl Show {
         let ended = Arc::new(AtomicBool::new(false));
         let patience = Arc::new(Patience::default());
         let (is_over, own_patience) = (Arc::clone(&ended), Arc::clone(&patience));
+        let (colour, top) = (colour(output.is_terminal()), args.top);
         let work = move || {
-            // The run ends when nobody can tell it to any more: so it is kept until then.
+            // The run would end if this were dropped.
             let tell = tell;
             let mut screen = Screen::default();
             while wait(every, &is_over) {
+                let table = figures.read(on_screen).top(top).so_far();
                 let mut text = Vec::new();
-                if json {
-                    let _ = figures.json(true, &mut text);
-                } else if on_screen {
+                if on_screen {
                     let (columns, lines) = Screen::size();
-                    let shown = figures.live(lines.saturating_sub(1));
+                    let shown = TextSink::new(colour).table_in(&table, lines.saturating_sub(1));
                     text = screen.show(&shown, columns).into_bytes();
                 } else {
-                    text = figures.text().into_bytes();
-                    text.push(b'\n');
+                    let _ = sink(json, colour).table(&table, &mut text);
                 }
                 if let Err(error) = output.write(&text, &own_patience).1 {
                     let end = match error.kind() {
@@ -198,17 +190,17 @@ impl Show {
         Ok(Self { thread, ended, patience })
     }
 
-    /// Shows no more; gives back what it was given.
+    /// Stops showing; gives back the figures and the output.
     fn finish(self) -> Result<(Box<dyn Figures>, Output), Failure> {
         self.ended.store(true, Ordering::Release);
-        // What is on its way to a screen that stands still is of no use any more.
+        // Nobody needs what is still on its way to a stopped screen.
         self.patience.give_up();
         self.thread.thread().unpark();
         self.thread.join().map_err(|_| anyhow::anyhow!("the thread that shows panicked").into())
     }
 }
 
-/// Waits for so long, or until it is over; whether it is not.
+/// Waits for this time, or until the run is over; returns whether it goes on.
 fn wait(time: Option<Duration>, is_over: &AtomicBool) -> bool {
     let begin = Instant::now();
     while !is_over.load(Ordering::Acquire) {

@@ -22,7 +22,7 @@ use faultline_engine::collect::{
 use faultline_output::{EventWriter, FileOutput, JsonSink, Sink, TextSink, WriterEnd};
 use faultline_spec::{types::type_summaries, units};
 
-/// The largest record, and a second one while it is read.
+/// Room for the largest record, and for another one while it is read.
 const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
 
 /// Print a line per call
@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[command(flatten)]
     selection: SelectionArgs,
 
-    /// Stop after so many events
+    /// Stop after N events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_events: Option<u64>,
 
@@ -40,8 +40,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Kernel memory for events that wait to be written: from 256KiB to 1GiB, rounded up to a power
-    /// of two
+    /// Kernel buffer for events that are not yet written: 256KiB to 1GiB, rounded up to a power of
+    /// two
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
     buffer: u64,
 }
@@ -59,7 +59,7 @@ const PROBES: &str = r#"A probe is TARGET:FUNCTION[+OFFSET][(ARGS)][ -> TYPE]
   TARGET    a path, a library (libc, libssl.so.3) or a command on PATH (bash)
   FUNCTION  a symbol, a glob (SSL_*) or /regex/; C++ and Rust names as you read them
   ARGS      by position: (fd: i32, buf: bytes[count], count: u64); _ skips one
-  -> TYPE   trace the return too: its value and how long the call took"#;
+  -> TYPE   also trace the return: value and duration"#;
 
 const CONDITIONS_AND_EXAMPLES: &str = r#"
 A condition (--where) compares arguments, ret, duration, pid, tid and comm with constants:
@@ -75,12 +75,12 @@ Examples:
   faultline trace 'libc:malloc(size: u64)' --where 'size > 1MiB' --rate 100/s
   faultline trace 'libc:/^(read|write)$/(fd: i32)' --dry-run
 
-Events go to standard output, everything else to standard error. The run ends with Ctrl-C, with
-the command, with the traced processes, or when the output is closed; its summary says what was
-hit and what was lost: hits = delivered + filtered + sampled out + throttled + dropped."#;
+Events go to standard output, everything else to standard error. Press Ctrl-C to stop; the run
+also ends with the command, with the traced processes, or when the output is closed. The summary
+accounts for every hit: hits = delivered + filtered + sampled out + throttled + dropped."#;
 
 /// Runs the command.
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let buffer_bytes = ring_bytes(args.buffer)?;
     let selected = args.selection.select(Action::Events)?;
     if args.selection.dry_run {
@@ -88,14 +88,14 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     let runtime = runtime()?;
     let result = runtime.block_on(trace(args, selected, buffer_bytes));
-    // A thread that waits for a stuck task must not keep us here.
+    // Do not wait for a thread that waits for a stuck task.
     runtime.shutdown_background();
     result
 }
 
 /// A ring buffer's size is a power of two.
 fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
-    let wrong = |why| Failure::Usage(format!("--buffer of {wanted} bytes is too {why}"));
+    let wrong = |why| Failure::Usage(format!("invalid --buffer: {wanted} bytes is too {why}"));
     if wanted < LEAST_BUFFER_BYTES {
         return Err(wrong("small (at least 256KiB)"));
     }
@@ -106,7 +106,7 @@ fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
         .ok_or_else(|| wrong("large (at most 1GiB)"))
 }
 
-async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
+async fn trace(args: &Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
     let output = open_output(args.output.as_deref())?;
     let json = args.selection.json;
     let text_output = output.is_terminal();
@@ -118,7 +118,7 @@ async fn trace(args: Args, selected: Selected, buffer_bytes: u32) -> Result<(), 
     let ended = session.run(args.selection.duration, !json, &mut writer_ended).await?;
     let summary = report::summary(&ended);
     report::print(&summary, json, args.output.as_deref())?;
-    // The output may also have failed after the run had ended, with the last events.
+    // The output may also have failed on the last events, after the run had ended.
     let failed = match (ended.reason, writer_ended.try_recv()) {
         (Reason::OutputFailed(error), _) => Some(error),
         (_, Ok(WriterEnd::OutputFailed(error))) => Some(error.to_string()),

@@ -50,7 +50,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/v1/events/{name}", get(events))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such path (see docs/api.md)"))
         .method_not_allowed_fallback(async || {
-            let message = "this path has another method (see docs/api.md)";
+            let message = "this method is not allowed for this path (see docs/api.md)";
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message)
         })
         .with_state(control)
@@ -69,7 +69,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// An error as the client sees it: `{"error": "…"}`.
+/// An error, sent as `{"error": "…"}`.
 #[derive(Debug)]
 struct Refusal {
     status: StatusCode,
@@ -81,7 +81,7 @@ impl Refusal {
         Self { status, error: error.into() }
     }
 
-    /// What was asked for cannot be done.
+    /// The request is valid but failed.
     fn not_done(error: &anyhow::Error) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}"))
     }
@@ -95,10 +95,10 @@ impl IntoResponse for Refusal {
 
 async fn body<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let too_large = || {
-        let message = format!("the body is longer than {MAX_BODY} bytes, or broke off");
+        let message = format!("the body is longer than {MAX_BODY} bytes, or was cut off");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     };
-    // What says itself that it is too long is not waited for.
+    // Do not read a body that announces itself as too long.
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());
     }
@@ -110,7 +110,7 @@ async fn body<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, shortened(&error.to_string())))
 }
 
-/// What is wrong is repeated in the message, and may be megabytes.
+/// A message may repeat megabytes of wrong input.
 fn shortened(message: &str) -> String {
     const MOST_CHARS: usize = 500;
     match message.char_indices().nth(MOST_CHARS) {
@@ -152,7 +152,7 @@ struct Overhead {
     policy: String,
     /// CPU time that hits have cost, estimated.
     hits_seconds: f64,
-    /// CPU time of attaching and detaching for the budget's sake.
+    /// CPU time spent on attaching and detaching for the budget.
     work_seconds: f64,
     exceeded: u64,
     detached: u64,
@@ -178,8 +178,7 @@ impl From<OverheadStatus> for Overhead {
     }
 }
 
-/// What is attached, and what it has counted: off the threads that serve, since reading much takes its
-/// time.
+/// What is attached and what it has counted. Read on a blocking thread, since much of it takes time.
 async fn reading(control: &Control) -> Result<(Arc<Catalog>, Reading), Refusal> {
     let catalog = control.shared.metrics.catalog();
     let read = move || {
@@ -228,7 +227,7 @@ async fn probes(State(control): Controls) -> Response {
 #[serde(deny_unknown_fields)]
 struct Attach {
     probes: Vec<RequestText>,
-    /// Probes whose target is not there may wait for it.
+    /// Whether probes may wait for a target that does not exist yet.
     #[serde(default)]
     wait: bool,
 }
@@ -242,7 +241,7 @@ async fn attach(State(control): Controls, request: Body) -> Result<Json<Changed>
             Refusal::new(StatusCode::BAD_REQUEST, shortened(&message))
         };
         let checked = probe.check().map_err(|wrong| refused(wrong.to_string()))?;
-        // Nobody knows what folder a client means.
+        // The client's current folder is unknown.
         if checked.spec.target.contains('/') && !checked.spec.target.starts_with('/') {
             return Err(refused("`probe`: the target's path must be absolute".to_owned()));
         }
@@ -275,7 +274,7 @@ struct Figures {
     probes: Vec<Probe>,
     cpu_seconds: f64,
     resident_bytes: u64,
-    /// Functions that the overhead budget has detached now: they are hit, and do not count.
+    /// Functions that the overhead budget keeps detached now: their calls are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     away: Option<usize>,
 }
@@ -373,7 +372,7 @@ async fn events(
         name.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the probe's name is not UTF-8"))?;
     let probes = control.shared.probes();
     let Some(probe) = probes.iter().find(|probe| probe.text.name == name) else {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("there is no probe `{name}`")));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no probe `{name}`")));
     };
     match probe.text.action {
         Action::Events => tail(&control, Some(name)),
@@ -385,16 +384,16 @@ async fn events(
     }
 }
 
-/// Events as they come, one JSON object a line, until the client has enough.
+/// Events as they arrive, one JSON object per line, until the client disconnects.
 fn tail(control: &Control, name: Option<String>) -> Result<Response, Refusal> {
     let lines = control.shared.log.tails.listen(name).ok_or_else(|| {
-        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many clients listen to events already")
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many clients are reading events already")
     })?;
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
     Ok((headers, Body::new(Lines(lines))).into_response())
 }
 
-/// A body of what a listener gets.
+/// A body that streams to a listener.
 struct Lines(Heard);
 
 impl hyper::body::Body for Lines {

@@ -1,4 +1,4 @@
-//! `daemon --check`: what a configuration leads to, without attaching anything.
+//! `daemon --check`: what the probes of a configuration resolve to, without attaching anything.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use faultline_engine::{Host, discovery::plan_on_host, request::action};
 
 use super::config::Config;
 
-/// Writes what each probe leads to on this machine; whether each leads to something.
+/// Writes what each probe resolves to on this machine; returns whether each resolves to something.
 ///
 /// # Errors
 ///
@@ -48,6 +48,6 @@ pub fn check(config: &Config, out: &mut impl Write) -> io::Result<bool> {
         1 => "1 probe".to_owned(),
         count => format!("{count} probes"),
     };
-    writeln!(out, "{probes}; the configuration is right; nothing was attached (--check)")?;
+    writeln!(out, "{probes}; the configuration is valid; nothing was attached (--check)")?;
     Ok(all)
 }

@@ -1,7 +1,7 @@
-//! The configuration: TOML to values that are known to be right.
+//! The configuration: from TOML to checked values.
 //!
-//! Takes text; gives a [`Config`], or an error with the line, the column and the key. Touches no
-//! file but the one it is told to read, and knows nothing of what its probes lead to.
+//! Takes text; gives a [`Config`], or an error with the line, the column and the key. Reads no file but
+//! the configuration, and does not resolve its probes.
 
 mod overhead;
 mod units;
@@ -23,7 +23,7 @@ use toml::Spanned;
 pub use self::overhead::Overhead;
 use self::units::{seconds, size, time};
 
-/// What the daemon is to do.
+/// A checked configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The named probes, in the order of the file.
@@ -34,11 +34,11 @@ pub struct Config {
     pub control: Control,
     /// Where events go.
     pub events: Events,
-    /// What the daemon may take.
+    /// Limits of the daemon itself.
     pub limits: Limits,
-    /// How targets that come and go are found.
+    /// How new and vanished targets are found.
     pub targets: Targets,
-    /// What probes may take of the host.
+    /// How much of the host probes may take.
     pub overhead: Overhead,
 }
 
@@ -46,7 +46,7 @@ pub struct Config {
 const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
 
 impl Config {
-    /// What it says to the tracer, besides its probes.
+    /// The tracer's settings, without the probes.
     #[must_use]
     pub fn settings(&self) -> Settings {
         let buffer = self.events.buffer.max(LEAST_BUFFER_BYTES).next_power_of_two();
@@ -74,7 +74,7 @@ pub struct Metrics {
     /// The address of `/metrics`, `/healthz` and `/readyz`; the empty string serves none.
     #[serde(deserialize_with = "units::address")]
     pub listen: Option<SocketAddr>,
-    /// Most time series that probes may take; what is above is summed up under one.
+    /// Most time series that probes may have; the rest is summed up in one.
     pub max_series: usize,
 }
 
@@ -92,11 +92,11 @@ pub struct Control {
     /// The socket's path.
     #[serde(deserialize_with = "socket_path")]
     pub socket: PathBuf,
-    /// The group whose members may control the daemon besides root, where it exists.
+    /// The group whose members may control the daemon, as root may; it need not exist.
     pub group: String,
 }
 
-/// Where `ctl` looks if it is not told.
+/// The socket that `ctl` uses by default.
 pub const DEFAULT_SOCKET: &str = "/run/faultline/control.sock";
 
 impl Default for Control {
@@ -109,16 +109,16 @@ impl Default for Control {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Events {
-    /// The file that events are appended to, a JSON object a line; standard output (the journal,
-    /// under systemd) if there is none.
+    /// The file that events are appended to, one JSON object per line; without it, standard output (the
+    /// journal, under systemd).
     pub file: Option<PathBuf>,
-    /// The size at which the file is set aside and a new one begun.
+    /// The size at which the file is rotated.
     #[serde(deserialize_with = "rotation_size")]
     pub rotate_at: u64,
-    /// Files set aside that are kept.
+    /// Rotated files that are kept.
     #[serde(deserialize_with = "kept_files")]
     pub keep: u32,
-    /// Kernel memory for events that wait to be written, for each group of probes.
+    /// Kernel buffer for events that are not yet written, per group of probes.
     #[serde(deserialize_with = "buffer_size")]
     pub buffer: u64,
 }
@@ -130,11 +130,11 @@ impl Default for Events {
 }
 
 impl Events {
-    /// What is said where they cannot go where they are to.
+    /// The error if the output cannot be opened.
     pub(super) fn failed_to_open(&self) -> String {
         match &self.file {
             Some(path) => format!("failed to open {} for events (events.file)", path.display()),
-            None => "failed to use standard output for events".to_owned(),
+            None => "failed to open standard output for events".to_owned(),
         }
     }
 }
@@ -160,13 +160,13 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Targets {
-    /// How often all processes and files are looked at anew.
+    /// How often all processes and files are examined again.
     #[serde(deserialize_with = "seconds")]
     pub rescan_every: Duration,
-    /// How soon after a program is started it is looked at; several at once are one look.
+    /// How long after a program starts it is examined; programs that start together are examined together.
     #[serde(deserialize_with = "time")]
     pub settle: Duration,
-    /// Whether copies of the targets' files inside containers are probed too.
+    /// Whether copies of the targets' files inside containers are also probed.
     pub containers: bool,
 }
 
@@ -180,7 +180,7 @@ impl Default for Targets {
     }
 }
 
-/// The file as it is written; the probes keep their places for errors.
+/// The file as written; the probes keep their positions for errors.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -200,7 +200,7 @@ struct Raw {
     overhead: Overhead,
 }
 
-/// What is wrong with a configuration, and where.
+/// An error in a configuration, and its position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
     /// The file.
@@ -246,8 +246,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong: not TOML, an unknown key, a value of the wrong type or that
-    /// does not parse, two probes of one name.
+    /// The first error: not TOML, an unknown key, a value of the wrong type or that does not parse, two
+    /// probes of the same name.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let place = Place { text, path };
         let raw: Raw = toml::from_str(text).map_err(|error| {
@@ -261,7 +261,7 @@ impl Config {
                 place.error(Some(place.key_in(table, wrong.key)), wrong.message)
             })?;
             if !names.insert(checked.name.clone()) {
-                let message = format!("there are two probes of the name `{}`", checked.name);
+                let message = format!("there are two probes named `{}`", checked.name);
                 return Err(place.error(Some(place.key_in(table, "name")), message));
             }
             probes.push(checked);
@@ -278,15 +278,15 @@ impl Config {
     }
 }
 
-/// Reads a file of a size that a configuration may have. A pipe would be waited for.
+/// Reads a regular file of a sensible size. A pipe might block.
 fn read_regular(path: &Path) -> io::Result<String> {
     const MOST_BYTES: u64 = 64 << 20;
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     if metadata.len() > MOST_BYTES {
-        return Err(io::Error::other(format!("it has {} bytes", metadata.len())));
+        return Err(io::Error::other(format!("too large ({} bytes)", metadata.len())));
     }
     std::fs::read_to_string(path)
 }
@@ -297,13 +297,13 @@ fn socket_path<'de, D: serde::Deserializer<'de>>(from: D) -> Result<PathBuf, D::
     let path = PathBuf::deserialize(from)?;
     let bytes = path.as_os_str().len();
     if !(1..=MOST_BYTES).contains(&bytes) {
-        let message = format!("a socket's path has 1 to {MOST_BYTES} bytes, and this one {bytes}");
+        let message = format!("invalid socket path of {bytes} bytes: must be 1 to {MOST_BYTES}");
         return Err(serde::de::Error::custom(message));
     }
     Ok(path)
 }
 
-/// A size within these bounds, in words of the user.
+/// A size within these bounds, each given with its text.
 fn size_within<'de, D: serde::Deserializer<'de>>(
     from: D,
     least: (u64, &str),
@@ -311,7 +311,7 @@ fn size_within<'de, D: serde::Deserializer<'de>>(
 ) -> Result<u64, D::Error> {
     let bytes = size(from)?;
     if !(least.0..=most.0).contains(&bytes) {
-        let message = format!("it is at least {} and at most {}", least.1, most.1);
+        let message = format!("must be from {} to {}", least.1, most.1);
         return Err(serde::de::Error::custom(message));
     }
     Ok(bytes)
@@ -325,19 +325,19 @@ fn buffer_size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Erro
     size_within(from, (256 << 10, "256KiB"), (1 << 30, "1GiB"))
 }
 
-/// Each is renamed at every rotation.
+/// Limited because each file is renamed at every rotation.
 fn kept_files<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     let files = u32::deserialize(from)?;
     if files > 1000 {
-        return Err(serde::de::Error::custom("at most 1000 files are kept"));
+        return Err(serde::de::Error::custom("must be at most 1000"));
     }
     Ok(files)
 }
 
-/// An error of the deserializer in words of TOML, not of Rust.
+/// An error of the deserializer, in terms of TOML instead of Rust.
 fn plain(message: &str) -> String {
     let message = match message.strip_suffix("invalid type: map, expected a sequence") {
-        Some(before) => format!("{before}this is one table, and there may be several: `[[probe]]`"),
+        Some(before) => format!("{before}expected `[[probe]]`, as there may be several probes"),
         None => message.to_owned(),
     };
     message
@@ -347,7 +347,7 @@ fn plain(message: &str) -> String {
         .replace("wanted string or table", "expected one of `count`, `latency`, `events`")
 }
 
-/// Where in the text something is.
+/// Finds positions in the text.
 struct Place<'a> {
     text: &'a str,
     path: &'a Path,
@@ -366,7 +366,7 @@ impl Place<'_> {
             let (key, _) = line.split_once('=')?;
             let key = key.trim();
             let is_key = |c: char| c.is_ascii_alphanumeric() || "_-.\"".contains(c);
-            // What the message names anyway, or a line that is no `key = value`, is not repeated.
+            // Do not repeat a key that the message names, nor a line that is not `key = value`.
             (!key.is_empty() && key.chars().all(is_key) && !message.contains(&format!("`{key}`")))
                 .then(|| key.to_owned())
         });
@@ -378,7 +378,7 @@ impl Place<'_> {
         }
     }
 
-    /// Where the key stands in the table that begins there, or the table itself.
+    /// The position of the key in the table that begins there, or of the table itself.
     fn key_in(&self, table: usize, key: &str) -> usize {
         let mut at = table;
         let text = self.text.get(table..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What may be done with a running daemon, whoever wants it: a signal or a client.
+//! What signals and clients can do with a running daemon.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use faultline_engine::{Added, Change, Tracer, TracerError, request::Request};
 use faultline_output::prometheus;
 use faultline_spec::units::counted;
 
-/// What a change did, as clients are told.
+/// What a change did, as clients see it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Changed {
     /// Probes that are new.
@@ -69,13 +69,13 @@ pub(super) struct Control {
     pub(super) shared: Arc<Shared>,
     pub(super) notify: Notify,
     tracer: Tracer,
-    /// What is in force.
+    /// The active configuration.
     config: Mutex<Config>,
     /// One reload after another.
     reloading: tokio::sync::Mutex<()>,
-    /// A reload waits for its turn, and will see the file as it is then.
+    /// Whether a reload waits for its turn; it will read the file as it is then.
     reload_waits: AtomicBool,
-    /// Why the last reload changed nothing, if it did not.
+    /// Why the last reload failed, if it did.
     failure: Mutex<Option<String>>,
 }
 
@@ -102,15 +102,15 @@ impl Control {
     pub(super) async fn start(&self) -> anyhow::Result<Changed> {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let changed = self.change(config.change()).await?;
-        self.now_in_force();
+        self.became_active();
         Ok(changed)
     }
 
-    /// Reads the configuration anew and puts the difference in force.
+    /// Reloads the configuration and applies the changes.
     ///
     /// # Errors
     ///
-    /// The file is wrong, or its probes cannot be attached; nothing has changed then.
+    /// The file is invalid, or its probes cannot be attached. Nothing is changed then.
     pub(super) async fn reload(&self) -> anyhow::Result<Changed> {
         let _alone = self.reloading.lock().await;
         self.reload_waits.store(false, Ordering::Relaxed);
@@ -121,7 +121,7 @@ impl Control {
         own.reloads.get_or_create(&prometheus::Result { result: label }).inc();
         match &result {
             Ok(changed) => {
-                self.now_in_force();
+                self.became_active();
                 tracing::info!(
                     "reloaded {}: {} added, {} removed, {} kept",
                     self.shared.config_path.display(),
@@ -132,17 +132,17 @@ impl Control {
             }
             Err(error) => {
                 own.reload_successful.set(0);
-                tracing::error!("nothing was reloaded: {error:#}");
+                tracing::error!("failed to reload, nothing was changed: {error:#}");
             }
         }
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
             result.as_ref().err().map(|error| format!("; last reload failed: {error:#}"));
-        // What was in force still is: ready either way.
+        // The old configuration is still active: ready either way.
         self.notify.ready(&self.status_line());
         result
     }
 
-    /// Reloads when it can, and does not wait for it; a thousand signals are one wish.
+    /// Reloads as soon as possible, without waiting for it; a thousand signals cause one reload.
     pub(super) fn reload_soon(self: &Arc<Self>) {
         if !self.reload_waits.swap(true, Ordering::Relaxed) {
             let control = Arc::clone(self);
@@ -163,21 +163,18 @@ impl Control {
             changed.notes.push(note);
         };
         if config.control != before.control || config.metrics.listen != before.metrics.listen {
-            note(
-                "a change of `control` or `metrics.listen` is in force from the next start on"
-                    .into(),
-            );
+            note("a change of `control` or `metrics.listen` takes effect after a restart".into());
         }
         self.shared.metrics.limit_series(config.metrics.max_series);
         if let Err(error) = self.shared.log.reopen(&config.events) {
-            note(format!("events go where they went before: {error}"));
+            note(format!("events still go to the old output: {error}"));
         }
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(changed)
     }
 
-    /// Tells since when the configuration is in force.
-    fn now_in_force(&self) {
+    /// Notes when the configuration became active.
+    fn became_active(&self) {
         let own = &self.shared.metrics.own;
         own.reload_successful.set(1);
         if let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
@@ -185,7 +182,7 @@ impl Control {
         }
     }
 
-    /// Attaches probes besides those of the configuration.
+    /// Attaches probes that are not in the configuration.
     pub(super) async fn attach(
         &self,
         requests: Vec<Request>,
@@ -194,12 +191,12 @@ impl Control {
         self.change(Change::Add { requests, may_wait }).await
     }
 
-    /// Detaches probes, wherever they came from.
+    /// Detaches probes, from the configuration or not.
     pub(super) async fn detach(&self, names: Vec<String>) -> anyhow::Result<Changed> {
         self.change(Change::Remove { names }).await
     }
 
-    /// Releases everything; whether it was done in time.
+    /// Releases everything; returns whether that finished in time.
     pub(super) async fn stop(&self) -> bool {
         let within = {
             let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +208,7 @@ impl Control {
         matches!(stopped, Ok(Ok(stopped)) if stopped.complete)
     }
 
-    /// The state in a line.
+    /// The state, in one line.
     pub(super) fn status_line(&self) -> String {
         let catalog = self.shared.metrics.catalog();
         let waiting = match catalog.probes_waiting {

@@ -16,16 +16,16 @@ use super::{config, tail::Tails};
 use faultline_engine::collect::drain::Patience;
 use faultline_output::{Output, prometheus::OwnMetrics};
 
-/// How long a standard output that takes nothing is waited for, before events are lost.
+/// How long to wait for a standard output that accepts nothing, before events are lost.
 const STDOUT_PATIENCE: Duration = Duration::from_millis(500);
-/// How often an output that failed is tried again.
+/// How often a failed output is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// The output of all events.
 #[derive(Debug)]
 pub(super) struct EventLog {
     place: Mutex<Place>,
-    /// Who listens.
+    /// The listeners.
     pub(super) tails: Tails,
     own: OwnMetrics,
 }
@@ -33,7 +33,7 @@ pub(super) struct EventLog {
 #[derive(Debug)]
 struct Place {
     target: Target,
-    /// When it began to fail, when it is tried next, and what was lost since.
+    /// Set while it fails.
     failing: Option<Failing>,
 }
 
@@ -41,7 +41,7 @@ struct Place {
 enum Target {
     Stdout {
         output: Output,
-        /// The end of a line of which the beginning was written.
+        /// The rest of a line that was partly written.
         rest: Vec<u8>,
     },
     File(RotatedFile),
@@ -84,18 +84,18 @@ impl EventLog {
         Target::open(events).map(drop)
     }
 
-    /// Opens the output anew: what an operator or logrotate has moved away is not written to.
+    /// Reopens the output, so that a file that an operator or logrotate moved away is not written to.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open); the old output stays then.
+    /// As [`open`](Self::open); the old output is kept then.
     pub(super) fn reopen(&self, events: &config::Events) -> io::Result<()> {
         let target = Target::open(events)?;
         self.place.lock().unwrap_or_else(PoisonError::into_inner).target = target;
         Ok(())
     }
 
-    /// Writes whole lines, of which `ends` are the ends; how many of them were written.
+    /// Writes whole lines, which end at `ends`; returns how many were written.
     pub(super) fn write(&self, lines: &[u8], ends: &[usize]) -> usize {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -114,12 +114,12 @@ impl EventLog {
             (Ok(()), None) => {}
             (Ok(()), failing @ Some(_)) => {
                 if let Some(Failing { lost, .. }) = failing.take() {
-                    tracing::info!("events are written again; {lost} were lost meanwhile");
+                    tracing::info!("events are written again; {lost} were lost in between");
                 }
             }
             (Err(error), None) => {
                 tracing::error!(
-                    "failed to write events to {}: {error} (they are counted as lost until it works again)",
+                    "failed to write events to {}: {error} (events are counted as lost until writing works again)",
                     place.target.name()
                 );
                 self.own.output_failures.inc();
@@ -150,10 +150,10 @@ impl Target {
     }
 }
 
-/// Events may hold what a program was given in confidence: they are for root and the group alone.
+/// Events may hold confidential data of traced programs: only root and the group may read them.
 fn open_to_append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    // A pipe that nobody reads is an error and not a wait.
+    // A pipe that nobody reads must be an error, not a wait.
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).map_err(|error| match error.raw_os_error() {
         Some(libc::ENXIO) => not_regular(),
@@ -167,10 +167,10 @@ fn open_to_append(path: &Path) -> io::Result<File> {
 }
 
 fn not_regular() -> io::Error {
-    io::Error::other("it is not a regular file")
+    io::Error::other("not a regular file")
 }
 
-/// Lines whose end is not after `bytes`.
+/// How many lines end within `bytes`.
 fn whole_lines(ends: &[usize], bytes: usize) -> usize {
     ends.partition_point(|end| *end <= bytes)
 }
@@ -195,7 +195,7 @@ fn write_stdout(
     if written > begun
         && let Some(end) = ends.get(whole)
     {
-        // The reader has the beginning of this line, and will get its end.
+        // The reader has the beginning of this line and will get the rest.
         rest.extend_from_slice(&lines[written..*end]);
         whole += 1;
     }
@@ -210,7 +210,7 @@ impl RotatedFile {
             bytes: metadata.size(),
             file,
             path: path.to_owned(),
-            // Nobody wants `/dev/null` to be set aside.
+            // `/dev/null` must not be rotated.
             rotate_at: if metadata.is_file() { events.rotate_at } else { u64::MAX },
             keep: events.keep,
             rotate_after: Instant::now(),
@@ -218,7 +218,7 @@ impl RotatedFile {
     }
 
     fn write(&mut self, lines: &[u8], ends: &[usize]) -> (usize, io::Result<()>) {
-        if let Err(error) = self.begin_anew_if_deleted() {
+        if let Err(error) = self.recreate_if_deleted() {
             return (0, Err(error));
         }
         let now = Instant::now();
@@ -227,7 +227,7 @@ impl RotatedFile {
             && now >= self.rotate_after
             && let Err(error) = self.rotate()
         {
-            tracing::warn!("failed to set {} aside: {error}", self.path.display());
+            tracing::warn!("failed to rotate {}: {error}", self.path.display());
             self.rotate_after = now + Duration::from_secs(10);
         }
         let mut written = 0;
@@ -246,7 +246,7 @@ impl RotatedFile {
         };
         let whole = whole_lines(ends, written);
         let kept = whole.checked_sub(1).map_or(0, |last| ends[last]);
-        // Half a line would spoil the one that comes after it.
+        // Half a line would corrupt the next one.
         if kept != written && self.file.set_len(self.bytes + kept as u64).is_err() {
             let _ = self.file.write_all(b"\n");
         }
@@ -254,23 +254,23 @@ impl RotatedFile {
         (whole, result)
     }
 
-    /// What is written into a file without a name is lost. One that was only moved is written to
-    /// until a reload, as logrotate expects.
-    fn begin_anew_if_deleted(&mut self) -> io::Result<()> {
+    /// What is written to a deleted file is lost. A file that was only moved is written to until a
+    /// reload, as logrotate expects.
+    fn recreate_if_deleted(&mut self) -> io::Result<()> {
         if self.file.metadata()?.nlink() == 0 {
-            self.begin_anew()?;
-            tracing::warn!("{} was deleted; it is begun anew", self.path.display());
+            self.recreate()?;
+            tracing::warn!("{} was deleted; a new one is written", self.path.display());
         }
         Ok(())
     }
 
-    fn begin_anew(&mut self) -> io::Result<()> {
+    fn recreate(&mut self) -> io::Result<()> {
         self.file = open_to_append(&self.path)?;
         self.bytes = self.file.metadata()?.size();
         Ok(())
     }
 
-    /// Whether the file still has the name that it was opened by.
+    /// Whether the file still has the name it was opened with.
     fn has_its_name(&self) -> io::Result<bool> {
         let ours = self.file.metadata()?;
         match std::fs::metadata(&self.path) {
@@ -282,8 +282,8 @@ impl RotatedFile {
 
     fn rotate(&mut self) -> io::Result<()> {
         if !self.has_its_name()? {
-            // Somebody else has set it aside.
-            return self.begin_anew();
+            // Somebody else has rotated it.
+            return self.recreate();
         }
         let numbered = |number: u32| {
             let mut name = self.path.clone().into_os_string();
@@ -302,8 +302,8 @@ impl RotatedFile {
             }
         }
         std::fs::rename(&self.path, numbered(1))?;
-        // If this fails, what comes goes into the one set aside: nothing is lost.
-        self.begin_anew()
+        // If this fails, events go to the rotated file: nothing is lost.
+        self.recreate()
     }
 }
 

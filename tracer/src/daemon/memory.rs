@@ -1,14 +1,14 @@
-//! Gives memory back: what one change or scrape needs for a moment is not to stay for months.
+//! Returns memory to the kernel: what one change or scrape needs for a moment must not stay for months.
 //!
-//! The C library keeps what is freed, for each thread that ever allocated. The daemon has many
-//! threads that do so once.
+//! The C library keeps freed memory for each thread that ever allocated. The daemon has many threads
+//! that do so once.
 
-/// What is larger has a mapping of its own, which goes when it is freed.
+/// Larger blocks get a mapping of their own, which is unmapped when they are freed.
 #[cfg(target_env = "gnu")]
 const MAPPED_BYTES: libc::c_int = 256 * 1024;
 
-/// Has threads share two arenas, and what is large given back at once: the C library would raise
-/// that limit with every large piece that is freed. To be called before there are any threads.
+/// Makes threads share two arenas, and returns large blocks at once: by default, the C library raises
+/// that threshold with every large block that is freed. Must be called before there are threads.
 #[cfg(target_env = "gnu")]
 pub(super) fn keep_small() {
     // SAFETY: the call has no preconditions.
@@ -17,14 +17,14 @@ pub(super) fn keep_small() {
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
 }
 
-/// Gives what is free back to the kernel.
+/// Returns free memory to the kernel.
 #[cfg(target_env = "gnu")]
 pub(super) fn give_back() {
     // SAFETY: the call has no preconditions.
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Other C libraries have nothing of the kind.
+/// Other C libraries have no such settings.
 #[cfg(not(target_env = "gnu"))]
 pub(super) fn keep_small() {}
 

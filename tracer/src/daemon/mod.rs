@@ -1,12 +1,12 @@
 //! The daemon: a set of probes that stays attached for months, changed while it runs.
 //!
-//! Takes a [`config::Config`]; runs until it is told to stop. One thread, the engine, owns the
-//! probes; everybody else asks it, or looks at what it publishes.
+//! Takes a [`config::Config`] and runs until it is stopped. One thread, the engine, owns the probes;
+//! all others send it requests, or read what it publishes.
 //!
 //! - [`config`]: the file, checked.
-//! - `engine`: attaches, releases, looks for targets that come and go.
+//! - `engine`: attaches, releases, follows targets as they appear and disappear.
 //! - `find`, `processes`, `watch`: where on this machine a probe is to be attached.
-//! - `events`, `event_log`, `tail`: from records to a file, the journal and those who listen.
+//! - `events`, `event_log`, `tail`: from records to a file, the journal and listening clients.
 //! - `control`: reload, attach, detach: by signal or by client.
 //! - `api`, `scrape`, `server`, `socket`: HTTP for `ctl` and for Prometheus.
 //! - `notify`, `privileges`: systemd, capabilities.
@@ -51,24 +51,24 @@ use faultline_engine::{
 };
 use faultline_output::prometheus::Metrics;
 
-/// How often the line of `systemctl status` is renewed.
+/// How often the line in `systemctl status` is updated.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
-/// Clients of the control socket at once, and of the metrics.
+/// Limits for clients of the control socket, and of the metrics.
 const CONTROL_LIMITS: Limits = Limits { connections: 128, lifetime: None };
 const SCRAPE_LIMITS: Limits = Limits { connections: 128, lifetime: Some(Duration::from_secs(30)) };
 
-/// What is opened with the privileges that are then given up.
+/// What is opened before privileges are given up.
 struct Opened {
     socket: ControlSocket,
     control: std::os::unix::net::UnixListener,
     metrics: Option<TcpListener>,
 }
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is stopped.
 ///
 /// # Errors
 ///
-/// The configuration is wrong, a privilege is missing, an address or the socket is taken, or the
+/// The configuration is invalid, a privilege is missing, an address or the socket is taken, or the
 /// kernel refuses to load the programs.
 pub fn run(config_path: &Path) -> anyhow::Result<()> {
     let config = Config::read(config_path)?;
@@ -82,9 +82,9 @@ pub fn run(config_path: &Path) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new(config.metrics.max_series));
     let log = EventLog::open(&config.events, metrics.own.clone())
         .with_context(|| config.events.failed_to_open())?;
-    // Asked for before: each way to find out needs privileges.
+    // Before privileges are given up: finding out needs them.
     let host = Host::detect();
-    let features = host.features().context("failed to find out what this kernel can do")?;
+    let features = host.features().context("failed to find out what this kernel supports")?;
     let kept =
         privileges::drop_unneeded(!features.batches()).context("failed to give up privileges")?;
     tracing::info!("keeps {}", kept.join(", "));
@@ -95,7 +95,7 @@ pub fn run(config_path: &Path) -> anyhow::Result<()> {
         .build()
         .context("failed to start threads")?;
     let result = runtime.block_on(serve(config, opened, shared, host));
-    // A thread that waits for a stuck task must not keep us here.
+    // Do not wait for a thread that waits for a stuck task.
     runtime.shutdown_background();
     result
 }
@@ -152,7 +152,7 @@ async fn serve(
     let router = api::router(Arc::clone(&control));
     let control_server =
         tokio::spawn(server::serve(listener, router, CONTROL_LIMITS, evicted.clone()));
-    let result = run_until_told(&control, &mut signals).await;
+    let result = run_until_stopped(&control, &mut signals).await;
     control.notify.stopping();
     let started = Instant::now();
     let in_time = control.stop().await;
@@ -163,7 +163,7 @@ async fn serve(
         );
     } else {
         tracing::error!(
-            "stopped, but the kernel has not let go of all probes in {:.1} s",
+            "stopped, but the kernel did not release all probes within {:.1} s",
             started.elapsed().as_secs_f64()
         );
     }
@@ -173,12 +173,12 @@ async fn serve(
     result
 }
 
-/// Attaches what is configured, and then does what signals say.
-async fn run_until_told(control: &Arc<Control>, signals: &mut Signals) -> anyhow::Result<()> {
+/// Attaches the configured probes, then acts on signals until one stops it.
+async fn run_until_stopped(control: &Arc<Control>, signals: &mut Signals) -> anyhow::Result<()> {
     let starting = tokio::select! {
         changed = control.start() => Some(changed?),
         name = signals.stop.next() => {
-            tracing::info!("{name} before the probes were attached");
+            tracing::info!("{name} before the probes were attached: stopping");
             None
         }
     };
@@ -193,7 +193,7 @@ async fn run_until_told(control: &Arc<Control>, signals: &mut Signals) -> anyhow
     let status = control.status_line();
     tracing::info!("ready: {status}; attached in {:.0} ms", changed.attach_ms);
     control.notify.ready(&status);
-    // Twice in its time, as systemd advises.
+    // Twice per timeout, as systemd advises.
     let watchdog_every = control.notify.watchdog().map(|time| time / 2);
     let mut watchdog =
         tokio::time::interval(watchdog_every.unwrap_or(STATUS_EVERY).max(Duration::from_millis(1)));
@@ -209,7 +209,7 @@ async fn run_until_told(control: &Arc<Control>, signals: &mut Signals) -> anyhow
             _ = watchdog.tick(), if watchdog_every.is_some() => {
                 let now = shared.beats.load(Ordering::Relaxed);
                 if now == beats {
-                    tracing::warn!("something that drains events, or the engine, has hung since the last look");
+                    tracing::warn!("watchdog: the engine or the event reader is stalled");
                 } else {
                     beats = now;
                     control.notify.alive();
@@ -223,7 +223,7 @@ async fn run_until_told(control: &Arc<Control>, signals: &mut Signals) -> anyhow
     }
 }
 
-/// The signals that the daemon heeds.
+/// The signals that the daemon reacts to.
 struct Signals {
     reload: Signal,
     stop: Stop,

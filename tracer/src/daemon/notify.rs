@@ -1,4 +1,4 @@
-//! Tells systemd how we are: `sd_notify(3)`.
+//! Reports the daemon's state to systemd: `sd_notify(3)`.
 
 use std::{
     env, io,
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-/// The way to the one who started us; to nobody where that is not systemd.
+/// The socket of systemd; none if something else started the daemon.
 #[derive(Debug)]
 pub(super) struct Notify {
     to: Option<(UnixDatagram, SocketAddr)>,
@@ -28,7 +28,7 @@ impl Notify {
             match address.and_then(|address| Ok((socket?, address))) {
                 Ok(to) => Some(to),
                 Err(error) => {
-                    tracing::warn!("NOTIFY_SOCKET cannot be used: {error}");
+                    tracing::warn!("cannot use NOTIFY_SOCKET: {error}");
                     None
                 }
             }
@@ -36,7 +36,7 @@ impl Notify {
         Self { to, watchdog: watchdog() }
     }
 
-    /// How often systemd wants to hear that we are alive.
+    /// How often systemd expects a sign of life.
     pub(super) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
@@ -46,7 +46,7 @@ impl Notify {
         self.send(&format!("READY=1\nSTATUS={}", line(status)));
     }
 
-    /// The configuration is read anew; `ready` is to follow.
+    /// The configuration is being reloaded; [`ready`](Self::ready) must follow.
     pub(super) fn reloading(&self) {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
     }
@@ -74,7 +74,7 @@ impl Notify {
     }
 }
 
-/// A path, or a name after `@` that is in no file system.
+/// A path, or an abstract name after `@`.
 fn address(name: &[u8]) -> io::Result<SocketAddr> {
     match name.split_first() {
         Some((b'@', name)) => SocketAddr::from_abstract_name(name),
@@ -83,7 +83,7 @@ fn address(name: &[u8]) -> io::Result<SocketAddr> {
     }
 }
 
-/// `WATCHDOG_USEC`, if it is for us.
+/// `WATCHDOG_USEC`, if it is for this process.
 fn watchdog() -> Option<Duration> {
     let number = |name| env::var(name).ok()?.parse::<u64>().ok();
     let us = number("WATCHDOG_USEC").filter(|us| *us != 0)?;
@@ -91,7 +91,7 @@ fn watchdog() -> Option<Duration> {
     is_ours.then(|| Duration::from_micros(us))
 }
 
-/// A message's lines are its fields.
+/// The text as one line, since each line of a message is a field.
 fn line(text: &str) -> String {
     text.replace('\n', " ")
 }

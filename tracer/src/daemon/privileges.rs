@@ -1,6 +1,6 @@
 //! Gives up every privilege that the daemon does not need.
 //!
-//! To be called before the first thread is started: capabilities are a thread's own.
+//! Must be called before the first thread is started: capabilities belong to a thread.
 
 use std::{fs, io};
 
@@ -8,12 +8,12 @@ use std::{fs, io};
 const KEPT: [(u32, &str, &str); 5] = [
     (39, "CAP_BPF", "loads eBPF programs"),
     (38, "CAP_PERFMON", "attaches uprobes and reads user memory"),
-    (19, "CAP_SYS_PTRACE", "looks through /proc/PID/root and maps of other users' processes"),
-    (2, "CAP_DAC_READ_SEARCH", "reads programs and libraries that are not for everyone"),
+    (19, "CAP_SYS_PTRACE", "reads /proc/PID/root and maps of other users' processes"),
+    (2, "CAP_DAC_READ_SEARCH", "reads programs and libraries that not everyone may read"),
     (40, "CAP_CHECKPOINT_RESTORE", "opens mapped files that were deleted (/proc/PID/map_files)"),
 ];
 
-/// Kept too where each probe takes a link of its own: perf events on uprobes need it.
+/// Also kept where each probe takes a link of its own: perf events on uprobes need it.
 const SYS_ADMIN: (u32, &str, &str) = (21, "CAP_SYS_ADMIN", "opens perf events on uprobes");
 
 /// `_LINUX_CAPABILITY_VERSION_3`: two words a set.
@@ -33,14 +33,14 @@ struct Sets {
     inheritable: u32,
 }
 
-/// Keeps of what we have only what is in [`KEPT`], for good, and what a kernel without links for
-/// many probes needs (`perf_links`); the names of what was kept.
+/// Gives up, for good, every capability but those in [`KEPT`] and, with `perf_links`, those of a
+/// kernel without links for many probes. Returns the names of those kept.
 ///
 /// # Errors
 ///
 /// The kernel does not allow it.
 pub(super) fn drop_unneeded(perf_links: bool) -> io::Result<Vec<&'static str>> {
-    // A program that we start can never have more than we have.
+    // A program started by the daemon must never have more privileges.
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     let has = permitted()?;
     let keep: Vec<_> = KEPT.into_iter().chain(perf_links.then_some(SYS_ADMIN)).collect();
@@ -50,7 +50,7 @@ pub(super) fn drop_unneeded(perf_links: bool) -> io::Result<Vec<&'static str>> {
     const CAP_SETPCAP: u32 = 8;
     if has & (1 << CAP_SETPCAP) != 0 {
         for number in 0..64 {
-            // Numbers that this kernel does not know are refused, and need no dropping.
+            // The kernel refuses unknown numbers, which need no dropping.
             if wanted & (1 << number) == 0 && prctl(libc::PR_CAPBSET_DROP, number).is_err() {
                 break;
             }
@@ -82,7 +82,7 @@ fn permitted() -> io::Result<u64> {
     u64::from_str_radix(set.trim(), 16).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Lets us open as many files as we ever may: each link is one.
+/// Raises the limit of open files as far as allowed: each link is one.
 pub(super) fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for writes.

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use super::shared::Shared;
 use faultline_output::prometheus::Format;
 
-/// The text of a scrape, for all who ask while it is written: a hundred clients cost as much as two.
+/// The text of a scrape, shared by all clients that ask while it is written: a hundred cost as much as
+/// two.
 #[derive(Debug)]
 pub(super) struct Scraped {
     shared: Arc<Shared>,
@@ -30,28 +31,28 @@ pub(super) struct Scraped {
 #[derive(Debug, Default)]
 struct Turn {
     writing: Arc<tokio::sync::Mutex<()>>,
-    /// Who waits or writes.
+    /// Clients that wait or write.
     wanted: AtomicUsize,
-    /// The last text, as long as anybody may want it, and when it was begun.
+    /// The last text, as long as a client may need it, and when it was begun.
     last: Mutex<Option<(Instant, Bytes)>>,
 }
 
-/// Somebody who waits or writes.
-struct Wish<'a>(&'a Turn);
+/// A client that waits or writes.
+struct Client<'a>(&'a Turn);
 
 impl Scraped {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, open_metrics: Arc::default(), prometheus: Arc::default() }
     }
 
-    /// A text that was begun after it was asked for.
+    /// A text that was begun after the request.
     async fn text(&self, format: Format) -> Option<Bytes> {
         let asked = Instant::now();
         let turn = match format {
             Format::OpenMetrics => &self.open_metrics,
             Format::Prometheus => &self.prometheus,
         };
-        let _wish = turn.wish();
+        let _client = turn.join();
         let alone = Arc::clone(&turn.writing).lock_owned().await;
         if let Some((begun, text)) = &*turn.last()
             && *begun >= asked
@@ -59,8 +60,8 @@ impl Scraped {
             return Some(text.clone());
         }
         let (shared, turn) = (Arc::clone(&self.shared), Arc::clone(turn));
-        // Off the threads that serve, since a large scrape takes its time; and to the end, also
-        // where whoever asked has gone: others wait for it.
+        // On a blocking thread, since a large scrape takes time, and to its end, even if the client
+        // has gone: others wait for it.
         let write = move || {
             let begun = Instant::now();
             let text = Bytes::from(shared.metrics.encode(format).ok()?);
@@ -73,9 +74,9 @@ impl Scraped {
 }
 
 impl Turn {
-    fn wish(&self) -> Wish<'_> {
+    fn join(&self) -> Client<'_> {
         self.wanted.fetch_add(1, Ordering::Relaxed);
-        Wish(self)
+        Client(self)
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Bytes)>> {
@@ -83,9 +84,9 @@ impl Turn {
     }
 }
 
-impl Drop for Wish<'_> {
+impl Drop for Client<'_> {
     fn drop(&mut self) {
-        // Who comes from now on wants a newer one.
+        // Clients from now on need a newer one.
         if self.0.wanted.fetch_sub(1, Ordering::Relaxed) == 1 {
             *self.0.last() = None;
         }

@@ -1,8 +1,7 @@
-//! HTTP for clients who may be slow, hostile or many.
+//! HTTP for clients that may be slow, hostile or many.
 //!
-//! Each has a limit on the time it may take, and there is a limit on how many there are. Where it
-//! is reached, the oldest connection that waits for its client makes room for a new one: a thousand
-//! that say nothing keep nobody out.
+//! Each may take a limited time, and their number is limited. At the limit, the oldest idle
+//! connection makes room for a new one: a thousand silent clients keep nobody out.
 
 use std::{
     collections::VecDeque,
@@ -32,7 +31,7 @@ use tokio::{
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(5);
-/// After an error of `accept` that is not one connection's: out of descriptors, mostly.
+/// How long to wait after a failed `accept`: mostly out of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a server allows.
@@ -40,15 +39,15 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub(super) struct Limits {
     /// Connections at once.
     pub(super) connections: usize,
-    /// How long a connection may last; for ever if `None`.
+    /// How long a connection may last; unlimited if `None`.
     pub(super) lifetime: Option<Duration>,
 }
 
-/// Something to accept connections from.
+/// A source of connections.
 pub(super) trait Listener: Send + 'static {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-    /// The next one, and whether it may ask for anything.
+    /// The next one, and whether it is allowed to make requests.
     fn next(&mut self) -> impl Future<Output = io::Result<(Self::Io, bool)>> + Send;
 }
 
@@ -129,7 +128,7 @@ fn make_room(connections: &Connections, most: usize) -> bool {
         return false;
     }
     let idle = connections.iter().position(|connection| !connection.busy.load(Ordering::Relaxed));
-    // Where all are busy, it is the oldest's turn.
+    // If all are busy, close the oldest.
     if let Some(connection) = connections.remove(idle.unwrap_or(0)) {
         connection.abort.abort();
     }
@@ -145,13 +144,13 @@ where
         busy.store(true, Ordering::Relaxed);
         router.call(request)
     });
-    // One request a connection: nobody keeps a place that he does not need.
+    // One request per connection: nobody occupies a place without need.
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // What a client does wrong is its own affair.
+    // A client's errors are its own affair.
     match lifetime {
         Some(lifetime) => drop(tokio::time::timeout(lifetime, connection).await),
         None => drop(connection.await),

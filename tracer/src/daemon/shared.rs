@@ -1,4 +1,4 @@
-//! What everybody in the daemon may see, and what the tracer tells: kept, logged and counted.
+//! What all parts of the daemon may read. Keeps, logs and counts what the tracer reports.
 
 use std::{
     path::PathBuf,
@@ -25,10 +25,10 @@ use serde::Serialize;
 
 use super::{event_log::EventLog, memory};
 
-/// Reasons that are listed; the rest is only counted.
+/// Reasons that are listed; further ones are only counted.
 const SHOWN_SKIPPED: usize = 20;
 
-/// What everybody may see.
+/// What all parts of the daemon may read.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
@@ -37,11 +37,11 @@ pub(super) struct Shared {
     probes: RwLock<Arc<Vec<ProbeStatus>>>,
     /// Sets of probes that are being released.
     pub(super) releasing: AtomicUsize,
-    /// The probes of the configuration are attached.
+    /// Whether the probes of the configuration are attached.
     pub(super) ready: AtomicBool,
     /// The configuration file.
     pub(super) config_path: PathBuf,
-    /// How often the tracer was seen alive, and everything that drains with it.
+    /// How often the tracer and its event readers were seen alive.
     pub(super) beats: AtomicU64,
     pub(super) started: Instant,
     slow: Mutex<Vec<Slow>>,
@@ -50,7 +50,7 @@ pub(super) struct Shared {
 /// A named probe, as `ctl list` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct ProbeStatus {
-    /// As it was written.
+    /// As written.
     #[serde(flatten)]
     pub(super) text: RequestText,
     /// `attached` or `waiting`.
@@ -68,7 +68,7 @@ pub(super) struct ProbeStatus {
     links: usize,
     /// Files that are probed, as their processes name them.
     files: Vec<String>,
-    /// Processes that are probed, where not all are.
+    /// Processes that are probed, unless all are.
     processes: Vec<u32>,
     /// Functions that cannot be probed.
     skipped: usize,
@@ -123,17 +123,17 @@ impl Shared {
         }
     }
 
-    /// The named probes of the moment.
+    /// The named probes at the moment.
     pub(super) fn probes(&self) -> Arc<Vec<ProbeStatus>> {
         Arc::clone(&self.probes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What takes unusually long at the moment.
+    /// Work that takes unusually long at the moment.
     pub(super) fn slow(&self) -> Vec<Slow> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes the events of each set to the log, one JSON object a line.
+    /// Writes the events of each set to the log, one JSON object per line.
     pub(super) fn handlers(&self) -> HandlerFactory {
         let log = Arc::clone(&self.log);
         Arc::new(move |stream: EventStream| {
@@ -190,7 +190,7 @@ impl Observer for Shared {
     }
 }
 
-/// The log, and whoever listens.
+/// The log and its listeners.
 struct LogOutput {
     log: Arc<EventLog>,
     /// The named probe of each probe of the set.

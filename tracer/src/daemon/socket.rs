@@ -1,4 +1,4 @@
-//! The control socket: made, checked, and who may use it.
+//! The control socket: creates it, checks it, and decides who may use it.
 
 use std::{
     ffi::CString,
@@ -21,26 +21,26 @@ use anyhow::{Context as _, bail};
 /// How long another daemon may take to bind its socket.
 const LOCKED_WITHIN: Duration = Duration::from_secs(2);
 
-/// A bound control socket; its file goes when this is dropped.
+/// A bound control socket; its file is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct ControlSocket {
     path: PathBuf,
-    /// The group besides root that may use it.
+    /// The group that may use it, as root may.
     pub(super) group: Option<u32>,
 }
 
 impl ControlSocket {
-    /// Binds the socket, for root and the group where it exists.
+    /// Binds the socket, for root and, if it exists, the group.
     ///
     /// # Errors
     ///
-    /// Another daemon listens there, something else is there, or it cannot be made.
+    /// Another daemon listens there, the path is something else, or it cannot be created.
     pub(super) fn bind(path: &Path, group: &str) -> anyhow::Result<(Self, UnixListener)> {
-        let context = || format!("failed to make the control socket {}", path.display());
+        let context = || format!("failed to create the control socket {}", path.display());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         fs::create_dir_all(folder).with_context(context)?;
-        // Another that starts just now must not take our socket for a stale one, nor we its.
+        // Two daemons that start at once must not take each other's socket for a stale one.
         let alone = alone_in(folder).with_context(context)?;
         remove_stale(path).with_context(context)?;
         let listener = UnixListener::bind(path).with_context(context)?;
@@ -54,8 +54,8 @@ impl ControlSocket {
         Ok((Self { path: path.to_owned(), group: gid }, listener))
     }
 
-    /// Whether whoever is at the other end may control us: root, our own user, a member of the
-    /// group. The file's permissions say the same; this holds also where somebody changed those.
+    /// Whether the peer may control the daemon: root, the daemon's user, or a member of the group. The
+    /// file's permissions say the same, but somebody may change them.
     pub(super) fn allows(&self, peer: &tokio::net::UnixStream) -> bool {
         let Ok(credentials) = peer.peer_cred() else { return false };
         // SAFETY: the call has no preconditions.
@@ -74,8 +74,8 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Keeps other daemons that start from doing so in this folder, until the file is closed. Who holds the
-/// lock for long is no daemon, and is not waited for.
+/// Keeps other daemons from starting in this folder until the file is closed. A lock that is held for
+/// long is not a daemon's, and is not waited for.
 fn alone_in(folder: &Path) -> io::Result<fs::File> {
     let folder = fs::File::open(folder)?;
     let deadline = Instant::now() + LOCKED_WITHIN;
@@ -85,7 +85,7 @@ fn alone_in(folder: &Path) -> io::Result<fs::File> {
     Ok(folder)
 }
 
-/// A daemon that was killed leaves its socket behind; one that lives answers on it.
+/// A killed daemon leaves its socket behind; a living one answers on it.
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
     let kind = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -93,15 +93,18 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     };
     if !kind.is_socket() {
-        bail!("something that is no socket is there");
+        bail!("the path exists and is not a socket");
     }
     match UnixStream::connect(path) {
-        Ok(_) => bail!("another faultline daemon listens there"),
+        Ok(_) => bail!("another faultline daemon is listening there"),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!("replacing the socket {} that a daemon before us left", path.display());
+            tracing::info!(
+                "replacing the socket {}, left by a daemon that was killed",
+                path.display()
+            );
             Ok(fs::remove_file(path)?)
         }
-        Err(error) => Err(error).context("it cannot be told whether another daemon listens there"),
+        Err(error) => Err(error).context("cannot tell whether another daemon is listening there"),
     }
 }
 
@@ -130,7 +133,7 @@ fn group_id(name: &str) -> Option<u32> {
     Some(group.gr_gid)
 }
 
-/// The supplementary groups of the process that connected, as they were then.
+/// The supplementary groups that the peer had when it connected.
 fn peer_groups(peer: &tokio::net::UnixStream) -> Vec<u32> {
     let mut groups = vec![0_u32; 65_536];
     let mut bytes = size_of_val(groups.as_slice()) as libc::socklen_t;

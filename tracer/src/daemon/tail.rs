@@ -1,4 +1,4 @@
-//! Who listens to events as they come.
+//! The clients that listen to events as they arrive.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use faultline_output::json_text;
 
-/// Batches that wait for a listener; one is what came within some milliseconds.
+/// Batches that wait for a listener; each holds the events of a few milliseconds.
 const WAITING: usize = 256;
 /// Most listeners at once.
 const MAX_LISTENERS: usize = 32;
@@ -23,7 +23,7 @@ const MAX_LISTENERS: usize = 32;
 #[derive(Debug)]
 pub(super) struct Tails {
     listeners: Mutex<Vec<Listener>>,
-    /// How many there are: mostly none, and then nothing is done for them.
+    /// How many there are: mostly none, which then costs nothing.
     count: AtomicUsize,
     dropped: Counter,
 }
@@ -43,7 +43,7 @@ struct Line {
     events: u64,
 }
 
-/// Events that a listener was not sent, and has not been told of.
+/// Events that a listener missed and does not know of yet.
 #[derive(Debug, Default)]
 struct Missed(AtomicU64);
 
@@ -52,8 +52,8 @@ impl Missed {
         self.0.fetch_add(events, Ordering::SeqCst);
     }
 
-    /// The line that tells of them, if there are any.
-    fn tell(&self) -> Option<Vec<u8>> {
+    /// The line that reports them, if there are any.
+    fn report(&self) -> Option<Vec<u8>> {
         match self.0.swap(0, Ordering::SeqCst) {
             0 => None,
             events => json_text(&Line { r#type: "missed", events }).ok().map(String::into_bytes),
@@ -69,12 +69,12 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// The next lines; `None` when there will be no more.
+    /// The next lines; `None` at the end.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
         match self.batches.poll_recv(context) {
-            // All that was sent before them is read.
+            // Everything sent before them has been read.
             Poll::Pending => {
-                self.missed.tell().map_or(Poll::Pending, |line| Poll::Ready(Some(line)))
+                self.missed.report().map_or(Poll::Pending, |line| Poll::Ready(Some(line)))
             }
             ready => ready,
         }
@@ -100,8 +100,8 @@ impl Tails {
         Some(Heard { batches, missed })
     }
 
-    /// Sends lines on; `lines` are their probes' names and themselves. A listener that reads too
-    /// slowly misses some, and is told how many.
+    /// Sends lines, each with its probe's name. A listener that reads too slowly misses some, and is
+    /// sent their number.
     pub(super) fn send<'a>(
         &self,
         lines: &(impl Iterator<Item = (&'a Arc<str>, &'a [u8])> + Clone),
@@ -124,16 +124,16 @@ impl Tails {
             }
             match listener.send.try_reserve() {
                 Ok(room) => {
-                    let mut lines = listener.missed.tell().unwrap_or_default();
+                    let mut lines = listener.missed.report().unwrap_or_default();
                     lines.append(&mut batch);
                     room.send(lines);
                 }
                 Err(mpsc::error::TrySendError::Full(())) => {
                     listener.missed.add(count);
                     self.dropped.inc_by(count);
-                    // It may have read all meanwhile, and found nothing missed.
+                    // It may have caught up meanwhile without seeing the number.
                     if let Ok(room) = listener.send.try_reserve()
-                        && let Some(line) = listener.missed.tell()
+                        && let Some(line) = listener.missed.report()
                     {
                         room.send(line);
                     }
@@ -159,9 +159,9 @@ mod tests {
         }
     }
 
-    /// Check that a listener gets the events of its probe, and is told how many it missed.
+    /// Check that a listener gets the events of its probe, and the number of those it missed.
     #[test]
-    fn slow_listeners_are_told() {
+    fn slow_listeners_know_what_they_missed() {
         let dropped = Counter::default();
         let tails = Tails::new(dropped.clone());
         let mut all = tails.listen(None).unwrap();
@@ -179,7 +179,7 @@ mod tests {
         tails.send(&lines());
         let last = |heard: &mut Heard| std::iter::from_fn(|| next(heard)).last().unwrap();
         assert_eq!(last(&mut all), b"{\"type\":\"missed\",\"events\":6}\n1\n2\n");
-        // Also where no event comes any more.
+        // Even if no more events arrive.
         assert_eq!(last(&mut of_a), b"{\"type\":\"missed\",\"events\":3}\n");
         assert_eq!(next(&mut of_a), None);
     }

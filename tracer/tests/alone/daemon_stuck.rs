@@ -68,7 +68,7 @@ fn a_stuck_task_holds_up_nothing() {
     assert!(number(&daemon.ask(&["status"]), "releasing") > 0);
     daemon.running.signal(libc::SIGTERM);
     let finished = daemon.running.finish().succeeded();
-    assert!(finished.stderr.contains("has not let go of all probes"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("did not release all probes"), "{}", finished.stderr);
     tell("serve", "served");
     assert!(stuck.finish().0.success());
     fs::remove_dir_all(daemon.folder).unwrap();

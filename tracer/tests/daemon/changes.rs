@@ -118,7 +118,10 @@ fn a_bad_file_changes_nothing() {
     assert_eq!(failed.status.code(), Some(1));
     assert!(failed.stderr.contains("faultline.toml:4:1: unknown field `colour`"), "{failed:?}");
     daemon.running.signal(libc::SIGHUP);
-    daemon.running.stderr.wait_for(2, |line| line.contains("nothing was reloaded"));
+    daemon
+        .running
+        .stderr
+        .wait_for(2, |line| line.contains("failed to reload, nothing was changed"));
     daemon.wait_metric("faultline_config_reloads_total", &["failure"], 2.0);
     assert_eq!(daemon.metric("faultline_config_last_reload_successful", &[]), 0.0);
     puppet.step(10);
@@ -144,7 +147,7 @@ fn attach_and_detach() {
     for (args, wanted) in [
         (["attach", "ticks", &probe("tock")], "there is a probe `ticks` already"),
         (["attach", "typo", &probe("tikc")], "did you mean `tick`?"),
-        (["detach", "nosuch", "ticks"], "there is no probe `nosuch`"),
+        (["detach", "nosuch", "ticks"], "no probe `nosuch`"),
         (["tail", "ticks", "--json"], "`ticks` has no events: its action is `count`"),
     ] {
         let refused = daemon.ctl(&args);
@@ -511,7 +514,7 @@ fn killed_and_started_again() {
     fs::write(&second, text).unwrap();
     let refused = faultline(["daemon", "--config", second.to_str().unwrap()]).run();
     assert_eq!(refused.status.code(), Some(1));
-    assert!(refused.stderr.contains("another faultline daemon listens there"), "{refused:?}");
+    assert!(refused.stderr.contains("another faultline daemon is listening there"), "{refused:?}");
     assert_eq!(daemon.ask(&["status"])["ready"], true);
     puppet.ends_well();
     daemon.stop();

@@ -93,7 +93,7 @@ fn events_and_tail() {
     tail.signal(libc::SIGINT);
     tail.finish().succeeded();
     let unknown = daemon.ctl(&["tail", "nosuch"]);
-    assert!(unknown.stderr.contains("there is no probe `nosuch`"), "{unknown:?}");
+    assert!(unknown.stderr.contains("no probe `nosuch`"), "{unknown:?}");
     puppet.ends_well();
     daemon.stop();
 }

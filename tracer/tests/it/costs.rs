@@ -52,6 +52,51 @@ fn class_and_cost_of_each_function() {
     assert!(dry.stdout.contains("+4 emulated (was single-stepped), "), "{}", dry.stdout);
 }
 
+/// Check that each nop that assemblers pad with has the class that the kernel gives it, seen from the
+/// traced program: nops of two to eight bytes were priced as single-stepped where they are emulated. What
+/// the kernel refuses is reported, not counted as never called.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn nops_of_every_length_have_their_price() {
+    let program = target("nops.c", &[]);
+    let probe = |bytes: usize| probes_of(&program, &[&format!("nop{bytes}")]).remove(0);
+    let dry_run = |bytes: usize| {
+        let args = ["count", "--json", "--dry-run", "--placement", "entry", &probe(bytes)];
+        faultline(args).run().succeeded().json()
+    };
+    let count = |bytes: usize| {
+        let command = format!("{} {bytes}", program.display());
+        let args = ["count", "--json", "--placement", "entry", "-c", &command, &probe(bytes)];
+        faultline(args).run()
+    };
+    // `nop0` begins with a `mov`.
+    let stepped = lines(&dry_run(0), "planned").remove(0);
+    assert_eq!(stepped["class"], "single-stepped", "{stepped}");
+    let stepped_ns = number(&stepped, "ns_a_call");
+    for bytes in 0..=10 {
+        let (dry, run) = (dry_run(bytes), count(bytes));
+        let Some(planned) = lines(&dry, "planned").pop() else {
+            assert_eq!(bytes, 10, "{dry:?}");
+            let reason = "the kernel does not support a breakpoint on the instruction there";
+            assert!(dry[0]["reason"].as_str().unwrap().starts_with(reason), "{dry:?}");
+            assert_eq!(run.status.code(), Some(1), "{}", run.stderr);
+            assert!(run.stderr.contains(reason), "{}", run.stderr);
+            let doctor = faultline(["doctor"]).run();
+            assert!(doctor.stdout.contains("refused at 10-byte nops"), "{}", doctor.stdout);
+            continue;
+        };
+        let is_stepped = run.stderr.contains("single-stepped: 1");
+        let run = run.succeeded();
+        assert!(is_stepped || run.stderr.contains("single-stepped: 0"), "{}", run.stderr);
+        let ns = number(&planned, "ns_a_call");
+        assert_eq!(planned["class"] == "single-stepped", is_stepped, "{planned}");
+        assert_eq!(ns * 10 >= stepped_ns * 6, is_stepped, "{planned}: `mov` takes {stepped_ns}");
+        let summary = run.json().pop().unwrap();
+        assert_eq!(number(&summary, "hits"), 100, "{summary}");
+        assert_eq!(number(&summary["cost"], "estimated_ns"), 100 * ns, "{summary}");
+    }
+}
+
 /// Check that a preview counts every call of a command, says what tracing them would take, and leaves
 /// nothing attached; and that a preview of what is not called says so.
 #[test]

@@ -11,7 +11,7 @@ pub enum Outcome {
     Delivered,
     /// Lost: the output could not be written (closed, full).
     OutputLost,
-    /// Left out: it came after the last event that the user asked for.
+    /// Left out: it arrived after the last event that the user asked for.
     AfterLimit,
     /// Lost: the record could not be decoded.
     Undecodable,

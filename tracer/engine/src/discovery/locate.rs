@@ -55,12 +55,12 @@ impl Locator {
         self.missing.clear();
     }
 
-    /// The file that a request's target is in a view; or why there is none.
-    pub(crate) fn file(
+    /// The files that a request's target is in a view, at least one; or why there is none.
+    pub(crate) fn files(
         &mut self,
         request: &Request,
         view: View,
-    ) -> Result<Arc<ObjectFile>, Arc<str>> {
+    ) -> Result<Vec<Arc<ObjectFile>>, Arc<str>> {
         self.look_from(view);
         let target = &request.spec.target;
         let pid = match view {
@@ -74,18 +74,23 @@ impl Locator {
             return Err(Arc::clone(error));
         }
         let answers = self.guard.as_ref().map_or(Ok(()), |guard| guard.ask(target, view));
-        let found = answers.and_then(|()| self.resolver.target(target).map_err(chain));
+        let found = answers.and_then(|()| self.resolver.targets(target).map_err(chain));
         found.inspect_err(|error| drop(self.missing.insert(target.clone(), Arc::clone(error))))
     }
 
-    /// What a request attaches in a view; or why it cannot.
-    pub(crate) fn plan(&mut self, request: &Request, view: View) -> Result<AttachPlan, Arc<str>> {
+    /// What a request attaches in one of its files in a view; or why it cannot.
+    pub(crate) fn plan(
+        &mut self,
+        request: &Request,
+        view: View,
+        file: &ObjectFile,
+    ) -> Result<AttachPlan, Arc<str>> {
         self.look_from(view);
         let mut spec = request.spec.clone();
         let condition = request.condition.as_ref();
         let names_return = condition.is_some_and(Condition::names_return);
         plan::specialize(&mut spec, request.action, condition.is_some(), names_return);
-        let resolution = self.resolver.resolve(&spec).map_err(chain)?;
+        let resolution = self.resolver.resolve_in(&spec, file).map_err(chain)?;
         let code = CodeReader::default();
         let is_filtered = |pid| process::has_seccomp_filter(pid).unwrap_or(true);
         let options = PlanOptions {

@@ -177,17 +177,19 @@ impl Looker {
                     View::Process(pid) => Some(pid.get()),
                 },
             });
-            let file = match locator.file(request, view) {
-                Ok(file) => file,
+            let files = match locator.files(request, view) {
+                Ok(files) => files,
                 Err(problem) => {
                     discovery.problems.entry(Arc::clone(&request.name)).or_insert(problem);
                     return;
                 }
             };
             discovery.found.insert(Arc::clone(&request.name));
-            match attached_at(known, &file, process) {
-                Some(place) => drop(seen.insert(place)),
-                None => discovery.add(locator, known, view, (file, process)),
+            for file in files {
+                match attached_at(known, &file, process) {
+                    Some(place) => drop(seen.insert(place)),
+                    None => discovery.add(locator, known, view, (file, process)),
+                }
             }
         });
         marker.begin(Step::Attaching);
@@ -299,7 +301,7 @@ impl Discovery {
             }
             return;
         }
-        match locator.plan(&known.request, view) {
+        match locator.plan(&known.request, view, &at.0) {
             Ok(plan) => self.parts.push(NewPart {
                 request: Arc::clone(&known.request),
                 plan,
@@ -337,21 +339,33 @@ impl Discovery {
     /// Drops functions that an earlier part has already, read in the same way: what one run names twice is
     /// traced once.
     pub(crate) fn drop_repeats(&mut self) {
-        let mut seen: HashMap<_, Vec<PlannedProbe>> = HashMap::new();
-        for part in &mut self.parts {
+        let mut seen: HashMap<_, Vec<&PlannedProbe>> = HashMap::new();
+        let mut kept = Vec::new();
+        for (index, part) in self.parts.iter().enumerate() {
             let id = part.file.id();
-            part.plan.retain(|probe| {
-                let here = seen.entry((id, probe.offset)).or_default();
-                let alike = |other: &PlannedProbe| {
+            let others = self.parts.iter().enumerate().filter(|(other, _)| *other != index);
+            if !others.map(|(_, other)| other.file.id()).any(|other| other == id) {
+                kept.push(None);
+                continue;
+            }
+            let is_new = |probe: &&'_ PlannedProbe| {
+                let alike = |other: &&PlannedProbe| {
                     (&other.args, &other.ret, &other.program)
                         == (&probe.args, &probe.ret, &probe.program)
                 };
-                let is_new = !here.iter().any(alike);
-                if is_new {
-                    here.push(probe.clone());
-                }
-                is_new
-            });
+                !seen.get(&(id, probe.offset)).is_some_and(|here| here.iter().any(alike))
+            };
+            let new: Vec<bool> = part.plan.probes.iter().map(|probe| is_new(&probe)).collect();
+            for (probe, _) in part.plan.probes.iter().zip(&new).filter(|(_, new)| **new) {
+                seen.entry((id, probe.offset)).or_default().push(probe);
+            }
+            kept.push(Some(new));
+        }
+        for (part, kept) in self.parts.iter_mut().zip(kept) {
+            if let Some(kept) = kept {
+                let mut kept = kept.into_iter();
+                part.plan.retain(|_| kept.next().unwrap_or(true));
+            }
         }
     }
 }
@@ -514,5 +528,10 @@ impl Prepared {
 ///
 /// Why it leads to nothing.
 pub fn plan_on_host(host: &Host, request: &Request) -> Result<AttachPlan, Arc<str>> {
-    Locator::new(*host, None).plan(request, View::Host)
+    let mut locator = Locator::new(*host, None);
+    let mut plan = AttachPlan::default();
+    for file in locator.files(request, View::Host)? {
+        plan.append(locator.plan(request, View::Host, &file)?);
+    }
+    Ok(plan)
 }

@@ -116,7 +116,7 @@ struct State {
     links: Vec<Vec<Link>>,
     /// By piece: its process has ended.
     gone: Vec<bool>,
-    refused: BTreeMap<ProbeId, String>,
+    refused: BTreeMap<ProbeId, SkipReason>,
     /// By piece: when its first link was begun, and when the last one ended.
     times: Vec<Option<(Instant, Instant)>>,
     failed: Option<KernelError>,
@@ -192,7 +192,7 @@ impl<'a> Transaction<'a> {
                 workers: 0,
                 links: pieces.iter().map(|_| Vec::new()).collect(),
                 gone: vec![false; pieces.len()],
-                refused: BTreeMap::new(),
+                refused: unsupported(probes, pieces),
                 times: vec![None; pieces.len()],
                 failed: None,
             }),
@@ -232,9 +232,9 @@ impl<'a> Transaction<'a> {
         Links::detach_all(lost, &Progress::default());
         let slowest = slowest(self.pieces, &state.times);
         let refused_ids: Vec<ProbeId> = state.refused.keys().copied().collect();
-        let refused = state.refused.into_iter().map(|(id, why)| Skipped {
+        let refused = state.refused.into_iter().map(|(id, reason)| Skipped {
             label: self.probes[id.0 as usize].label.clone(),
-            reason: SkipReason::Refused { why },
+            reason,
         });
         let alive = self.pieces.iter().zip(&state.gone).filter(|(_, gone)| !**gone);
         let attached: HashSet<ProbeId> =
@@ -391,6 +391,9 @@ fn jobs(probes: &[PlannedProbe], pieces: &[Piece<'_>], features: Features) -> Ve
         let (mut returns, mut entries) = (Vec::new(), Vec::with_capacity(ids.len()));
         for id in *ids {
             let probe = &probes[id.0 as usize];
+            if !probe.is_supported() {
+                continue;
+            }
             let point = Point { id: *id, offset: probe.offset.0, doubtful: probe.doubtful };
             entries.push(point);
             if probe.ret.is_some() {
@@ -403,6 +406,14 @@ fn jobs(probes: &[PlannedProbe], pieces: &[Piece<'_>], features: Features) -> Ve
         }
     }
     jobs
+}
+
+/// Probes of the pieces that the kernel is known to refuse.
+fn unsupported(probes: &[PlannedProbe], pieces: &[Piece<'_>]) -> BTreeMap<ProbeId, SkipReason> {
+    let ids = pieces.iter().flat_map(|piece| piece.probes);
+    ids.filter(|id| !probes[id.0 as usize].is_supported())
+        .map(|id| (*id, SkipReason::Unsupported))
+        .collect()
 }
 
 /// Links that these pieces take on a kernel with these features.
@@ -446,11 +457,11 @@ fn is_general(error: &io::Error) -> bool {
 /// `ENOTSUPP`, an error number of the kernel's own that the C library does not know.
 const ENOTSUPP: i32 = 524;
 
-/// Why the kernel refused a point, in words.
-fn refusal(error: &io::Error) -> String {
+/// Why the kernel refused a point.
+fn refusal(error: &io::Error) -> SkipReason {
     match error.raw_os_error() {
-        Some(ENOTSUPP) => "it does not support the instruction there".to_owned(),
-        _ => error.to_string(),
+        Some(ENOTSUPP) => SkipReason::Unsupported,
+        _ => SkipReason::Refused { why: error.to_string() },
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::ser::{Formatter, Serializer};
 
 use crate::escape::push_json_text;
 
-/// Writes `value` as one line, newline included. As in events, no character is in it that a
-/// terminal would obey, or that hides or reorders the text around it.
+/// Writes `value` as one line, newline included. As in events, it contains no character that controls
+/// a terminal, or that hides or reorders the text around it.
 ///
 /// # Errors
 ///
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
     use faultline_spec::is_hidden;
 
-    /// Check that strings keep their value, and what a terminal would obey is escaped.
+    /// Check that strings keep their value, and what controls a terminal is escaped.
     #[test]
     fn escapes() {
         let line = json_text(&["a\"\\\n\u{1b}", "\u{7f}\u{9b}\u{202e}é"]).unwrap();

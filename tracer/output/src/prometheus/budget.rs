@@ -1,21 +1,19 @@
 //! Which probes have series of their own.
 //!
-//! The number of series has a hard limit. Where the probes need more, the busiest have theirs and
-//! the rest is summed up. No series may ever fall, whoever is in it: so what is summed up is what
-//! probes counted *while* they were in the sum, and a probe that gets series of its own shows what
-//! it counted outside of it.
+//! The number of series has a hard limit. If the probes need more, the busiest have their own and the
+//! rest is summed up. No series may ever decrease. So the sum contains what probes counted *while* they
+//! were in it, and a probe with series of its own shows what it counted outside of it.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use faultline_engine::collect::catalog::{BUCKETS, Catalog, Figures, Kind, Reading, Series};
+use super::collector::series_of;
+use faultline_engine::collect::catalog::{Catalog, Figures, Reading, Series};
 
-/// Buckets of a latency series, and its sum and count.
-const LATENCY_SERIES: usize = BUCKETS + 2;
-/// A probe takes the place of another one only if it is so much busier: places are not to change
-/// from scrape to scrape.
+/// A probe replaces another only if it is this many times busier, so that series do not change from
+/// scrape to scrape.
 const BUSIER: u64 = 2;
 
 type Key = (Arc<str>, Arc<str>);
@@ -58,7 +56,7 @@ impl Budget {
 
     /// Decides for one reading.
     pub(super) fn decide(&mut self, catalog: &Catalog, reading: Reading) -> Shown {
-        let needed: usize = catalog.series.iter().map(weight).sum();
+        let needed: usize = catalog.series.iter().map(series_of).sum();
         if needed <= self.max_series && self.folded.is_empty() && self.own.is_empty() {
             let own = reading.series.into_iter().enumerate().collect();
             return Shown { own, series: needed, ..Shown::default() };
@@ -70,7 +68,7 @@ impl Budget {
             let key = key(series);
             alive.insert(key.clone());
             if self.own.contains(&key) {
-                shown.series += weight(series);
+                shown.series += series_of(series);
                 let figures = match self.folded.get_mut(&key) {
                     Some(folded) => {
                         folded.last = now.clone();
@@ -104,16 +102,16 @@ impl Budget {
                 (figures.hits().saturating_mul(advantage), series)
             })
             .collect();
-        // Stable: those that are equally busy keep their order, which is that of their names.
+        // Stable: equally busy probes stay sorted by name.
         ranked.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
         let mut left = self.max_series;
         let mut own = HashSet::new();
         for (_, series) in ranked {
-            let Some(rest) = left.checked_sub(weight(series)) else { continue };
+            let Some(rest) = left.checked_sub(series_of(series)) else { continue };
             left = rest;
             own.insert(key(series));
         }
-        // Who loses its series shows from now on, in the sum, only what it counts from now on.
+        // A probe that loses its series adds to the sum only what it counts from now on.
         for (series, figures) in catalog.series.iter().zip(&reading.series) {
             let key = key(series);
             if self.own.contains(&key) && !own.contains(&key) {
@@ -126,17 +124,6 @@ impl Budget {
 
 fn key(series: &Series) -> Key {
     (Arc::clone(&series.name), Arc::clone(&series.probe))
-}
-
-/// Series that a probe takes.
-pub(super) fn weight(series: &Series) -> usize {
-    let withheld = if series.withholds { 3 } else { 0 };
-    1 + withheld
-        + match series.kind {
-            Kind::Count => 0,
-            Kind::Latency => 2 + LATENCY_SERIES,
-            Kind::Events { reads } => 1 + 3 + if reads { 4 } else { 0 },
-        }
 }
 
 #[cfg(test)]

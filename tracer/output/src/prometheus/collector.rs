@@ -1,4 +1,4 @@
-//! Writes what the probes counted, at each scrape.
+//! Writes the probes' counters, at each scrape.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use tracer_common::counter::{
 };
 
 use faultline_engine::collect::catalog::{
-    Catalog, CpuFigures, Durations, Figures, Kind, Series, online_cpus,
+    BUCKETS, Catalog, CpuFigures, Durations, Figures, Kind, Series, online_cpus,
 };
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
 /// and no function's label is without a colon.
 const OTHER: &str = "other";
 
-/// Collects when it is scraped.
+/// Reads the counters at each scrape.
 #[derive(Debug)]
 pub(super) struct ProbeCollector {
     pub(super) catalog: Arc<Published>,
@@ -80,6 +80,17 @@ const PROBE_COUNTERS: &[ProbeCounter] = &[
     },
 ];
 
+/// How many time series a probe has.
+pub(super) fn series_of(series: &Series) -> usize {
+    let counters = PROBE_COUNTERS.iter().filter(|counter| (counter.of)(series));
+    let samples = |counter: &ProbeCounter| {
+        samples_of(&counter.metric).len() + usize::from(counter.beside.is_some())
+    };
+    let counters: usize = counters.map(samples).sum();
+    // A histogram has its buckets, its sum and its count.
+    counters + if series.kind == Kind::Latency { BUCKETS + 2 } else { 0 }
+}
+
 /// The samples of a metric that the table of counters names, in its order.
 fn samples_of(metric: &Metric) -> Samples {
     let mut samples: Samples = Vec::new();
@@ -111,7 +122,7 @@ impl Collector for ProbeCollector {
         let mut out = Plain(encoder);
         out.counter(
             "faultline_undecodable_records",
-            "Records that could not be read",
+            "Records that could not be decoded",
             undecodable,
         )?;
         out.gauge(
@@ -127,7 +138,7 @@ impl Collector for ProbeCollector {
         out.gauge("faultline_functions", "Functions that are probed", catalog.functions as f64)?;
         out.gauge(
             "faultline_functions_skipped",
-            "Functions that were asked for and cannot be probed",
+            "Functions that match a probe and cannot be probed",
             catalog.skipped as f64,
         )?;
         out.gauge("faultline_links", "Links that hold the breakpoints", catalog.links as f64)?;
@@ -138,13 +149,13 @@ impl Collector for ProbeCollector {
         )?;
         out.gauge(
             "faultline_cpu_imbalance_ratio",
-            "Hits of the busiest CPU in relation to the mean, since the start; 1 is balanced",
+            "Hits of the busiest CPU relative to the mean, since the start; 1 is balanced",
             imbalance(&cpus),
         )
     }
 }
 
-/// The busiest CPU in relation to the mean.
+/// The busiest CPU, relative to the mean.
 fn imbalance(cpus: &[CpuFigures]) -> f64 {
     let online = online_cpus().max(1);
     let total: u64 = cpus.iter().map(|cpu| cpu.hits).sum();
@@ -205,12 +216,12 @@ fn sample<const N: usize>(
     labels: &[(&str, &str); N],
     count: u64,
 ) -> fmt::Result {
-    // Labels are of the user's making: what would break the line is escaped.
+    // Labels come from the user: escape what would break the line.
     let escaped = labels.map(|(name, value)| (name, Escaped(value)));
     metric.encode_family(&escaped)?.encode_counter::<NoLabelSet, _, f64>(&count, NO_EXEMPLAR)
 }
 
-/// A label's value: the library writes it as it is.
+/// A label's value, which the library does not escape.
 #[derive(Debug, Clone, Copy)]
 struct Escaped<'a>(&'a str);
 
@@ -287,19 +298,19 @@ fn per_cpu(cpus: &[CpuFigures], encoder: &mut DescriptorEncoder<'_>) -> fmt::Res
             cpu.faults
         }),
     ];
-    // CPUs that can only be plugged in have nothing to tell.
+    // Leave out CPUs that are not plugged in.
     let online = online_cpus();
-    let told = || {
+    let shown = || {
         cpus.iter()
             .enumerate()
             .filter(move |(index, cpu)| *index < online || **cpu != CpuFigures::default())
     };
-    if told().next().is_none() {
+    if shown().next().is_none() {
         return Ok(());
     }
     for (name, help, get) in COUNTERS {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (index, cpu) in told() {
+        for (index, cpu) in shown() {
             sample(&mut metric, &[("cpu", &index.to_string())], get(cpu))?;
         }
     }
@@ -322,7 +333,7 @@ fn per_cpu(cpus: &[CpuFigures], encoder: &mut DescriptorEncoder<'_>) -> fmt::Res
     ];
     for (name, help, get_ns) in SECONDS {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (index, cpu) in told() {
+        for (index, cpu) in shown() {
             let seconds = get_ns(cpu) as f64 / 1e9;
             let labels = [("cpu", index.to_string())];
             metric
@@ -333,7 +344,7 @@ fn per_cpu(cpus: &[CpuFigures], encoder: &mut DescriptorEncoder<'_>) -> fmt::Res
     Ok(())
 }
 
-/// Metrics without labels, or nearly.
+/// Metrics with at most one label.
 struct Plain<'a>(DescriptorEncoder<'a>);
 
 impl Plain<'_> {

@@ -1,4 +1,4 @@
-//! Prometheus's own text format, out of OpenMetrics.
+//! Prometheus's own text format, made from OpenMetrics.
 //!
 //! The library writes OpenMetrics, in which a family of counters is named without the `_total` of
 //! its samples. The older format, which `promtool check metrics` and many scrapers read, names it
@@ -91,10 +91,10 @@ impl<'a> Range<'a> {
     }
 }
 
-/// Rewrites the comments: the samples are the same.
+/// Rewrites the comments; the samples are the same.
 pub(super) fn to_prometheus(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len());
-    // The line of the help comes before the type, which says how the family is named.
+    // The help line precedes the type line, which decides the family's name.
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {

@@ -1,9 +1,9 @@
-//! What Prometheus sees.
+//! Metrics for Prometheus.
 //!
-//! Takes a [`Catalog`], the list of what is attached, which the owner of the probes publishes
-//! whenever it changes; gives text in either of Prometheus's formats. Counters are read at the
-//! scrape, out of memory that is shared with the kernel; nothing is summed up beforehand and no
-//! scrape asks the owner of the probes for anything.
+//! Takes a [`Catalog`], the list of what is attached, which the owner of the probes publishes whenever
+//! it changes; gives text in either of Prometheus's formats. Counters are read at the scrape, from
+//! memory that is shared with the kernel. Nothing is summed up beforehand, and no scrape asks the owner
+//! of the probes for anything.
 
 mod budget;
 mod collector;
@@ -27,13 +27,13 @@ use self::{budget::Budget, collector::ProbeCollector};
 pub use self::{format::Format, own::OwnUse};
 use faultline_engine::{collect::catalog::Catalog, limiter::OverheadStatus};
 
-/// Everything that is told to Prometheus.
+/// All metrics.
 pub struct Metrics {
     registry: Mutex<Registry>,
     catalog: Arc<Published>,
     budget: Arc<Mutex<Budget>>,
     overhead: Arc<RwLock<Option<OverheadStatus>>>,
-    /// What the daemon counts of itself.
+    /// The daemon's metrics about itself.
     pub own: OwnMetrics,
 }
 
@@ -52,14 +52,14 @@ impl Published {
     }
 }
 
-/// A way in which something ends.
+/// How something ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Result {
     /// `success` or `failure`.
     pub result: &'static str,
 }
 
-/// What the daemon counts of itself, set by its parts.
+/// The daemon's metrics about itself, set by its parts.
 #[derive(Debug, Clone)]
 pub struct OwnMetrics {
     /// How long sets of probes took to attach.
@@ -70,13 +70,13 @@ pub struct OwnMetrics {
     pub grace_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
     /// Tasks inside a page fault on our behalf.
     pub tasks_in_fault: Gauge,
-    /// Tasks that were found to hang in one.
+    /// Tasks that were found stuck in one.
     pub tasks_stuck: Counter,
     /// Reloads of the configuration.
     pub reloads: Family<Result, Counter>,
-    /// When the configuration was last put in force, in seconds since 1970.
+    /// When the configuration was last applied, in seconds since 1970.
     pub reload_time: Gauge<f64, std::sync::atomic::AtomicU64>,
-    /// Whether the last reload put the file in force.
+    /// Whether the last reload succeeded.
     pub reload_successful: Gauge,
     /// Failed writes of events.
     pub output_failures: Counter,
@@ -129,18 +129,18 @@ impl OwnMetrics {
         );
         r.register(
             "faultline_tasks_stuck",
-            "Tasks that hung in such a fault for more than a second",
+            "Tasks that were stuck in such a fault for more than a second",
             own.tasks_stuck.clone(),
         );
         r.register("faultline_config_reloads", "Reloads of the configuration", own.reloads.clone());
         r.register(
             "faultline_config_last_reload_success_timestamp_seconds",
-            "When the configuration was last put in force",
+            "When the configuration was last applied",
             own.reload_time.clone(),
         );
         r.register(
             "faultline_config_last_reload_successful",
-            "Whether the last reload put the file in force",
+            "Whether the last reload succeeded",
             own.reload_successful.clone(),
         );
         r.register(
@@ -163,7 +163,7 @@ impl OwnMetrics {
 }
 
 impl Metrics {
-    /// Metrics of nothing yet, with at most so many series of probes.
+    /// Metrics without probes, with at most `max_series` series of probes later.
     pub fn new(max_series: usize) -> Self {
         let mut registry = Registry::default();
         let catalog = Arc::new(Published::default());
@@ -183,12 +183,12 @@ impl Metrics {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).max_series = max_series;
     }
 
-    /// Publishes what the overhead budget does; `None` where there is none.
+    /// Publishes the state of the overhead budget; `None` if there is none.
     pub fn set_overhead(&self, status: Option<OverheadStatus>) {
         *self.overhead.write().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
-    /// What the overhead budget does.
+    /// The state of the overhead budget.
     pub fn overhead(&self) -> Option<OverheadStatus> {
         self.overhead.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -203,7 +203,7 @@ impl Metrics {
         self.catalog.get()
     }
 
-    /// The text of a scrape. Two at once wait for each other.
+    /// The text of a scrape. Concurrent scrapes run one after another.
     pub fn encode(&self, format: Format) -> std::result::Result<String, fmt::Error> {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::with_capacity(1 << 16);
@@ -214,7 +214,7 @@ impl Metrics {
         })
     }
 
-    /// Notes that probes were attached or released.
+    /// Notes that probes were attached.
     pub fn attached(&self, took: Duration) {
         self.own.attach_seconds.observe(took.as_secs_f64());
     }

@@ -1,4 +1,4 @@
-//! What the overhead budget does, as it is published by whoever keeps it.
+//! The state of the overhead budget, as its owner publishes it.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-/// Tells it.
+/// Writes it.
 #[derive(Debug)]
 pub(super) struct OverheadCollector(pub(super) Arc<RwLock<Option<OverheadStatus>>>);
 

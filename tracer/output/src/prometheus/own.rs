@@ -1,4 +1,4 @@
-//! What the tracer itself uses.
+//! The tracer's own CPU time, memory and descriptors.
 
 use std::{fs, sync::OnceLock};
 
@@ -57,7 +57,7 @@ fn boot_seconds() -> u64 {
     })
 }
 
-/// Tells it, under the names that every exporter uses.
+/// Writes it, under the names that all exporters use.
 #[derive(Debug)]
 pub(super) struct OwnCollector;
 

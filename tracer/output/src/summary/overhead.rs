@@ -1,32 +1,32 @@
-//! What an overhead budget has done.
+//! What an overhead budget did.
 
 use serde::{Serialize, Serializer};
 
 use super::Millis;
 
-/// What an overhead budget has done.
+/// What an overhead budget did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Overhead {
-    /// What the probes were allowed, of all CPUs.
+    /// The limit: a share of all CPUs.
     pub max_percent: Ppm,
-    /// What is done about more.
+    /// What happens above the limit.
     pub policy: String,
-    /// What they took on average, hits and attaching for the budget's sake: an estimate, from what
-    /// a hit costs on this machine.
+    /// What the probes took on average, including attaching for the budget: an estimate, from what a
+    /// hit costs on this machine.
     pub mean_percent: Ppm,
-    /// The most that was seen at once.
+    /// The highest value that was seen.
     pub peak_percent: Ppm,
-    /// CPU time of attaching and detaching for the budget's sake.
+    /// CPU time spent on attaching and detaching for the budget.
     pub attach_work_ms: Millis,
-    /// Times that it was exceeded, and something was done.
+    /// How often it was exceeded and acted on.
     pub exceeded: u64,
-    /// Probes that were detached, each time that they were.
+    /// Probes that were detached; one counts each time.
     pub detached: u64,
     /// Probes that were attached again.
     pub attached_again: u64,
     /// Probes that were detached at the end.
     pub away: u64,
-    /// Where all come and go together: the share of the time in which they were attached.
+    /// With the duty cycle: the share of the time in which the probes were attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attached_share: Option<Ppm>,
 }
@@ -48,7 +48,7 @@ impl Ppm {
         Self((share * 1e6).round() as u64)
     }
 
-    /// So many millionths.
+    /// From millionths.
     #[must_use]
     pub fn parts(ppm: u32) -> Self {
         Self(u64::from(ppm))

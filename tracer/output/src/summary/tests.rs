@@ -140,14 +140,14 @@ fn json_of_trouble() {
     assert_eq!(code, "{\"exit_code\":3}\n");
 }
 
-/// Check that a clean run is told in few words.
+/// Check that the summary of a clean run is short.
 #[test]
 fn text() {
     assert_eq!(
         clean().text(false),
         "\
 66 hits, all delivered in 10.0s (Ctrl-C)
-  faulted in  65  values were not in memory: 70 pages read in, 12.0ms waited
+  faulted in  65  values were not resident: 70 pages faulted in, 12.0ms waited
   10000 probes attached in 9.10ms (1 link), detached in 34.2ms
 "
     );
@@ -158,30 +158,30 @@ fn text() {
     assert!(Summary { counts: plain(1), ..clean() }.text(false).starts_with("1 hit delivered in"));
 }
 
-/// Check that each loss is told with its cause, what to do about it, and at which probe it was.
+/// Check that each loss is shown with its cause, its remedy, and its probe.
 #[test]
 fn text_of_trouble() {
     assert_eq!(
         troubled().text(false),
         r"1007 hits, 907 delivered, 40 lost in 1m 30s
   left out     60  30 by the condition, 20 by sampling, 10 by the rate limit
-  undecided     4  of these because a value that the condition names could not be read
+  undecided     4  of these because a value in the condition could not be read
   ring full    19  lost before they were read: raise --buffer, or trace less
   output        8  lost because the output could not be written
-  after limit   6  came after the last event that was asked for
+  after limit   6  arrived after the last event that was requested
   no entry      4  returns of calls whose entry was not seen
-  undecodable   2  records made no sense: please report it
-  abandoned     1  on their way when the run was left without waiting for them
-  unread        6  values could not be read: 3 EFAULT (not mapped), 2 EINVAL (a negative length), 1 EAGAIN (not in memory, and not waited for)
+  undecodable   2  records could not be decoded: please report this
+  abandoned     1  still in flight when the run ended without waiting for them
+  unread        6  values could not be read: 3 EFAULT (not mapped), 2 EINVAL (a negative length), 1 EAGAIN (not resident, and not waited for)
   cut           4  values were longer than their limit: raise it, as in str[4096]
-  faulted in    5  values were not in memory: 5 pages read in, 5.12µs waited
+  faulted in    5  values were not resident: 5 pages faulted in, 5.12µs waited
   unfinished    7  of 100 calls had not returned
-  no return     3  calls were jumped out of, nested too deep, or ended with their thread
-  2 probes attached in 40.0ms (3 links, the slowest /usr/lib/l.so with 30.0ms), detached in 1.5s (grace period 30.0ms)
+  no return     3  calls were left by a jump, nested too deep, or ended with their thread
+  2 probes attached in 40.0ms (3 links, slowest: /usr/lib/l.so, 30.0ms), detached in 1.5s (grace period 30.0ms)
   probes took about 900ms, 90.0ms of it in faultline's programs: 1.0 % of one CPU
-  2 functions not probed: the first, l:x: is data
+  2 functions not probed, such as l:x: is data
   this kernel is old
-  the command was ended by signal 9
+  the command was killed by signal 9
   hits  delivered  left out  lost  unread  cut  faulted in  probe
   1000        900        60    40       6    4           5  l:\x1bbad
      7          7         0     0       0    0           0  l:good
@@ -189,7 +189,7 @@ fn text_of_trouble() {
     );
 }
 
-/// Check that many probes are told in one line.
+/// Check that many probes take one line.
 #[test]
 fn text_of_many_probes() {
     let probes = (1..=21).map(|hits| probe(&format!("l:f{hits}"), plain(hits))).collect();
@@ -202,7 +202,7 @@ fn text_of_many_probes() {
     );
 }
 
-/// Check that it is told when one CPU of several carried nearly all, and not of a few hits.
+/// Check that the text says when one of several CPUs carried nearly all hits, unless they are few.
 #[test]
 fn text_of_one_busy_cpu() {
     let cpu = |cpu, hits| CpuSummary { cpu, counts: plain(hits) };
@@ -268,7 +268,7 @@ fn undecodable_records_have_no_probe() {
     assert!(!summary.is_conserved());
 }
 
-/// Check that what a budget has done is told in both forms.
+/// Check that both forms say what a budget did.
 #[test]
 fn overhead() {
     let overhead = Overhead {
@@ -285,18 +285,18 @@ fn overhead() {
     };
     let detached = Summary { overhead: Some(overhead.clone()), ..clean() };
     let text = detached.text(false);
-    let told = "  the probes took about 1.31 % of all CPUs (at most 38.20 %; budget 2.00 %); over it 1 time, \
-                with 3 probes detached in all, 2 attached again, 1 detached at the end\n";
-    assert!(text.contains(told), "{text}");
+    let words = "  the probes took about 1.31 % of all CPUs (at most 38.20 %; budget 2.00 %); exceeded 1 time: \
+                3 probes detached, 2 attached again, 1 still detached at the end\n";
+    assert!(text.contains(words), "{text}");
     let mut json = Vec::new();
     json_line(&detached, &mut json).unwrap();
     let json = String::from_utf8(json).unwrap();
-    let told = concat!(
+    let fields = concat!(
         r#","overhead":{"max_percent":2.0,"policy":"detach","mean_percent":1.31,"#,
         r#""peak_percent":38.2,"attach_work_ms":7.0,"exceeded":1,"detached":3,"#,
         r#""attached_again":2,"away":1},"#,
     );
-    assert!(json.contains(told), "{json}");
+    assert!(json.contains(fields), "{json}");
 
     let share = Some(Ppm::share(0.125));
     let cycled = Overhead { policy: "duty-cycle".to_owned(), attached_share: share, ..overhead };

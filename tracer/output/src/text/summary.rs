@@ -1,4 +1,4 @@
-//! The summary for people: what matters first, and nothing that is zero.
+//! The summary for people: the most important first, and nothing that is zero.
 
 use crate::{
     escape::shown,
@@ -10,7 +10,7 @@ use faultline_spec::units::{duration_text, percent_text};
 /// Most probes that get a line each. One alone has the figures of the total.
 const TABLE: std::ops::RangeInclusive<usize> = 2..=20;
 
-/// From how many hits on it is worth saying that one CPU carried this much of them.
+/// From this many hits on, it is worth saying that one CPU carried this share of them.
 const MANY_HITS: u64 = 10_000;
 const MOST_PERCENT: u128 = 90;
 
@@ -25,7 +25,7 @@ struct Row {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tone {
     Plain,
-    /// Something is missing that the user may want to do something about.
+    /// Something is missing, and the user may want to act.
     Bad,
 }
 
@@ -48,7 +48,7 @@ impl Summary {
         lines.extend(self.sentences().into_iter().map(|text| format!("  {text}")));
         if !self.is_conserved() {
             let Palette { error, reset, .. } = palette;
-            lines.push(format!("  {error}these figures do not add up: please report it{reset}"));
+            lines.push(format!("  {error}these figures do not add up: please report this{reset}"));
         }
         if TABLE.contains(&self.probes.len()) {
             lines.extend(table(&self.probes, palette));
@@ -94,7 +94,7 @@ impl Summary {
         let number = causes.iter().map(|(number, _)| number).sum();
         rows.push(Row { tone: Tone::Plain, name: "left out", number, note });
         push(rows, Tone::Bad, "undecided", self.counts.filtered_undecided, || {
-            "of these because a value that the condition names could not be read".to_owned()
+            "of these because a value in the condition could not be read".to_owned()
         });
     }
 
@@ -103,7 +103,7 @@ impl Summary {
         let errnos = [
             (reads.failed_by_errno.efault, "EFAULT (not mapped)"),
             (reads.failed_by_errno.einval, "EINVAL (a negative length)"),
-            (reads.failed_by_errno.eagain, "EAGAIN (not in memory, and not waited for)"),
+            (reads.failed_by_errno.eagain, "EAGAIN (not resident, and not waited for)"),
         ];
         let errnos: Vec<_> = errnos.into_iter().filter(|(number, _)| *number != 0).collect();
         let why = match &errnos[..] {
@@ -118,7 +118,7 @@ impl Summary {
         });
         push(rows, Tone::Plain, "faulted in", reads.faulted, || {
             format!(
-                "values were not in memory: {} read in, {} waited",
+                "values were not resident: {} faulted in, {} waited",
                 counted(faults.count, "page", "pages"),
                 duration_text(faults.wait_ns)
             )
@@ -137,7 +137,7 @@ impl Summary {
             } else {
                 "or ended with their thread"
             };
-            format!("calls were jumped out of, nested too deep, {end}")
+            format!("calls were left by a jump, nested too deep, {end}")
         });
     }
 
@@ -149,7 +149,7 @@ impl Summary {
         }
     }
 
-    /// What the hits took, and of what.
+    /// What the hits cost.
     fn cost(&self) -> Option<String> {
         let Cost { handler_ns, estimated_ns } = self.counts.cost;
         let ran_ns = self.duration_ms.0.as_nanos();
@@ -164,7 +164,7 @@ impl Summary {
         Some(format!("probes took about {}{of}: {share} of one CPU", duration_text(estimated_ns)))
     }
 
-    /// Which CPU carried nearly everything, if there is more than one.
+    /// The CPU that carried nearly everything, if there are several.
     fn busiest_cpu(&self) -> Option<String> {
         let CpuSummary { cpu, counts } = self.per_cpu.iter().max_by_key(|cpu| cpu.counts.hits)?;
         let percent = u128::from(counts.hits) * 100 / u128::from(self.counts.hits.max(1));
@@ -172,7 +172,7 @@ impl Summary {
             .then(|| format!("CPU {cpu} of {} carried {percent} % of the hits", self.cpus))
     }
 
-    /// What the budget has done, in words.
+    /// What the overhead budget did, in words.
     fn overhead_text(&self) -> Option<String> {
         let overhead = self.overhead.as_ref()?;
         let share = |ppm: Ppm| format!("{:.2} %", ppm.number());
@@ -189,7 +189,7 @@ impl Summary {
                 attached.number() * 100.0
             ),
             None => format!(
-                "; over it {}, with {} detached in all, {} attached again, {} detached at the end",
+                "; exceeded {}: {} detached, {} attached again, {} still detached at the end",
                 counted(overhead.exceeded, "time", "times"),
                 counted(overhead.detached, "probe", "probes"),
                 overhead.attached_again,
@@ -199,12 +199,12 @@ impl Summary {
         Some(taken + &done)
     }
 
-    /// What is no figure.
+    /// Everything that is not a figure.
     fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         if self.attach.probes != 0 {
             let slowest = self.attach.slowest.as_ref().map_or_else(String::new, |slowest| {
-                format!(", the slowest {} with {}", shown(&slowest.file), slowest.ms.text())
+                format!(", slowest: {}, {}", shown(&slowest.file), slowest.ms.text())
             });
             let grace = self
                 .detach
@@ -222,8 +222,8 @@ impl Summary {
         sentences.extend(self.busiest_cpu());
         if self.attach.skipped != 0 {
             let first = self.skipped.first().map_or_else(String::new, |first| {
-                let such_as = if self.attach.skipped == 1 { "" } else { "the first, " };
-                format!(": {such_as}{}: {}", shown(&first.probe), shown(&first.reason))
+                let such_as = if self.attach.skipped == 1 { ":" } else { ", such as" };
+                format!("{such_as} {}: {}", shown(&first.probe), shown(&first.reason))
             });
             let skipped = counted(self.attach.skipped, "function", "functions");
             sentences.push(format!("{skipped} not probed{first}"));
@@ -232,7 +232,7 @@ impl Summary {
         sentences.extend(self.notes.iter().cloned());
         sentences.extend(self.command.map(|end| match end {
             CommandEnd::Code(code) => format!("the command exited with status {code}"),
-            CommandEnd::Signal(signal) => format!("the command was ended by signal {signal}"),
+            CommandEnd::Signal(signal) => format!("the command was killed by signal {signal}"),
         }));
         sentences
     }
@@ -244,11 +244,11 @@ fn lost(dropped: &Dropped, rows: &mut Vec<Row>) {
     for (name, number, note) in [
         ("ring full", ring_full, "lost before they were read: raise --buffer, or trace less"),
         ("output", output, "lost because the output could not be written"),
-        ("after limit", after_limit, "came after the last event that was asked for"),
+        ("after limit", after_limit, "arrived after the last event that was requested"),
         ("no entry", no_entry, "returns of calls whose entry was not seen"),
-        ("undecodable", undecodable, "records made no sense: please report it"),
+        ("undecodable", undecodable, "records could not be decoded: please report this"),
         ("no memory", no_memory, "the kernel had no memory for them"),
-        ("abandoned", abandoned, "on their way when the run was left without waiting for them"),
+        ("abandoned", abandoned, "still in flight when the run ended without waiting for them"),
     ] {
         push(rows, Tone::Bad, name, number, || note.to_owned());
     }

@@ -161,7 +161,7 @@ fn labels() {
 
 proptest! {
     /// Check that whatever a process puts into its strings, its event is one line without a
-    /// character that a terminal would obey.
+    /// character that controls a terminal.
     #[test]
     fn one_harmless_line(
         string in any::<Vec<u8>>(),

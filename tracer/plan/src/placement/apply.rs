@@ -42,11 +42,11 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
     }
 }
 
-/// What a probe looks at when it is hit.
+/// What a probe reads when it is hit.
 fn needs(program: &ProbeProgram) -> Needs {
     let ops = &program.entry[..usize::from(program.entry_len).min(program.entry.len())];
     let registers = ops.iter().filter(|op| op.register < 8);
-    // A condition may look at any of them.
+    // A condition may read any of them.
     let all = if program.judges() { u8::MAX } else { 0 };
     Needs {
         registers: registers.fold(all, |bits, op| bits | 1 << op.register),

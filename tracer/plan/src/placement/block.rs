@@ -168,7 +168,8 @@ mod tests {
         candidates(code, needs).iter().map(|place| (place.offset, place.stack_bias)).collect()
     }
 
-    /// Check that the block goes on past what leaves the probe's values alone, and no further.
+    /// Check that the block extends past instructions that do not affect the probe's values, and no
+    /// further.
     #[test]
     fn blocks() {
         let first = |registers| Needs { registers, return_address: false };

@@ -1,9 +1,8 @@
 //! What jumps where, in a file's code.
 //!
-//! It must not miss a jump; a jump too many only leaves a breakpoint where it is. So jumps of 32
-//! bits are looked for at every byte, whether an instruction begins there or not; those of 8 bits,
-//! of which that would find one nearly everywhere, are looked for likewise and then confirmed by
-//! decoding from the nearest symbol.
+//! It must not miss a jump; a false one only leaves a breakpoint where it is. So 32-bit jumps are
+//! searched for at every byte, whether or not an instruction begins there. For 8-bit jumps that would
+//! find one nearly everywhere, so these are then confirmed by decoding from the nearest symbol.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 
@@ -24,7 +23,7 @@ impl Text {
         Self { start, code, symbols }
     }
 
-    /// Up to so many bytes from an offset on.
+    /// Up to this many bytes from an offset.
     pub(super) fn code(&self, offset: u64, bytes: u64) -> Option<&[u8]> {
         let at = self.index(offset)?;
         let end = at.saturating_add(usize::try_from(bytes).ok()?).min(self.code.len());

@@ -1,16 +1,16 @@
 //! Where a function's breakpoint is cheapest.
 //!
-//! What a hit costs depends on the instruction under the breakpoint: on x86-64 the kernel emulates
-//! some, and single-steps the others, at ten times the price in a virtual machine. `endbr64`, with
-//! which every function of a library built for CET begins, is of the dear kind. So the breakpoint
-//! moves along the straight code at the function's start to the first cheap instruction, where that
-//! changes nothing that the user sees:
+//! The cost of a hit depends on the instruction under the breakpoint: on x86-64 the kernel emulates some
+//! instructions and single-steps the others, which takes ten times as long in a virtual machine.
+//! `endbr64`, with which every function of a library built for CET begins, is one of the expensive ones.
+//! So the breakpoint moves along the straight code at the function's start to the first cheap
+//! instruction, as long as that changes nothing that the user sees:
 //!
 //! - what the probe reads is there as it was at the entry ([`block`]);
 //! - nothing jumps past the entry to the new place or before it ([`branches`]), so that whoever
 //!   passes one passes the other.
 //!
-//! What is not certain is left where it is.
+//! When in doubt, the breakpoint stays where it is.
 
 mod apply;
 mod block;
@@ -59,8 +59,8 @@ impl Place {
     }
 }
 
-/// The cheapest certain place of each function, in their order; `None` for those that stay where
-/// they are, because that is not certain or they lie outside of the text.
+/// The cheapest safe place of each function, in their order; `None` for those that stay where they are,
+/// because moving is not known to be safe or they are outside the text.
 fn places(text: &Text, functions: &[Movable], classes: &Classes) -> Vec<Option<Place>> {
     let cheapest = |function| cheapest(text, function, classes);
     let mut places: Vec<_> = functions.iter().map(cheapest).collect();
@@ -87,7 +87,7 @@ fn places(text: &Text, functions: &[Movable], classes: &Classes) -> Vec<Option<P
     places
 }
 
-/// The cheapest place as far as the function's own first instructions tell.
+/// The cheapest place, judged by the function's first instructions alone.
 fn cheapest(text: &Text, function: &Movable, classes: &Classes) -> Option<Place> {
     let code = text.code(function.entry, function.size_bytes.min(block::MOST_BYTES as u64))?;
     let candidates = block::candidates(code, function.needs);

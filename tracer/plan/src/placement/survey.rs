@@ -2,22 +2,20 @@
 
 use super::{Movable, Needs, Place, ReadPieces, Text, places};
 use crate::{
-    Classes, Form,
+    Class, Classes, Form,
     instruction::{self, Verdict},
 };
-use faultline_resolve::{Arch, ObjectFile};
+use faultline_resolve::{Arch, ObjectFile, SkipReason};
 
 /// What a breakpoint on a function's entry would meet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outlook {
     /// It would go there.
     Placed(Place),
     /// The same, but some kernels refuse the instruction.
     Doubtful(Place),
-    /// It is refused: the kernel would take the instruction for another one.
-    Misread,
-    /// The code cannot be read from the file.
-    Unreadable,
+    /// It is refused.
+    Refused(SkipReason),
 }
 
 /// Looks at functions, each given by its offset in the file and its size, as far as a probe is
@@ -31,7 +29,7 @@ pub fn survey(
     /// Longer than any instruction.
     const INSTRUCTION_BYTES: u64 = 15;
     let needs = Needs { registers: 0, return_address: false };
-    let mut outlooks = vec![Outlook::Unreadable; functions.len()];
+    let mut outlooks = vec![Outlook::Refused(SkipReason::CodeUnreadable); functions.len()];
     for (start, code, symbols) in read_pieces(file) {
         let text = Text::new(start, code, symbols);
         let mut movable = Vec::new();
@@ -41,9 +39,9 @@ pub fn survey(
             outlooks[index] = match instruction::judge(file.arch(), code) {
                 Verdict::Fine => Outlook::Placed(place),
                 Verdict::Doubtful => Outlook::Doubtful(place),
-                Verdict::Misread => Outlook::Misread,
+                Verdict::Misread => Outlook::Refused(SkipReason::Misread),
             };
-            if let (Outlook::Placed(_), Some(size_bytes)) = (outlooks[index], *size_bytes) {
+            if let (Outlook::Placed(_), Some(size_bytes)) = (&outlooks[index], *size_bytes) {
                 movable.push((index, Movable { entry: *entry, size_bytes, needs }));
             }
         }
@@ -55,6 +53,11 @@ pub fn survey(
             if let Some(place) = place {
                 outlooks[index] = Outlook::Placed(place);
             }
+        }
+    }
+    for outlook in &mut outlooks {
+        if matches!(outlook, Outlook::Placed(place) if place.class == Class::Refused) {
+            *outlook = Outlook::Refused(SkipReason::Unsupported);
         }
     }
     outlooks

@@ -20,7 +20,7 @@ pub(super) fn literal(cursor: &mut Cursor<'_>) -> Result<Spanned<Literal>, SpecE
             let text = quoted(cursor, '"')?;
             if text.len() > MAX_TEXT_BYTES {
                 let message = format!(
-                    "a text of {} bytes; at most {MAX_TEXT_BYTES} can be compared",
+                    "the text has {} bytes; at most {MAX_TEXT_BYTES} can be compared",
                     text.len()
                 );
                 return Err(cursor.error(cursor.span_since(start), message));
@@ -31,8 +31,8 @@ pub(super) fn literal(cursor: &mut Cursor<'_>) -> Result<Spanned<Literal>, SpecE
             [byte] => Literal::Char(byte),
             _ => {
                 return Err(cursor
-                    .error(cursor.span_since(start), "a character is one byte")
-                    .with_hint(r#"text goes in double quotes: `"text"`"#));
+                    .error(cursor.span_since(start), "a character must be one byte")
+                    .with_hint(r#"put text in double quotes: `"text"`"#));
             }
         },
         Some('-' | '0'..='9') => number(cursor)?,
@@ -52,7 +52,7 @@ fn word(cursor: &mut Cursor<'_>) -> Result<Literal, SpecError> {
         word => Err(cursor
             .error(cursor.span_since(start), format!("expected a value, found `{word}`"))
             .with_hint(format!(
-                "a name is compared with a constant; text goes in quotes: `\"{word}\"`"
+                "a name can only be compared with a constant; put text in quotes: `\"{word}\"`"
             ))),
     }
 }
@@ -87,7 +87,7 @@ fn number(cursor: &mut Cursor<'_>) -> Result<Literal, SpecError> {
         (_, Ok(bytes)) => Ok(Literal::Number(i128::from(bytes))),
         (Err(UnitError::UnknownUnit { .. }), Err(UnitError::UnknownUnit { unit, .. })) => {
             Err(error(format!("unknown unit `{unit}`")).with_hint(
-                "of time: ns, us, ms, s, m, h, d; of size: KiB, MiB, GiB, KB, MB, GB; hex is `0x…`",
+                "units of time: ns, us, ms, s, m, h, d; of size: KiB, MiB, GiB, KB, MB, GB; hex is written `0x…`",
             ))
         }
         (Err(UnitError::UnknownUnit { .. }), Err(size)) => Err(error(size.to_string())),

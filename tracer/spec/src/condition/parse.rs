@@ -43,9 +43,9 @@ fn trailing(cursor: &Cursor<'_>) -> SpecError {
     let word = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     let error = cursor.error_here("expected `&&`, `||` or the end of the condition");
     let hint = match (rest.chars().next(), word.to_ascii_lowercase().as_str()) {
-        (_, "and") | (Some(','), _) => "`&&` means that both must hold",
-        (_, "or") | (Some('|'), _) => "`||` means that either may hold",
-        (Some(')'), _) => "there is no `(` for it",
+        (_, "and") | (Some(','), _) => "use `&&` where both must hold",
+        (_, "or") | (Some('|'), _) => "use `||` where one is enough",
+        (Some(')'), _) => "it has no matching `(`",
         _ => return error,
     };
     error.with_hint(hint)
@@ -77,7 +77,7 @@ fn part(cursor: &mut Cursor<'_>, depth: usize) -> Result<Expr, SpecError> {
     cursor.skip_space();
     let start = cursor.position();
     if depth > MAX_DEPTH {
-        let message = format!("more than {MAX_DEPTH} parentheses within each other");
+        let message = format!("parentheses are nested more than {MAX_DEPTH} deep");
         return Err(cursor.error_here(message));
     }
     if cursor.eat("!") {
@@ -117,7 +117,7 @@ fn comparison(cursor: &mut Cursor<'_>) -> Result<Comparison, SpecError> {
         let span = if name.is_empty() { cursor.next_span() } else { span };
         return Err(cursor
             .error(span, "expected a name: an argument, `ret`, `duration`, `pid`, `tid` or `comm`")
-            .with_hint("a comparison begins with the name, as in `size > 10`"));
+            .with_hint("start a comparison with the name, as in `size > 10`"));
     }
     let name = Spanned { value: name.to_owned(), span };
     cursor.skip_space();
@@ -155,7 +155,7 @@ fn relation(cursor: &mut Cursor<'_>) -> Result<Relation, SpecError> {
         return Ok(Relation::In);
     }
     if rest.starts_with('=') {
-        return Err(cursor.error_here("expected a comparison").with_hint("`==` compares"));
+        return Err(cursor.error_here("expected a comparison").with_hint("use `==` to compare"));
     }
     Ok(Relation::NotZero)
 }

@@ -1,4 +1,4 @@
-//! A condition and a probe: what each name is there, and whether each constant fits it.
+//! A condition applied to a probe: what each name means there, and whether each constant fits it.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::{
     types::{BytesLen, Compared, IntShape},
 };
 
-/// Names that every probe has, and what they are.
+/// Names that every probe has, and what they mean.
 const BUILT_IN: [(&str, Operand); 5] = [
     ("ret", Operand::Return),
     ("duration", Operand::Duration),
@@ -23,7 +23,7 @@ const BUILT_IN: [(&str, Operand); 5] = [
 /// Longest name of a thread: the kernel keeps 16 bytes with its terminator.
 const MAX_COMM_BYTES: usize = 15;
 
-/// Why a condition is not one about a probe.
+/// Why a condition cannot be applied to a probe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TypeError {
     /// The probe has no such argument, or its return is not traced. Another probe may be better.
@@ -36,7 +36,7 @@ pub enum TypeError {
         /// The same, in words.
         error: SpecError,
     },
-    /// It makes no sense, whatever the other probes are.
+    /// It makes no sense for any probe.
     #[error("{0}")]
     Wrong(SpecError),
 }
@@ -52,7 +52,7 @@ impl TypeError {
 }
 
 impl Condition {
-    /// What the condition is about this probe.
+    /// What the condition means for this probe.
     ///
     /// # Errors
     ///
@@ -65,7 +65,7 @@ impl Condition {
         let whole = 0..self.text.len();
         if comparisons > MAX_COMPARISONS {
             let message =
-                format!("{comparisons} comparisons; a condition has at most {MAX_COMPARISONS}");
+                format!("{comparisons} comparisons; at most {MAX_COMPARISONS} are allowed");
             return Err(typing.wrong(whole, message));
         }
         let mixed = formula.conjuncts().into_iter().filter(|part| part.needs_return());
@@ -122,7 +122,7 @@ impl Typing<'_> {
         let Comparison { mask, relation, values, .. } = comparison;
         if let (Some(mask), false) = (mask, matches!(named.kind, Compared::Number(_))) {
             let message =
-                format!("`&` takes bits of a number, and `{}` is {}", named.name.value, named.ty);
+                format!("`&` works on numbers, but `{}` is {}", named.name.value, named.ty);
             return Err(self.wrong(mask.span.clone(), message));
         }
         let (order, turned) = match relation {
@@ -142,7 +142,7 @@ impl Typing<'_> {
                 let is_order = order != Order::Equal || *relation == Relation::NotZero;
                 if is_order {
                     let message = format!(
-                        "`{}` is {}: it is compared by `==`, `!=`, `^=` or `in`",
+                        "`{}` is {}: use `==`, `!=`, `^=` or `in`",
                         named.name.value, named.ty
                     );
                     return Err(self.wrong(named.name.span.clone(), message));
@@ -151,7 +151,7 @@ impl Typing<'_> {
             }
             _ if is_prefix => {
                 let message = format!(
-                    "`^=` compares how text begins, and `{}` is {}",
+                    "`^=` compares the start of text, but `{}` is {}",
                     named.name.value, named.ty
                 );
                 Err(self.wrong(named.name.span.clone(), message))
@@ -170,7 +170,7 @@ impl Typing<'_> {
         })
     }
 
-    /// What a name is about this probe.
+    /// What a name means for this probe.
     fn named<'n>(&self, name: &'n Spanned<String>) -> Result<Named<'n>, TypeError> {
         let probe = self.probe;
         let position = probe.args.iter().position(|arg| arg.name() == Some(&name.value));
@@ -179,10 +179,10 @@ impl Typing<'_> {
         let (operand, ty) = match (position, built_in) {
             (Some(_), Some(_)) => {
                 let message = format!(
-                    "`{}` is an argument of `{probe}` and has a meaning of its own",
+                    "`{}` is an argument of `{probe}` and also a built-in name",
                     name.value
                 );
-                let hint = "give the argument another name in the probe";
+                let hint = "rename the argument in the probe";
                 return Err(TypeError::Wrong(error(message).with_hint(hint)));
             }
             (Some(position), None) => match &probe.args[position] {
@@ -192,7 +192,7 @@ impl Typing<'_> {
             (None, Some((_, operand))) => {
                 if operand.is_of_return() && probe.ret.is_none() {
                     let message = format!("the return of `{probe}` is not traced");
-                    let hint = format!("say so in the probe: `{probe} -> i64`");
+                    let hint = format!("to trace it, write `{probe} -> i64`");
                     return Err(TypeError::Absent {
                         name: name.value.clone(),
                         is_of_return: true,
@@ -243,7 +243,7 @@ impl Typing<'_> {
         let Named { name, ty, .. } = named;
         let mismatch = |hint: &str| {
             let message = format!(
-                "`{}` is {ty} and not to be compared with {}",
+                "cannot compare `{}`, which is {ty}, with {}",
                 name.value,
                 kind_of(&value.value)
             );
@@ -266,35 +266,35 @@ impl Typing<'_> {
             }
             (Compared::Truth, Literal::Bool(_)) => Err(self.wrong(
                 name.span.clone(),
-                format!("`{}` is true or false, and has no order", name.value),
+                format!("`{}` is true or false and has no order", name.value),
             )),
-            (Compared::Truth, _) => Err(mismatch("it is `true` or `false`")),
+            (Compared::Truth, _) => Err(mismatch("compare it with `true` or `false`")),
             (Compared::Duration, Literal::Duration(ns)) => Ok(check(64, false, i128::from(*ns))),
             (Compared::Duration, _) => {
-                Err(mismatch("a duration has a unit, as in `duration > 10ms`"))
+                Err(mismatch("write a duration with its unit, as in `duration > 10ms`"))
             }
             (Compared::Number(IntShape { bits, signed }), value_literal) => {
                 let constant = match value_literal {
                     Literal::Number(number) => *number,
                     Literal::Char(byte) => i128::from(*byte),
-                    _ => return Err(mismatch("a number, as in `10`, `-1` or `0x40`")),
+                    _ => return Err(mismatch("use a number, as in `10`, `-1` or `0x40`")),
                 };
                 let signed = *signed && mask.is_none();
                 self.check_range(named, *bits, signed, &value.span, constant)?;
                 let Some(mask) = mask else { return Ok(check(*bits, signed, constant)) };
                 let Literal::Number(number) = mask.value else {
-                    return Err(self.wrong(mask.span.clone(), "a mask is a number"));
+                    return Err(self.wrong(mask.span.clone(), "a mask must be a number"));
                 };
                 self.check_range(named, *bits, false, &mask.span, number)?;
                 if order == Order::Equal && constant & !number != 0 {
-                    let message = "it has bits that the mask leaves out: they are never equal";
+                    let message = "it has bits outside the mask, so the two are never equal";
                     return Err(self.wrong(value.span.clone(), message));
                 }
                 // Within the width, as just checked.
                 let mask = u64::try_from(number).unwrap_or(u64::MAX);
                 Ok(Check::Number { bits: *bits, signed: false, mask, order, constant })
             }
-            (Compared::Str | Compared::Bytes(_), _) => Err(mismatch("text, as in `\"text\"`")),
+            (Compared::Str | Compared::Bytes(_), _) => Err(mismatch("use text, as in `\"text\"`")),
         }
     }
 
@@ -334,27 +334,25 @@ impl Typing<'_> {
         let error = |message: String| self.wrong(value.span.clone(), message);
         let Literal::Text(text) = &value.value else {
             let message = format!(
-                "`{}` is {ty} and not to be compared with {}",
+                "cannot compare `{}`, which is {ty}, with {}",
                 name.value,
                 kind_of(&value.value)
             );
             let error = self.condition.error(value.span.clone(), message);
-            return Err(TypeError::Wrong(
-                error.with_hint("text goes in double quotes: `\"text\"`"),
-            ));
+            return Err(TypeError::Wrong(error.with_hint("put text in double quotes: `\"text\"`")));
         };
         if text.is_empty() && !whole {
-            return Err(error("everything begins with an empty text".to_owned()));
+            return Err(error("every text starts with the empty text".to_owned()));
         }
         let test = |operand, check| Formula::Test(Test { operand, check, negated });
         let Compared::Bytes(length) = kind else {
             if text.contains(&0) {
                 return Err(error(
-                    "a string ends at its first NUL byte: it is never equal".to_owned(),
+                    "a string ends at its first NUL byte, so it is never equal to this".to_owned(),
                 ));
             }
             if *operand == Operand::Comm && text.len() > MAX_COMM_BYTES {
-                return Err(error(format!("a thread's name has at most {MAX_COMM_BYTES} bytes")));
+                return Err(error(format!("a thread name has at most {MAX_COMM_BYTES} bytes")));
             }
             return Ok(test(*operand, Check::Str { text: text.clone(), whole }));
         };
@@ -365,8 +363,11 @@ impl Typing<'_> {
                 if length == text.len() || (!whole && length > text.len()) {
                     return Ok(bytes);
                 }
-                let message =
-                    format!("`{}` has {length} bytes, and this text {}", name.value, text.len());
+                let message = format!(
+                    "`{}` has {length} bytes, but this text has {}",
+                    name.value,
+                    text.len()
+                );
                 return Err(error(message));
             }
             BytesLen::Arg(position) => *position,

@@ -194,10 +194,10 @@ pub enum Read {
     Register,
     /// What the register points to, up to a NUL byte.
     Str {
-        /// At most so many bytes, the terminator not counted; the planner's default where absent.
+        /// The most bytes, not counting the terminator; the planner's default if absent.
         max: Option<u32>,
     },
-    /// So many bytes of what the register points to.
+    /// A number of bytes of what the register points to.
     Bytes(BytesLen),
 }
 
@@ -219,7 +219,7 @@ pub(crate) enum Compared {
 /// Which bits of a register are a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IntShape {
-    /// The lowest so many.
+    /// How many of the lowest bits.
     pub bits: u8,
     /// The highest of them is the sign.
     pub signed: bool,

@@ -7,7 +7,7 @@ use super::{ArgSpec, Compared, Kind, Raw, Read, Show, ValueType, Word};
 /// A string as C has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Str {
-    /// At most so many bytes, the terminator not counted; the planner's default where absent.
+    /// The most bytes, not counting the terminator; the planner's default if absent.
     pub max: Option<u32>,
 }
 

@@ -22,7 +22,7 @@ pub fn size_text(bytes: u64) -> impl Display {
     fmt::from_fn(move |f| f.pad(&text))
 }
 
-/// So many of something, as in `1 probe`, `2 probes`.
+/// A number of things, as in `1 probe`, `2 probes`.
 pub fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, what: &str) -> String {
     let plural = if count == N::from(1) { "" } else { "s" };
     format!("{count} {what}{plural}")

@@ -1,4 +1,4 @@
-//! What the figures mean for whoever chooses probes on this host, in words.
+//! What the figures mean for someone who chooses probes on this host, in words.
 
 use serde::Serialize;
 
@@ -6,13 +6,13 @@ use super::{Results, text::figure};
 use faultline_engine::kernel::bench::{
     Batch, Entry, Functions, INSTRUCTIONS, Instruction, Load, Role, ThreadWork, Throughput, Work,
 };
-use faultline_spec::units::grouped;
+use faultline_spec::units::{counted, grouped};
 
-/// Above this, a thing costs noticeably more than another.
+/// From this ratio on, something costs noticeably more than another.
 const NOTICEABLE: f64 = 1.3;
-/// An instruction that costs so much more than the cheapest is not run in the same way.
+/// An instruction this many times more expensive than the cheapest is executed in another way.
 const ANOTHER_WAY: f64 = 1.8;
-/// Less scaling than that is worth a word.
+/// Scaling below this is worth a word.
 const GOOD_SCALING: f64 = 0.9;
 /// Threads that had a CPU for less of the time were disturbed.
 const UNDISTURBED: f64 = 0.95;
@@ -22,16 +22,16 @@ const LONG_DETACH_MS: f64 = 500.0;
 /// Something that the user should know.
 #[derive(Debug, Serialize, PartialEq)]
 pub(super) struct Advice {
-    /// What it is about, for programs.
+    /// Its subject, for programs.
     pub(super) about: &'static str,
-    /// It in words.
+    /// The advice in words.
     pub(super) text: String,
 }
 
 /// The figures that matter most; `null` where they were not measured.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(super) struct Figures {
-    /// ns a counted hit on the cheapest instruction, a `push`, and the dearest.
+    /// ns per counted hit on the cheapest instruction, a `push`, and the most expensive.
     cheapest_ns: Option<f64>,
     prologue_ns: Option<f64>,
     dearest_ns: Option<f64>,
@@ -153,8 +153,8 @@ fn checks(results: &Results) -> Option<String> {
     let failed = results.checks().filter(|check| !check.holds()).count();
     (failed != 0).then(|| {
         format!(
-            "in {failed} cases the hits that were counted are not the calls that were made: their \
-             figures, marked !, are not to be trusted"
+            "the counted hits differ from the calls made in {}: do not trust the figures marked !",
+            counted(failed, "case")
         )
     })
 }
@@ -173,8 +173,8 @@ fn single_stepping(results: &Results) -> Option<String> {
     let nop = results.ns(Role::Nop, Work::Count)?;
     (other > ANOTHER_WAY * nop).then(|| {
         format!(
-            "single-stepping an instruction costs {} an emulated one here{}, {} ns a hit instead \
-             of {}: --placement auto, the default, avoids it where it can",
+            "single-stepping an instruction costs {} as much as emulating one here{}, {} ns per hit \
+             instead of {}: --placement auto, the default, avoids it where possible",
             times(other / nop),
             where_it_runs(results),
             figure(other),
@@ -190,7 +190,7 @@ fn marker(results: &Results) -> Option<String> {
     (cost > ANOTHER_WAY * nop).then(|| {
         format!(
             "{} is single-stepped here: every function of a library built with branch protection \
-             begins with it, and costs {} as much with --placement entry",
+             begins with it, and a probe on it costs {} as much with --placement entry",
             marker.name,
             times(cost / nop),
         )
@@ -202,13 +202,13 @@ fn nop5(results: &Results) -> Option<String> {
     let nop = results.ns(Role::Nop, Work::Empty { sleepable: false })?;
     Some(if nop > NOTICEABLE * nop5 {
         format!(
-            "this kernel replaces a breakpoint on a 5-byte nop by a call: {} ns a hit, a trap costs \
-             {}; functions compiled with -fpatchable-function-entry=5 begin with such",
+            "this kernel turns a breakpoint on a 5-byte nop into a call: {} ns per hit, where a trap \
+             costs {}; functions compiled with -fpatchable-function-entry=5 begin with such a nop",
             figure(nop5),
             figure(nop)
         )
     } else if nop5 > ANOTHER_WAY * nop {
-        format!("a 5-byte nop is single-stepped here: {} ns a hit", figure(nop5))
+        format!("a 5-byte nop is single-stepped here: {} ns per hit", figure(nop5))
     } else {
         return None;
     })
@@ -219,7 +219,7 @@ fn sleepable(results: &Results) -> Option<String> {
     let cannot = results.ns(Role::Prologue, Work::Empty { sleepable: false })?;
     (can > NOTICEABLE * cannot).then(|| {
         format!(
-            "a program that may sleep costs {} ns more a hit here: count does not need one",
+            "a sleepable program costs {} ns more per hit here: count does not need one",
             figure(can - cannot)
         )
     })
@@ -230,8 +230,8 @@ fn returns(results: &Results) -> Option<String> {
     let entry = results.ns(Role::Prologue, Work::Count)?;
     (both > NOTICEABLE * entry).then(|| {
         format!(
-            "timing a call costs {} counting it, {} ns instead of {}: trace returns only where \
-             they are wanted",
+            "timing a call costs {} as much as counting it, {} ns instead of {}: trace returns only \
+             where you need them",
             times(both / entry),
             figure(both),
             figure(entry)
@@ -248,7 +248,7 @@ fn disturbed(results: &Results) -> Option<String> {
     let share = shares.reduce(f64::min)?;
     (share < UNDISTURBED).then(|| {
         format!(
-            "other work had the CPUs for up to {:.0}% of the time: what is said of threads is worth \
+            "other work had the CPUs for up to {:.0}% of the time: the figures for threads are worth \
              little; measure again while the host is idle, or under `chrt -r 5`, which takes the \
              CPUs from other work",
             (1.0 - share) * 100.0
@@ -275,7 +275,7 @@ fn scaling(results: &Results) -> Option<String> {
             worst.push(format!(
                 "{} on {} {:.2}",
                 work.name(),
-                if functions == Functions::Same { "one function" } else { "a function each" },
+                if functions == Functions::Same { "one function" } else { "one function each" },
                 found.cpu_scaling.median
             ));
         }
@@ -283,7 +283,7 @@ fn scaling(results: &Results) -> Option<String> {
     let threads = control.load.threads;
     (!worst.is_empty()).then(|| {
         format!(
-            "{threads} threads at once do not keep their speed (by CPU time, 1 is perfect, {:.2} \
+            "{threads} threads at once are slower than one alone (by CPU time, 1 is perfect, {:.2} \
              without probes): {}",
             control.cpu_scaling.median,
             worst.join(", ")
@@ -307,8 +307,8 @@ fn mapping(results: &Results) -> Option<String> {
     let beside = results.of_load(&load(true))?.ns.median;
     (beside > NOTICEABLE * quiet).then(|| {
         format!(
-            "while another thread maps memory without pause, a hit costs {} as much ({} ns instead \
-             of {}): the kernel then takes the lock of the address space at each hit",
+            "while another thread keeps mapping memory, a hit costs {} as much ({} ns instead of {}): \
+             the kernel then takes the lock of the address space at every hit",
             times(beside / quiet),
             figure(beside),
             figure(quiet)
@@ -321,8 +321,8 @@ fn detach(results: &Results) -> Option<String> {
     if !results.host.multi_links {
         let each = largest.detach_ms.median / largest.probes as f64;
         return Some(format!(
-            "each probe takes a link here and detaches alone, in {} ms: 100 probes take {:.0} s \
-             (Linux 6.6 takes them together); so no more than {} were tried",
+            "each probe takes a link of its own here and detaches alone, in {} ms: 100 probes take \
+             {:.0} s (Linux 6.6 batches them); so no more than {} were tried",
             figure(each),
             each / 10.0,
             largest.probes
@@ -347,7 +347,7 @@ fn beside_faults(results: &Results) -> Option<String> {
     (beside > NOTICEABLE * alone).then(|| {
         format!(
             "while a handler waits for pages, detaching takes {} ms instead of {}: the kernel waits \
-             for it",
+             for the handler",
             figure(beside),
             figure(alone)
         )

@@ -1,6 +1,6 @@
 //! `faultline bench`: what a probe costs on this host, per CPU.
 //!
-//! What is measured, and how, is [`kernel::bench`]; here it is asked for and shown.
+//! [`kernel::bench`] measures; this module chooses what to measure and shows the results.
 
 mod advice;
 mod json;
@@ -30,45 +30,45 @@ use faultline_engine::kernel::{
     bench::{Batches, Bench, Check, Effort, HitCost, Host, Stopped, Throughput, Watch},
     missing_privilege,
 };
+use faultline_spec::units::counted;
 
 /// Show what a probe costs on this host, per CPU
 ///
-/// Measures on functions of faultline's own: what a hit costs, by the instruction under the
-/// breakpoint and by what is done; how that scales with threads; how long attaching and detaching
-/// takes. Nothing else on the host is touched. Takes about half a minute, and is best run while the
-/// host is idle.
+/// Measures on faultline's own functions: what a hit costs, by the instruction under the breakpoint
+/// and by action; how that scales with threads; how long attaching and detaching takes. Nothing else
+/// on the host is touched. Takes about half a minute, and is most accurate on an idle host.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Args {
-    /// Measure less, in some seconds: the figures are less exact
+    /// Measure for a few seconds only, less accurately
     #[arg(long)]
     quick: bool,
 
-    /// One JSON object a line, the summary last
+    /// Print one JSON object per line, the summary last
     #[arg(long)]
     json: bool,
 
-    /// Draw a picture, too
+    /// Also draw a chart
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
-    /// Up to so many threads, instead of one a CPU
+    /// Use up to N threads, instead of one per CPU
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
 }
 
 const HELP: &str = "\
 Examples:
-  sudo faultline bench                       tables, and what they mean here
-  sudo faultline bench --quick               the same in some seconds, less exact
-  sudo faultline bench --svg overhead.svg    with a picture
+  sudo faultline bench                       tables, and what they mean for this host
+  sudo faultline bench --quick               the same in a few seconds, less accurate
+  sudo faultline bench --svg overhead.svg    with a chart
   sudo faultline bench --json > host.json    to compare hosts and kernels
 
-Multiply what a hit costs by the hits a second (`faultline count` tells) to know what a probe takes
-from a program. Ctrl-C ends it; what was measured until then is shown. Exit status 1 if a probe was
-not hit as often as its function was called.";
+To estimate what a probe costs a program, multiply the cost of a hit by the hits per second (see
+`faultline count`). Press Ctrl-C to stop; what was measured so far is shown. The exit status is 1 if
+a probe was not hit exactly as often as its function was called.";
 
-/// What was measured: all of it, unless the run was interrupted.
+/// What was measured: everything, unless the run was interrupted.
 struct Results {
     host: Host,
     hits: Option<Vec<HitCost>>,
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(missing) = missing_privilege() {
         return Err(anyhow::anyhow!("{missing} (run it with sudo)").into());
     }
-    // Said before half a minute has gone.
+    // Fail now rather than in half a minute.
     let svg = args.svg.as_deref().map(create).transpose()?;
     let effort = if args.quick { Effort::Quick } else { Effort::Full };
     let bench = Bench::new(effort, args.threads.map(usize::from))?;
@@ -89,16 +89,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let result = runtime.block_on(async {
         let mut interrupts = Interrupts::new()?;
-        let told = Arc::clone(&stop);
+        let stopped = Arc::clone(&stop);
         let json = args.json;
-        let measuring = blocking("bench", move || measure(&bench, json, &told));
+        let measuring = blocking("bench", move || measure(&bench, json, &stopped));
         tokio::pin!(measuring);
         loop {
             tokio::select! {
                 results = &mut measuring => return results?,
                 _ = interrupts.next() => {
                     if stop.swap(true, Ordering::Relaxed) {
-                        return Err(anyhow::anyhow!("interrupted while the probes are removed").into());
+                        return Err(anyhow::anyhow!("interrupted while the probes were being removed").into());
                     }
                 }
             }
@@ -121,19 +121,20 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match results.checks().filter(|check| !check.holds()).count() {
         0 => Ok(()),
         failed => Err(anyhow::anyhow!(
-            "in {failed} cases the hits that were counted are not the calls that were made"
+            "the counted hits differ from the calls made in {}",
+            counted(failed, "case")
         )
         .into()),
     }
 }
 
-/// The file for the picture. One that is there stays as it is until there is something to write.
+/// The file for the chart. An existing file is kept until there is something to write.
 fn create(path: &Path) -> Result<File, Failure> {
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
     Ok(file.with_context(|| format!("failed to create {}", path.display()))?)
 }
 
-/// Measures, and shows each part when it is there.
+/// Measures, and shows each part as soon as it is done.
 fn measure(bench: &Bench, json: bool, stop: &AtomicBool) -> Result<Results, Failure> {
     let colour = !json && colour(io::stdout().is_terminal());
     let mut results = Results { host: bench.host(), hits: None, throughput: None, batches: None };
@@ -143,7 +144,7 @@ fn measure(bench: &Bench, json: bool, stop: &AtomicBool) -> Result<Results, Fail
             tell!("note: {note}");
         }
         if bench.threads() > results.host.cpus {
-            tell!("note: more threads than CPUs: they share them, and cannot scale");
+            tell!("note: there are more threads than CPUs, so they cannot scale");
         }
     }
     results.hits = part("what a hit costs", stop, |watch| bench.hit_costs(watch))?;
@@ -163,7 +164,7 @@ fn measure(bench: &Bench, json: bool, stop: &AtomicBool) -> Result<Results, Fail
     Ok(results)
 }
 
-/// Measures one part, and shows how far it has come; `None` if it was stopped.
+/// Measures one part and shows its progress; `None` if it was stopped.
 fn part<T>(
     what: &'static str,
     stop: &AtomicBool,
@@ -186,7 +187,7 @@ fn part<T>(
     }
 }
 
-/// To standard output; if nobody reads it any more, that is a normal end, and told to stop.
+/// Writes to standard output. A closed pipe is a normal end, and stops the bench.
 fn print(text: &str, stop: &AtomicBool) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

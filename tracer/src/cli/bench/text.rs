@@ -50,7 +50,7 @@ pub(super) fn hits(hits: &[HitCost], colour: bool) -> String {
         }
     }
     let title =
-        title("ns a call, by the instruction under the breakpoint: median (min..max)", colour);
+        title("ns per call, by the instruction under the breakpoint: median (min..max)", colour);
     title + &table.text(colour)
 }
 
@@ -63,7 +63,7 @@ pub(super) fn throughput(found: &[Throughput], colour: bool) -> String {
     let most = numbers.last().copied().unwrap_or(1);
     let several = most > 1;
     let mut head: Vec<_> =
-        ["", "begins with", "functions", "ns a call, 1 thread"].map(str::to_owned).to_vec();
+        ["", "begins with", "functions", "ns per call, 1 thread"].map(str::to_owned).to_vec();
     if several {
         head.push(format!("{most} threads"));
     }
@@ -92,7 +92,7 @@ pub(super) fn throughput(found: &[Throughput], colour: bool) -> String {
         }
         table.row(cells);
     }
-    title("several threads, each on a CPU of its own", colour)
+    title("several threads, each on its own CPU", colour)
         + &table.text(colour)
         + &beside_mappings(found, colour)
 }
@@ -100,7 +100,7 @@ pub(super) fn throughput(found: &[Throughput], colour: bool) -> String {
 /// What a thread that maps memory does to the others: a line a case.
 fn beside_mappings(found: &[Throughput], colour: bool) -> String {
     let head =
-        ["", "begins with", "functions", "threads", "ns a call, alone", "beside", "speed left"];
+        ["", "begins with", "functions", "threads", "ns per call, alone", "beside", "speed left"];
     let mut table = Table::new(3, head);
     let mut rate_of_mapping = None;
     for beside in found.iter().filter(|found| found.load.mapping) {
@@ -161,7 +161,7 @@ pub(super) fn batches(found: &Batches, colour: bool) -> String {
         table.row(cells);
     }
     let mut text =
-        title("attaching and detaching, with all their waits", colour) + &table.text(colour);
+        title("attaching and detaching, including all waits", colour) + &table.text(colour);
     if let Some(faulting) = found.faulting {
         text.push_str(&format!(
             "beside faults: another thread's handler waited for {} pages, {} each\n",

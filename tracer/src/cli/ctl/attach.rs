@@ -11,9 +11,17 @@ use faultline_engine::request::{RequestText, action};
 use faultline_spec::ProbeSpec;
 use tracer_common::Action;
 
+const HELP: &str = "\
+Examples:
+  faultline ctl attach opens 'libc:open*(path: str)' --action events --rate 100/s
+  faultline ctl attach reads 'libssl:SSL_read' --action latency --process nginx
+  faultline ctl attach slow './server:handle' --wait
+  faultline ctl attach --file probes.toml";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub(super) struct Args {
-    /// What to call the probe
+    /// The probe's name
     #[arg(required_unless_present = "file")]
     name: Option<String>,
 
@@ -21,7 +29,7 @@ pub(super) struct Args {
     #[arg(required_unless_present = "file")]
     probe: Option<String>,
 
-    /// What is done with its hits
+    /// What to do with its hits: count, latency or events
     #[arg(long, default_value = "count", value_parser = action::parse)]
     action: Action,
 
@@ -37,7 +45,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH")]
     cgroup: Option<String>,
 
-    /// Only hits of which this holds: size > 4096 (see docs/where.md)
+    /// Only calls that match this condition: size > 4096 (see docs/where.md)
     #[arg(long = "where", value_name = "EXPR")]
     condition: Option<String>,
 
@@ -45,19 +53,19 @@ pub(super) struct Args {
     #[arg(long, value_name = "1/N")]
     sample: Option<String>,
 
-    /// At most so many calls of each function: 1000/s
+    /// At most N calls per second per function: 1000/s
     #[arg(long, value_name = "N/s")]
     rate: Option<String>,
 
-    /// Trace returns also in C++ and Rust programs
+    /// Also trace returns in C++ and Rust programs
     #[arg(long)]
     force: bool,
 
-    /// If its target is not there, wait for it
+    /// If the target does not exist yet, wait for it
     #[arg(long)]
     wait: bool,
 
-    /// Attach the probes of this file, `[[probe]]` tables as in a configuration, all or none
+    /// Attach the probes in this file (`[[probe]]` tables as in a configuration), all or none
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "probe"])]
     file: Option<PathBuf>,
 }
@@ -69,8 +77,8 @@ struct File {
     probes: Vec<RequestText>,
 }
 
-/// The probe with the path of its target as we see it: the daemon's own folder is another. What is no
-/// probe stays as it is, to be refused with its error.
+/// The probe with an absolute path to its target, since the daemon runs in another folder. Text that is
+/// no probe is left alone; it is refused later, with its error.
 fn absolute(probe: String) -> Result<String, Failure> {
     match probe.parse::<ProbeSpec>() {
         Ok(mut spec) if spec.target.contains('/') && !spec.target.starts_with('/') => {
@@ -84,7 +92,7 @@ fn absolute(probe: String) -> Result<String, Failure> {
 
 impl Args {
     /// The request for the daemon.
-    pub(super) fn request(self) -> Result<Value, Failure> {
+    pub(super) fn request(&self) -> Result<Value, Failure> {
         let probes = match &self.file {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
@@ -98,19 +106,19 @@ impl Args {
                 file.probes.into_iter().map(whole).collect::<Result<_, Failure>>()?
             }
             None => vec![RequestText {
-                name: self.name.unwrap_or_default(),
-                probe: absolute(self.probe.unwrap_or_default())?,
+                name: self.name.clone().unwrap_or_default(),
+                probe: absolute(self.probe.clone().unwrap_or_default())?,
                 action: self.action,
-                pids: self.pids,
-                process: self.process,
-                cgroup: self.cgroup,
-                condition: self.condition,
-                sample: self.sample,
-                rate: self.rate,
+                pids: self.pids.clone(),
+                process: self.process.clone(),
+                cgroup: self.cgroup.clone(),
+                condition: self.condition.clone(),
+                sample: self.sample.clone(),
+                rate: self.rate.clone(),
                 force: self.force,
             }],
         };
-        // What is wrong is said before anybody is asked.
+        // Report mistakes without asking the daemon.
         for probe in &probes {
             probe.clone().check().map_err(|wrong| {
                 Failure::Usage(format!("probe `{}`: {wrong}", probe.name.escape_debug()))

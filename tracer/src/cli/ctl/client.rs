@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::cli::Failure;
 
-/// A way to the daemon.
+/// A connection to the daemon.
 #[derive(Debug)]
 pub(super) struct Client {
     socket: PathBuf,
@@ -26,17 +26,17 @@ impl Client {
         Self { socket }
     }
 
-    /// What is at a path.
+    /// The resource at a path.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
         self.json("GET", path, Bytes::new()).await
     }
 
-    /// What the daemon says to a wish.
+    /// The daemon's answer to a request.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.json("POST", path, body.to_string().into()).await
     }
 
-    /// Writes what comes until there is no more, or nobody wants it.
+    /// Writes what arrives until it ends, or until the output is closed.
     pub(super) async fn stream(&self, path: &str, mut out: impl io::Write) -> Result<(), Failure> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut response = self.send("GET", path, Bytes::new()).await?;
@@ -49,7 +49,7 @@ impl Client {
                 _ = interrupt.recv() => return Ok(()),
             };
             let Some(frame) = frame else { return Ok(()) };
-            let frame = frame.context("the daemon broke off")?;
+            let frame = frame.context("the daemon closed the connection")?;
             let Some(lines) = frame.data_ref() else { continue };
             match out.write_all(lines).and_then(|()| out.flush()) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
@@ -63,7 +63,8 @@ impl Client {
         if !response.status().is_success() {
             return Err(refusal(response).await.into());
         }
-        let body = response.into_body().collect().await.context("the daemon broke off")?;
+        let body =
+            response.into_body().collect().await.context("the daemon closed the connection")?;
         Ok(serde_json::from_slice(&body.to_bytes()).context("the daemon's answer is not JSON")?)
     }
 
@@ -76,9 +77,11 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                    " (does the daemon run?)"
+                    " (is the daemon running?)"
                 }
-                io::ErrorKind::PermissionDenied => " (be root, or in the group `faultline`)",
+                io::ErrorKind::PermissionDenied => {
+                    " (run it as root, or as a member of the group `faultline`)"
+                }
                 _ => "",
             };
             anyhow!("failed to connect to {}: {error}{hint}", self.socket.display())
@@ -91,11 +94,11 @@ impl Client {
             .header("host", "faultline")
             .header("content-type", "application/json")
             .body(Full::new(body))?;
-        sender.send_request(request).await.context("the daemon does not answer")
+        sender.send_request(request).await.context("the daemon did not answer")
     }
 }
 
-/// What the daemon says why not.
+/// The reason that the daemon gives for a refusal.
 async fn refusal(response: Response<Incoming>) -> anyhow::Error {
     let status = response.status();
     let body = match response.into_body().collect().await {

@@ -38,15 +38,15 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show how the daemon is
+    /// Show the daemon's state
     Status,
-    /// Show its probes
+    /// List its probes
     List {
-        /// Show why functions cannot be probed, and all files
+        /// Also show all files, and why functions cannot be probed
         #[arg(short, long)]
         verbose: bool,
     },
-    /// Attach a probe besides those of the configuration
+    /// Attach a probe that is not in the configuration
     Attach(attach::Args),
     /// Detach probes by name
     Detach {
@@ -54,23 +54,23 @@ enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Have the configuration read anew, and the difference applied
+    /// Reload the configuration and apply the changes
     Reload,
-    /// Show what is hit now, live
+    /// Show live which probes are hit, and what they cost
     Top {
-        /// How often it is renewed
+        /// Refresh at this interval
         #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
         interval: Duration,
-        /// Show so many probes; as many as fit, if not said
+        /// Show only the first N probes, instead of as many as fit
         #[arg(long, value_name = "N")]
         top: Option<usize>,
-        /// Stop after so many tables
+        /// Stop after N tables
         #[arg(long, value_name = "N")]
         iterations: Option<u64>,
     },
-    /// Print events as they come, one JSON object a line
+    /// Print events as they arrive, one JSON object per line
     Tail {
-        /// Only of this probe
+        /// Only events of this probe
         name: Option<String>,
     },
 }
@@ -83,26 +83,26 @@ Examples:
   faultline ctl detach opens
   faultline ctl top
 
-A probe that is attached like this stays until it is detached or the daemon ends; the
-configuration is not changed. docs/api.md describes the API behind it.";
+A probe attached like this stays until it is detached or the daemon stops; the configuration
+file is not changed. docs/api.md describes the API behind it.";
 
 /// Runs the command.
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(args))
 }
 
-async fn control(args: Args) -> Result<(), Failure> {
-    let client = Client::new(args.socket);
+async fn control(args: &Args) -> Result<(), Failure> {
+    let client = Client::new(args.socket.clone());
     let json = args.json;
-    match args.command {
+    match &args.command {
         Command::Status => {
             let status = client.get("/v1/status").await?;
             print(json, &status, tables::status)
         }
         Command::List { verbose } => {
             let list = client.get("/v1/probes").await?;
-            print(json, &list, |list| tables::list(list, verbose))
+            print(json, &list, |list| tables::list(list, *verbose))
         }
         Command::Attach(attach) => {
             let wanted = attach.request()?;
@@ -118,10 +118,12 @@ async fn control(args: Args) -> Result<(), Failure> {
             print(json, &changed, tables::changed)
         }
         Command::Top { interval, top, iterations } => {
-            top::run(&client, top::Options { interval, top, iterations, json }).await
+            let options =
+                top::Options { interval: *interval, top: *top, iterations: *iterations, json };
+            top::run(&client, options).await
         }
         Command::Tail { name } => {
-            let path = match &name {
+            let path = match name {
                 Some(name) => {
                     check_name(name).map_err(Failure::Usage)?;
                     format!("/v1/events/{name}")

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use faultline_spec::units::{counted, duration_text, size_text};
 
-/// Files that are shown of a probe, if not all.
+/// Files shown per probe, without --verbose.
 const SHOWN_FILES: usize = 2;
 
 fn number(value: &Value, name: &str) -> u64 {
@@ -28,7 +28,7 @@ pub(super) fn status(status: &Value) -> String {
         "faultline {} (process {}), {state}, up for {}\n\
          configuration  {}\n\
          probes         {} attached, {} waiting for their target{releasing}\n\
-         functions      {} probed, {} cannot be, {}\n\
+         functions      {} probed, {} skipped, {}\n\
          since start    {} hits, {} events, {} lost\n\
          own use        {:.2} s of CPU, {} resident, {} open files\n{}",
         text(status, "version"),
@@ -138,7 +138,7 @@ pub(super) fn changed(changed: &Value) -> String {
                 let functions = counted(number(added, "functions"), "function");
                 let skipped = match number(added, "skipped") {
                     0 => String::new(),
-                    count => format!(", {count} cannot be (ctl list --verbose)"),
+                    count => format!(", {count} not probed (see ctl list --verbose)"),
                 };
                 out.push_str(&format!("{name} is attached to {functions}{skipped}\n"));
             }
@@ -153,7 +153,7 @@ pub(super) fn changed(changed: &Value) -> String {
     }
     let took = changed["attach_ms"].as_f64().unwrap_or(0.0);
     out.push_str(&format!(
-        "{} added, {} removed, {} not touched, in {took:.1} ms\n",
+        "{} added, {} removed, {} unchanged, in {took:.1} ms\n",
         list("added").len(),
         list("removed").len(),
         number(changed, "kept"),

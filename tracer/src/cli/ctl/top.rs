@@ -1,4 +1,4 @@
-//! `ctl top`: what is hit now.
+//! `ctl top`: which probes are hit now.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ pub(super) struct Options {
     pub(super) json: bool,
 }
 
-/// Shows tables until it is told to stop.
+/// Shows tables until it is interrupted.
 pub(super) async fn run(client: &Client, options: Options) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(options.interval.max(Duration::from_millis(50)));
@@ -37,7 +37,7 @@ pub(super) async fn run(client: &Client, options: Options) -> Result<(), Failure
             _ = interrupt.recv() => return Ok(()),
         }
         let now = client.get("/v1/figures").await?;
-        // The first look is for the rates of the second.
+        // The first sample only serves the rates of the second.
         let Some(last) = before.replace(now.clone()) else { continue };
         shown += 1;
         let text = if options.json {
@@ -60,7 +60,7 @@ fn number(value: &Value, name: &str) -> u64 {
     value[name].as_u64().unwrap_or(0)
 }
 
-/// The difference of two looks, for a second.
+/// The difference of two samples, per second.
 struct Rates<'a> {
     last: &'a Value,
     now: &'a Value,
@@ -69,7 +69,7 @@ struct Rates<'a> {
 
 impl Rates<'_> {
     fn of(&self, name: &str) -> f64 {
-        // What is not in the last look began after it, or began anew.
+        // What the last sample does not have began after it, or restarted.
         number(self.now, name).saturating_sub(number(self.last, name)) as f64 / self.seconds
     }
 }
@@ -161,7 +161,7 @@ fn table(last: &Value, now: &Value, top: Option<usize>, lines: usize) -> String 
 mod tests {
     use super::*;
 
-    /// Check that rates are the difference of two looks over the daemon's own time, and that what
+    /// Check that rates are the difference of two samples over the daemon's own time, and that what
     /// does not fit is summed up.
     #[test]
     fn tables() {

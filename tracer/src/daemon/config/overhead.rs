@@ -6,7 +6,7 @@ use faultline_engine::limiter::{OverheadLimit, OverheadPolicy};
 
 /// The word for no limit.
 const OFF: &str = "off";
-/// The limit of those who say nothing.
+/// The default limit.
 const DEFAULT: &str = "2%";
 
 /// Section `[overhead]`.
@@ -16,7 +16,7 @@ pub struct Overhead {
     /// The share of all CPUs that probes may take; none if it is `off`.
     #[serde(deserialize_with = "limit")]
     pub max: Option<OverheadLimit>,
-    /// What is done about more.
+    /// What happens above the limit.
     pub policy: OverheadPolicy,
 }
 

@@ -113,7 +113,7 @@ fn wrong_probes() {
     assert!(message.contains("did you mean `str`?"), "{message}");
     assert_eq!(
         error(&two("name = \"a\"\nprobe = \"libc:close\"\n")),
-        "f.toml:6:1: `name`: there are two probes of the name `a`"
+        "f.toml:6:1: `name`: there are two probes named `a`"
     );
     assert_eq!(
         error(&two("name = \"a b\"\nprobe = \"libc:close\"\n")),

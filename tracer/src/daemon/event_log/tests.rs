@@ -31,10 +31,10 @@ fn opened(path: &Path) -> RotatedFile {
     RotatedFile::open(&events, path).unwrap()
 }
 
-/// Check that a file that was deleted is begun anew: what is written into a file without a name is
+/// Check that a file that was deleted is replaced by a new one: what is written into a file without a name is
 /// seen by nobody.
 #[test]
-fn a_deleted_file_is_begun_anew() {
+fn a_deleted_file_is_replaced() {
     let folder = folder("deleted");
     let path = folder.join("events.json");
     let mut file = opened(&path);

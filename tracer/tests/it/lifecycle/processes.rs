@@ -1,13 +1,19 @@
 //! Which processes are traced.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use super::{
     Ticking,
     support::{
         faultline,
-        live::{Puppet, wait_counting},
-        number,
+        live::{Puppet, copy_program, wait_counting},
+        number, target,
     },
     tick, values_by_task,
 };
@@ -102,4 +108,51 @@ fn processes_that_cannot_be() {
         assert!(finished.stderr.contains(said), "-p {given}: {}", finished.stderr);
     }
     puppet.ends_well();
+}
+
+/// Check that of two libraries of one name that a process has loaded from two folders both are traced, each
+/// with a name of its own: one was, and nothing said so.
+#[test]
+fn two_libraries_of_one_name() {
+    let libraries = ["one", "two"].map(|folder| {
+        let build = if folder == "one" { "-DBUILD=1" } else { "-DBUILD=2" };
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("namesakes").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        let library = folder.join("libnamesake.so");
+        copy_program(&target("namesakes.c", &["-shared", "-fPIC", build]), &library);
+        library
+    });
+    let mut program = Command::new(target("namesakes.c", &["-ldl"]))
+        .args(&libraries)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(program.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "ready");
+    let pid = program.id().to_string();
+
+    let list = faultline(["list", "-p", &pid, "libnamesake:answer"]).run().succeeded();
+    assert!(list.stderr.contains("note: the process also maps"), "{}", list.stderr);
+
+    let running = faultline(["count", "--json", "-p", &pid, "libnamesake:answer"]).start();
+    wait_counting(running.pid());
+    let mut stdin = program.stdin.take().unwrap();
+    stdin.write_all(b"\n").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), (6 + 20).to_string());
+    running.signal(libc::SIGINT);
+    let finished = running.finish().succeeded();
+    drop(stdin);
+    assert!(program.wait().unwrap().success());
+
+    let all = finished.json();
+    let counted = all.iter().filter(|line| line["type"] == "count");
+    let mut counted: Vec<_> =
+        counted.map(|line| (line["probe"].as_str().unwrap(), number(line, "hits"))).collect();
+    counted.sort_unstable();
+    let expected = [("one/libnamesake.so:answer", 3), ("two/libnamesake.so:answer", 5)];
+    assert_eq!(counted, expected, "{}", finished.stderr);
+    let summary = all.last().unwrap();
+    assert_eq!((number(summary, "hits"), number(summary, "delivered")), (8, 8), "{summary}");
+    assert_eq!(number(&summary["attach"], "probes"), 2);
 }

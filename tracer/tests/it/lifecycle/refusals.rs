@@ -92,6 +92,7 @@ fn return_at_an_offset() {
     let probe = probes_of(&target("calls.c", &[]), &["nop5_u64+5 -> u64"]).remove(0);
     let refused = faultline(["trace", &probe]).run();
     assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
-    let said = "a return can only be traced from the function's first instruction";
+    let said =
+        "a return can only be traced from the function's first instruction, not from an offset";
     assert!(refused.stderr.contains(said), "{}", refused.stderr);
 }

@@ -1,4 +1,5 @@
 use super::*;
+use faultline_engine::collect::catalog::{BUCKETS, Kind};
 
 fn catalog(probes: &[&str]) -> Catalog {
     let series = |probe: &&str| Series {
@@ -63,4 +64,20 @@ fn places_change_without_a_fall() {
     // `b` is gone; what it left in the sum stays.
     let one = catalog(&["a"]);
     assert_eq!(shown(&budget.decide(&one, reading(&[1008]))), (vec![(0, 1001)], 157));
+}
+
+/// Check that a probe is taken to have the series that a scrape shows of it.
+#[test]
+fn series_of_a_probe() {
+    let of = |kind, withholds| {
+        let mut catalog = catalog(&["a"]);
+        catalog.series[0].kind = kind;
+        catalog.series[0].withholds = withholds;
+        series_of(&catalog.series[0])
+    };
+    assert_eq!(of(Kind::Count, false), 1);
+    assert_eq!(of(Kind::Count, true), 4);
+    assert_eq!(of(Kind::Latency, false), 3 + BUCKETS + 2);
+    assert_eq!(of(Kind::Events { reads: false }, false), 5);
+    assert_eq!(of(Kind::Events { reads: true }, true), 12);
 }

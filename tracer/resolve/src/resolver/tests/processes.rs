@@ -161,3 +161,39 @@ fn process_that_ended() {
         assert_eq!(error, format!("no process {pid}"));
     }
 }
+
+/// Check that of two libraries of one name in two folders both are found, and that their labels have as
+/// much of the path as tells them apart; and that a function which only one has is found there.
+#[test]
+fn two_libraries_of_one_name() {
+    let bed = Testbed::new("namesakes");
+    let both = "int inside(int a) { return a + 1; }";
+    let more = "int inside(int a) { return a + 2; } int only_here(int a) { return a; }";
+    for (folder, source) in [("x/old", both), ("x/new", more)] {
+        fs::create_dir_all(bed.path(folder)).unwrap();
+        bed.c_program(&format!("{folder}/libinside.so"), source, &["-shared", "-fPIC"]);
+    }
+    let main = r#"
+        #include <dlfcn.h>
+        #include <unistd.h>
+        int main(void) {
+            if (dlopen("./x/old/libinside.so", RTLD_NOW) && dlopen("./x/new/libinside.so", RTLD_NOW))
+                write(1, "r", 1);
+            for (;;) pause();
+        }
+    "#;
+    let program = bed.c_program("loads", main, &["-ldl"]);
+    let running = Running::start(Command::new(program).current_dir(bed.path("")));
+    let mut resolver = running.resolver();
+    let found = resolver.resolve(&spec("libinside", name("inside"))).unwrap();
+    assert_eq!(labels(&found), ["new/libinside.so:inside", "old/libinside.so:inside"]);
+    let only = resolver.resolve(&spec("libinside.so", name("only_here"))).unwrap();
+    assert_eq!(labels(&only), ["new/libinside.so:only_here"]);
+    let files = resolver.targets("libinside").unwrap();
+    assert_eq!(files.len(), 2);
+    let none = resolver.resolve(&spec("libinside", name("nowhere"))).unwrap_err().to_string();
+    assert!(none.starts_with("no function `nowhere` in "), "{none}");
+    fs::remove_file(bed.path("x/old/libinside.so")).unwrap();
+    resolver.refresh();
+    assert_eq!(resolver.targets("libinside").unwrap().len(), 2, "both are mapped still");
+}

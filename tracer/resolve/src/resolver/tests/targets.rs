@@ -17,7 +17,7 @@ fn library_by_name() {
     assert_eq!(resolver.files.len(), 1);
 }
 
-/// Check that a command is looked for on PATH, and shows under its own name.
+/// Check that a command is searched for on PATH, and shown under its own name.
 #[test]
 fn command_by_name() {
     let file = host().target("bash").unwrap();
@@ -40,7 +40,7 @@ fn symlinks_are_one_file() {
     assert!(Arc::ptr_eq(&by_link.probes[0].file, &by_name.probes[0].file));
 }
 
-/// Check that a file that changed is parsed anew after a refresh, and one that did not is not.
+/// Check that after a refresh a changed file is parsed again, and an unchanged one is not.
 #[test]
 fn refresh_sees_changes() {
     let bed = Testbed::new("refresh");
@@ -87,7 +87,7 @@ fn wrong_targets() {
     );
     assert_eq!(error("bahs"), "no command `bahs`; did you mean `bash`?");
     let nowhere = error("no-such-command-at-all");
-    assert_eq!(nowhere, "no command `no-such-command-at-all` (it was looked for on PATH)");
+    assert_eq!(nowhere, "no command `no-such-command-at-all` (searched PATH)");
 }
 
 /// Check that a listing has every function, with the reason for those that cannot be probed.
