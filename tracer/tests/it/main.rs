@@ -13,6 +13,7 @@
 
 mod attach;
 mod costs;
+mod filters;
 mod lifecycle;
 mod memory;
 mod placement;
@@ -21,4 +22,3 @@ mod returns;
 mod summed;
 #[path = "../support/mod.rs"]
 mod support;
-mod r#where;

@@ -15,7 +15,9 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Finished, HUNG_AFTER, Running, Target, assert_conserved, faultline, number};
+use super::{
+    Finished, HUNG_AFTER, Running, Target, assert_conserved, faultline, is_emulated, number,
+};
 
 /// A target with faultline attached to it.
 pub struct Traced {
@@ -106,13 +108,17 @@ impl Ended {
     }
 }
 
-/// Waits until hits count: the drain is started just before they do.
+/// Waits until hits count: that is just after all is attached, which the thread `attach` does after it has
+/// started the drain.
 #[track_caller]
 pub fn wait_counting(pid: i32) {
     wait_until("faultline counts hits", || {
-        threads(pid).is_ok_and(|all| ["drain\n", "show\n"].iter().any(|name| all.contains(name)))
+        threads(pid).is_ok_and(|all| {
+            let has = |name: &str| all.lines().any(|thread| thread == name);
+            (has("drain") || has("show")) && !has("attach")
+        })
     });
-    thread::sleep(Duration::from_millis(100));
+    thread::sleep(Duration::from_millis(if is_emulated() { 300 } else { 100 }));
 }
 
 fn threads(pid: i32) -> io::Result<String> {
