@@ -1,4 +1,4 @@
-//! Functions of ours with breakpoints on them, and what was seen of their calls.
+//! Breakpoints on functions of our own, and the calls that they recorded.
 
 use std::{
     ffi::CString,
@@ -32,14 +32,14 @@ use faultline_resolve::Pid;
 /// The smallest ring buffer, for programs that write no records.
 const NO_BUFFER_BYTES: u32 = 64 * 1024;
 
-/// Programs that do nothing: what is left is the kernel's own part of a hit.
+/// Programs that do nothing, to measure the kernel's own share of a hit.
 pub(super) struct Empty {
     ebpf: Ebpf,
     features: Features,
 }
 
 impl Empty {
-    /// Loads the one that cannot sleep and, where there are such, the one that can.
+    /// Loads the unsleeping program and, if the kernel supports it, the sleepable one.
     pub(super) fn load(features: Features) -> anyhow::Result<Self> {
         let ebpf = EbpfLoader::new()
             .map_max_entries("RECORDS", NO_BUFFER_BYTES)
@@ -77,7 +77,7 @@ impl Empty {
         Ok(self.ebpf.program(name).ok_or(missing)?.try_into()?)
     }
 
-    /// Puts it on every probe of the plan.
+    /// Attaches it to every probe of the plan.
     pub(super) fn attach(
         &self,
         plan: &AttachPlan,
@@ -117,8 +117,8 @@ impl Empty {
         Ok(Links::new(links))
     }
 
-    /// How often the program was run by what `calls` does; `None` where the kernel does not tell.
-    /// It counts only while it is asked to, since that is not free.
+    /// How often `calls` made the program run; `None` if the kernel does not say. Counting has a cost, so
+    /// the kernel counts only during this call.
     pub(super) fn runs_of(&self, sleepable: bool, calls: impl FnOnce()) -> Option<u64> {
         let _counting = enable_stats(Stats::RunTime).ok()?;
         let runs = || Some(self.program(sleepable).ok()?.info().ok()?.run_count());
@@ -133,11 +133,11 @@ pub(super) struct Own {
     programs: Programs,
     counters: Counters,
     records: Records,
-    /// Events that have arrived, by probe.
+    /// Events received, by probe.
     arrived: Vec<u64>,
     action: Action,
     links: Links,
-    /// How attaching went.
+    /// The result of attaching.
     pub(super) report: AttachReport,
 }
 
@@ -172,7 +172,7 @@ impl Own {
         Programs::load(plan, &LoadOptions { buffer_bytes, pids: vec![Pid::own()], ..own })
     }
 
-    /// Takes what is in the ring buffer.
+    /// Drains the ring buffer.
     pub(super) fn drain(&mut self) {
         let arrived = &mut self.arrived;
         self.records.drain(usize::MAX, |record| {
@@ -182,8 +182,8 @@ impl Own {
         });
     }
 
-    /// Compares the hits of a probe, and what became of them, with those that there should be.
-    /// For events, what is in the ring buffer is to be taken before.
+    /// Compares a probe's hits and their outcomes with the expected number. For events, drain the ring
+    /// buffer first.
     pub(super) fn check(&self, probe: usize, expected: u64) -> Check {
         let count = |counter| self.counters.sum(ProbeId(probe as u32), counter);
         let hits = self.counters.hits(ProbeId(probe as u32));
@@ -200,7 +200,7 @@ impl Own {
         checks.fold(Check { expected, ..Check::default() }, ops::Add::add)
     }
 
-    /// A counter, over all probes.
+    /// A counter, summed over all probes.
     pub(super) fn sum(&self, counter: Counter) -> u64 {
         let probes = 0..self.counters.probes() as u32;
         probes.map(|probe| self.counters.sum(ProbeId(probe), counter)).sum()
@@ -211,7 +211,7 @@ impl Own {
         self.take_links().detach(&Progress::default())
     }
 
-    /// Stops counting, and gives the links away, to be released with others.
+    /// Stops counting and gives up the links, so that they can be released together with others.
     pub(super) fn take_links(&mut self) -> Links {
         self.programs.enable(false);
         std::mem::take(&mut self.links)

@@ -1,5 +1,5 @@
-//! How long it takes to attach and to detach, by the number of probes: alone, and while another
-//! thread is inside a sleepable handler most of the time.
+//! How long attaching and detaching take, by number of probes: undisturbed, and while another thread spends
+//! most of its time inside a sleepable handler.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -18,42 +18,42 @@ use super::{
 };
 use faultline_plan::AttachPlan;
 
-/// Attaching and detaching so many probes.
+/// The time to attach and detach a number of probes.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// How many probes.
     pub probes: usize,
     /// Links that they take.
     pub links: usize,
-    /// Whether another thread's handler sleeps meanwhile.
+    /// Whether another thread's handler sleeps at the same time.
     pub beside_faults: bool,
     /// Milliseconds until all are attached.
     pub attach_ms: Spread,
     /// Milliseconds until all are detached.
     pub detach_ms: Spread,
-    /// Of these: until the link was gone that went fastest.
+    /// Until the fastest link was gone.
     pub grace_ms: Spread,
-    /// Whether each function, called once while they were attached, was seen.
+    /// Whether each function's call was seen: each is called once while attached.
     pub check: Check,
 }
 
-/// What the other thread did meanwhile.
+/// What the other thread did during the measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Faulting {
     /// Pages that its handler waited for.
     pub faults: u64,
-    /// How long for each, on the average.
+    /// How long each took on average.
     pub wait_ns: u64,
     /// Whether each of its calls was seen.
     pub check: Check,
 }
 
-/// What was found.
+/// The results.
 #[derive(Debug, Clone)]
 pub struct Batches {
     /// By number of probes.
     pub batches: Vec<Batch>,
-    /// What went on beside those that were not alone; `None` where handlers cannot sleep.
+    /// The other thread's activity; `None` if handlers cannot sleep.
     pub faulting: Option<Faulting>,
 }
 
@@ -69,8 +69,8 @@ struct Size {
 }
 
 impl Bench {
-    /// Measures attaching and detaching of 1 to 10,000 probes; of 10 at most where each takes a
-    /// link, and a tenth of a second to go.
+    /// Measures attaching and detaching 1 to 10,000 probes; at most 10 where each probe needs its own link,
+    /// which takes a tenth of a second to release.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl Bench {
         Ok(Batches { batches: measured.into_iter().map(Size::end).collect(), faulting })
     }
 
-    /// Does something while the other thread is hit.
+    /// Runs a closure while the other thread is being hit.
     fn beside(
         &self,
         faulter: &mut Faulter,
@@ -122,7 +122,7 @@ impl Bench {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                // Where it runs matters less than that it does.
+                // Pinning is optional: it matters only that the thread runs.
                 let _ = pin_to(self.cpu(1));
                 faulter.call_until(&over);
             });

@@ -1,4 +1,4 @@
-//! Threads that call functions of ours for some time, each on its CPU.
+//! Threads that call functions of our own for some time, each on its own CPU.
 
 use std::{
     hint::black_box,
@@ -17,17 +17,17 @@ use super::{
     scaling::function,
 };
 
-/// How long each thread calls before the clock runs: a CPU that was idle is slow at first.
+/// How long each thread calls before timing starts: an idle CPU is slow at first.
 const WARM_UP: Duration = Duration::from_millis(1);
 /// Calls between two looks at the clock.
 const CHUNK: u32 = 64;
 
-/// What a window gave.
+/// The results of a window.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    /// Those before the clock ran, too.
+    /// Includes the calls before timing started.
     pub(super) all_calls: u64,
-    /// By thread, summed up.
+    /// Summed over all threads.
     pub(super) calls_per_s: f64,
     pub(super) ns: f64,
     pub(super) cpu_ns: f64,
@@ -36,7 +36,7 @@ pub(super) struct Window {
 }
 
 impl Bench {
-    /// Has the threads call for that long.
+    /// Makes the threads call for this long.
     pub(super) fn window(&self, load: &Load, time: Duration) -> anyhow::Result<Window> {
         let barrier = Barrier::new(load.threads);
         let over = AtomicBool::new(false);
@@ -52,7 +52,7 @@ impl Bench {
             let callers = (0..load.threads).map(|thread| {
                 let (barrier, cpu) = (&barrier, self.cpu(thread));
                 scope.spawn(move || {
-                    // All wait for each other, also if one may not be where it should.
+                    // All wait for each other, even if one cannot run on its CPU.
                     let pinned = pin_to(cpu);
                     let called = call_for(load, thread, time, barrier);
                     pinned.map(|()| called)
@@ -81,7 +81,7 @@ struct Called {
     calls: u64,
     took: Duration,
     cpu_time: Duration,
-    /// Those before the window too.
+    /// Includes the calls before the window.
     all_calls: u64,
 }
 
@@ -114,16 +114,16 @@ fn call_for(load: &Load, thread: usize, time: Duration, barrier: &Barrier) -> Ca
     }
 }
 
-/// Takes about as long as a hit, and nothing but one CPU.
+/// Takes about as long as a hit and uses nothing but one CPU.
 fn calculate() {
-    // Each step waits for the one before it: so it takes the same wherever the code lies.
+    // Each step depends on the one before, so the time does not depend on the code's alignment.
     let last = (0..200).fold(black_box(1_u64), |number, _| {
         black_box(number).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)
     });
     black_box(last);
 }
 
-/// Maps a page, unmaps it, and so on.
+/// Maps and unmaps a page in a loop.
 fn map_without_pause(over: &AtomicBool, mappings: &AtomicU64) {
     const PAGE_BYTES: usize = 4096;
     while !over.load(Ordering::Relaxed) {

@@ -1,16 +1,17 @@
-//! Functions of our own, to put breakpoints on: for each kind of first instruction a row of equal
-//! ones, so that each case that is measured has one to itself; and a field of ten thousand tiny ones.
+//! Functions of our own to put breakpoints on. For each kind of first instruction there is a row of
+//! identical functions, so that each measured case has its own; and there is a field of ten thousand tiny
+//! functions.
 
 use std::hint::black_box;
 
 use super::super::own_code;
 use faultline_plan::{AttachPlan, PlannedProbe};
 
-/// Functions of each kind; as many cases may be attached at the same time.
+/// Functions of each kind: this many cases can be attached at the same time.
 const ROW: usize = 16;
 /// Bytes from one function of a row to the next.
 const ROW_STRIDE: usize = 16;
-/// Functions that begin with what the kernel runs fastest, for threads that call one each.
+/// Functions that begin with the instruction the kernel handles fastest, for threads that call one each.
 pub(super) const FAST: usize = 768;
 /// Functions of the field.
 pub(super) const FIELD: usize = 10_000;
@@ -18,8 +19,8 @@ pub(super) const FIELD: usize = 10_000;
 /// aarch64).
 const FIELD_STRIDE: usize = if cfg!(target_arch = "x86_64") { 4 } else { 8 };
 
-// The symbols are global within this program, because what names them may be compiled elsewhere in
-// it, and hidden from everything else.
+// The code that refers to these symbols may end up in another codegen unit, so they are global within this
+// program and hidden from everything else.
 #[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
     ".balign 64",
@@ -160,16 +161,16 @@ unsafe extern "C" {
     fn faultline_bench_field();
 }
 
-/// What a kind of instruction stands for.
+/// What a kind of instruction represents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The kernel may replace the breakpoint by a call (x86-64, 6.18).
+    /// The kernel may replace the breakpoint with a call (x86-64, 6.18).
     Optimisable,
-    /// The kernel emulates it: no step with a breakpoint behind it.
+    /// The kernel emulates it, which avoids single-stepping.
     Nop,
-    /// What functions mostly begin with.
+    /// How most functions begin.
     Prologue,
-    /// What functions begin with that are built for protected branches.
+    /// How functions begin if they are built with branch protection.
     Marker,
     /// Anything else.
     Other,
@@ -182,12 +183,12 @@ pub struct Instruction {
     pub id: &'static str,
     /// Its name for people.
     pub name: &'static str,
-    /// What it stands for.
+    /// What it represents.
     pub role: Role,
     first: unsafe extern "C" fn(),
 }
 
-/// The kinds that are measured on this architecture.
+/// The kinds measured on this architecture.
 #[cfg(target_arch = "x86_64")]
 pub static INSTRUCTIONS: &[Instruction] = &[
     Instruction {
@@ -206,7 +207,7 @@ pub static INSTRUCTIONS: &[Instruction] = &[
     },
     Instruction { id: "mov", name: "mov", role: Role::Other, first: faultline_bench_other },
 ];
-/// The kinds that are measured on this architecture.
+/// The kinds measured on this architecture.
 #[cfg(target_arch = "aarch64")]
 pub static INSTRUCTIONS: &[Instruction] = &[
     Instruction { id: "nop", name: "nop", role: Role::Nop, first: faultline_bench_nop },
@@ -218,37 +219,37 @@ pub static INSTRUCTIONS: &[Instruction] = &[
 /// The text that is passed to every function: 31 bytes, resident.
 static TEXT: &std::ffi::CStr = c"/usr/share/doc/faultline/README";
 
-/// A function of ours.
+/// A function of our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Function {
     address: usize,
 }
 
 impl Function {
-    /// One of the row of an instruction.
+    /// A function in the row of an instruction.
     pub(super) fn of(instruction: &Instruction, slot: usize) -> Self {
         assert!(slot < ROW, "slot {slot} of {ROW}");
         Self { address: instruction.first as *const () as usize + slot * ROW_STRIDE }
     }
 
-    /// One that begins with what the kernel runs fastest.
+    /// A function that begins with the instruction the kernel handles fastest.
     pub(super) fn fast(index: usize) -> Self {
         assert!(index < FAST, "function {index} of {FAST}");
         Self { address: faultline_bench_fast as *const () as usize + index * ROW_STRIDE }
     }
 
-    /// One of the field.
+    /// A function in the field.
     pub(super) fn of_field(index: usize) -> Self {
         assert!(index < FIELD, "function {index} of {FIELD}");
         Self { address: faultline_bench_field as *const () as usize + index * FIELD_STRIDE }
     }
 
-    /// Calls it so often, with a string and two numbers.
+    /// Calls it this many times, with a string and two numbers.
     pub(super) fn call(self, times: u32) {
         self.call_with(TEXT.as_ptr(), times);
     }
 
-    /// Calls it so often, with this as its first argument.
+    /// Calls it this many times, with this as its first argument.
     pub(super) fn call_with(self, text: *const std::ffi::c_char, times: u32) {
         type Address = unsafe extern "C" fn(*const std::ffi::c_char, u64, u64) -> u64;
         // SAFETY: the address is that of one of our functions, which keep the calling convention
@@ -284,7 +285,7 @@ pub(super) fn plan(
 mod tests {
     use super::*;
 
-    /// Check that each row, and the field, has the functions that it says, each where it says.
+    /// Check that each row, and the field, contains the functions it claims, where it claims.
     #[test]
     fn functions_begin_where_they_say() {
         let code = |function: Function| {

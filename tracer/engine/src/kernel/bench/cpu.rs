@@ -1,4 +1,4 @@
-//! Threads on CPUs, and the time that they get there.
+//! Pins threads to CPUs and reads the CPU time they get.
 
 use std::{io, mem, time::Duration};
 
@@ -14,7 +14,7 @@ pub(super) fn allowed_cpus() -> io::Result<Vec<usize>> {
     Ok((0..most).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
 }
 
-/// Keeps the calling thread on one of them.
+/// Pins the calling thread to one CPU.
 pub(super) fn pin_to(cpu: usize) -> io::Result<()> {
     let mut set = empty_set();
     // SAFETY: the index comes from a set of this size.
@@ -32,7 +32,7 @@ fn empty_set() -> libc::cpu_set_t {
     unsafe { mem::zeroed() }
 }
 
-/// The CPU time that the calling thread has had.
+/// The CPU time used by the calling thread.
 pub(super) fn thread_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for writes.

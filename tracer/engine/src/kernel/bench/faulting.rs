@@ -1,5 +1,5 @@
-//! A thread that is hit again and again at a sleepable probe, and each time on a page that is not
-//! there: its handler sleeps until the page has been read. Who detaches has to wait for such.
+//! A thread that keeps hitting a sleepable probe, each time with a page that is not resident. Its handler
+//! sleeps until the page has been read, and a detach has to wait for it.
 
 use std::{
     ffi::c_char,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::kernel::Features;
 
-/// The position in its row of the function that is called: no case has it.
+/// The called function's position in its row: no case uses it.
 const SLOT: usize = 15;
 const PAGE_BYTES: usize = 4096;
 const PAGES: usize = 64;
@@ -41,7 +41,7 @@ impl Faulter {
         Ok(Self { own, pages: ColdPages::new()?, calls: 0 })
     }
 
-    /// Calls until it is told to stop.
+    /// Calls until asked to stop.
     pub(super) fn call_until(&mut self, over: &AtomicBool) {
         let function = Function::of(&INSTRUCTIONS[0], SLOT);
         while !over.load(Ordering::Relaxed) {
@@ -57,7 +57,7 @@ impl Faulter {
         }
     }
 
-    /// Pages that were faulted in for its arguments, and the nanoseconds that this took.
+    /// Pages faulted in for its arguments, and the nanoseconds this took.
     pub(super) fn faults(&self) -> (u64, u64) {
         (self.own.sum(Counter::Faults), self.own.sum(Counter::FaultWaitNs))
     }
@@ -71,18 +71,18 @@ impl Faulter {
     }
 }
 
-/// Pages of a file that has no name any more, a string in each.
+/// Pages of an unlinked file, with a string in each.
 struct ColdPages {
     file: File,
     base: *mut libc::c_void,
 }
 
-// SAFETY: the mapping is nobody's thread's, and is only read.
+// SAFETY: the mapping is not tied to any thread and is only read.
 unsafe impl Send for ColdPages {}
 
 impl ColdPages {
     fn new() -> io::Result<Self> {
-        // Not where files are memory: a page that is dropped is to be read from a disk.
+        // Not on a file system in memory: a dropped page must be read back from a disk.
         let file = in_folder("/var/tmp")
             .or_else(|_| in_folder(&std::env::temp_dir().to_string_lossy()))?;
         // SAFETY: a fresh shared mapping of a file of that size that we hold open.
@@ -100,13 +100,13 @@ impl ColdPages {
             return Err(io::Error::last_os_error());
         }
         let pages = Self { file, base };
-        // Each page is read alone.
+        // Each page is read by itself, without readahead.
         // SAFETY: the mapping is ours.
         unsafe { libc::madvise(base, PAGES * PAGE_BYTES, libc::MADV_RANDOM) };
         Ok(pages)
     }
 
-    /// Has all of them leave the memory, as far as the file system lets them.
+    /// Evicts all of them from memory, as far as the file system allows.
     fn forget(&self) {
         // SAFETY: the mapping is ours, and what is dropped comes back from the file.
         unsafe { libc::madvise(self.base, PAGES * PAGE_BYTES, libc::MADV_DONTNEED) };
@@ -132,7 +132,7 @@ fn in_folder(folder: &str) -> io::Result<File> {
     for _ in 0..PAGES {
         file.write_all(&page)?;
     }
-    // What is not on the disk yet cannot leave the memory.
+    // A page that is not yet on disk cannot be evicted.
     file.sync_all()?;
     Ok(file)
 }

@@ -1,8 +1,8 @@
 //! What a hit costs, by the instruction under the breakpoint and by what the program does.
 //!
-//! Every case has a function of its own, all have their breakpoints at the same time, and they are
-//! called in turns, some hundred calls each, for many rounds: so what disturbs the machine for a
-//! while disturbs all alike.
+//! Every case has its own function, and all breakpoints are set at the same time. The functions are called
+//! in turn, a few hundred calls each, for many rounds. So a temporary disturbance of the machine affects
+//! all of them alike.
 
 use std::time::{Duration, Instant};
 
@@ -24,23 +24,23 @@ use faultline_spec::{ValueType, types::Str};
 /// What happens at a hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// There is no probe.
+    /// No probe.
     None,
-    /// An empty program is run at the entry.
+    /// An empty program runs at the entry.
     Empty {
-        /// It is one that may sleep.
+        /// Whether it is sleepable.
         sleepable: bool,
     },
-    /// An empty program is run at the return alone.
+    /// An empty program runs at the return only.
     EmptyReturn {
-        /// It is one that may sleep.
+        /// Whether it is sleepable.
         sleepable: bool,
     },
     /// `faultline count`.
     Count,
     /// `faultline latency`: entry and return.
     Latency,
-    /// `faultline trace` with so many integer arguments.
+    /// `faultline trace` with integer arguments.
     Event {
         /// How many.
         args: u8,
@@ -106,7 +106,7 @@ impl Work {
         }
     }
 
-    /// Hits of a call.
+    /// Hits per call.
     fn hits_a_call(self) -> u64 {
         match self {
             Self::None => 0,
@@ -115,7 +115,7 @@ impl Work {
         }
     }
 
-    /// What becomes of hits, if the program is faultline's own.
+    /// What happens to hits, if the program is faultline's own.
     fn action(self) -> Option<Action> {
         match self {
             Self::None | Self::Empty { .. } | Self::EmptyReturn { .. } => None,
@@ -125,7 +125,7 @@ impl Work {
         }
     }
 
-    /// Has the probe read what the case is about.
+    /// Makes the probe read what the case needs.
     pub(super) fn shape(self, probe: &mut PlannedProbe) {
         let any = ValueType::U64;
         let program = &mut probe.program;
@@ -135,7 +135,7 @@ impl Work {
                 program.entry_slots = args;
                 program.flags = FLAG_REGISTERS_ONLY;
                 for (number, op) in (0..args).zip(&mut program.entry) {
-                    // The string that every function is passed is the first.
+                    // The string passed to every function is its first argument.
                     (op.kind, op.slot, op.register) = (ReadKind::Value as u8, number, number);
                 }
                 let value = || PlannedValue { name: "value".into(), ty: any.clone() };
@@ -161,25 +161,25 @@ impl Work {
     }
 }
 
-/// What a call takes in one case.
+/// The cost of a call in one case.
 #[derive(Debug, Clone)]
 pub struct HitCost {
     /// The instruction under the breakpoint.
     pub instruction: &'static Instruction,
     /// What happens at a hit.
     pub work: Work,
-    /// Nanoseconds a call, that of the call itself included.
+    /// Nanoseconds per call, including the call itself.
     pub ns: Spread,
-    /// Whether each call was seen; `None` where nobody counts (there is no probe, or the program is
-    /// empty and the kernel does not tell how often it runs one).
+    /// Whether each call was seen; `None` if nothing counts them (there is no probe, or the program is
+    /// empty and the kernel does not say how often it ran).
     pub check: Option<Check>,
 }
 
-/// Calls that are made first, to see that the probe works and how long a call takes.
+/// Calls made first, to see that the probe works and how long a call takes.
 const FIRST_CALLS: u32 = 64;
-/// What a batch of calls is to take.
+/// Target duration of a batch of calls.
 const BATCH: Duration = Duration::from_micros(300);
-/// Most calls of a batch: their records must fit into the ring buffer.
+/// Maximum calls in a batch: their records must fit into the ring buffer.
 const MOST_CALLS: u32 = 4096;
 const BUFFER_BYTES: u32 = 8 << 20;
 
@@ -197,8 +197,8 @@ struct Case {
 }
 
 impl Bench {
-    /// Measures what a hit costs: each [`Work`] on each of [`INSTRUCTIONS`]. What this kernel has
-    /// no programs for is left out.
+    /// Measures what a hit costs: each [`Work`] on each of [`INSTRUCTIONS`]. Cases that this kernel cannot
+    /// run are left out.
     ///
     /// # Errors
     ///
@@ -271,7 +271,7 @@ impl Bench {
 }
 
 impl Case {
-    /// Makes the first calls: the kernel does at a function's first hit what it does once.
+    /// Makes the first calls, so that the kernel's one-time work at a function's first hit is done.
     fn begin(&mut self, empty: &Empty) {
         let work = self.cost.work;
         match work {

@@ -1,4 +1,4 @@
-//! On what the figures were measured.
+//! The machine that the figures were measured on.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::super::Features;
 
-/// The machine, and its state.
+/// The machine and its state.
 #[derive(Debug, Clone, Serialize)]
 pub struct Host {
     /// Version of faultline.
@@ -24,17 +24,17 @@ pub struct Host {
     pub cpu_model: String,
     /// CPUs that this program may use.
     pub cpus: usize,
-    /// Whether this is a virtual machine; `None` if nothing tells.
+    /// Whether this is a virtual machine; `None` if unknown.
     pub virtualised: Option<bool>,
     /// The hypervisor or machine, as the firmware names it.
     pub machine: Option<String>,
-    /// Tasks that wanted a CPU when it began, on the average of a minute.
+    /// The one-minute load average at the start.
     pub load_average: Option<f64>,
     /// Whether eBPF programs run as machine code.
     pub jit: bool,
     /// Whether one link takes many breakpoints.
     pub multi_links: bool,
-    /// Whether programs may sleep.
+    /// Whether programs can be sleepable.
     pub sleepable: bool,
 }
 
@@ -75,6 +75,6 @@ fn virtualised(flags: Option<&str>) -> Option<bool> {
     if cfg!(target_arch = "x86_64") {
         return Some(flags?.split(' ').any(|flag| flag == "hypervisor"));
     }
-    let told = ["/proc/device-tree/hypervisor", "/sys/hypervisor/type"];
-    told.iter().any(|path| fs::exists(path).unwrap_or(false)).then_some(true)
+    let hints = ["/proc/device-tree/hypervisor", "/sys/hypervisor/type"];
+    hints.iter().any(|path| fs::exists(path).unwrap_or(false)).then_some(true)
 }

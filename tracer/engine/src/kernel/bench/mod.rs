@@ -1,12 +1,12 @@
 //! Measures what probes cost on this host, on functions of our own: for `faultline bench`.
 //!
-//! - [`Bench::hit_costs`]: what a call takes, by the instruction under the breakpoint and by what
-//!   the program does.
+//! - [`Bench::hit_costs`]: the cost of a call, by the instruction under the breakpoint and by what the
+//!   program does.
 //! - [`Bench::throughput`]: how that scales with threads.
-//! - [`Bench::batches`]: how long it takes to attach and to detach.
+//! - [`Bench::batches`]: how long attaching and detaching take.
 //!
-//! Gives figures; how they are shown is the command's. Each case compares the calls made with the
-//! hits that the kernel side counted, and has a [`Check`] that tells.
+//! Gives figures; the command decides how to show them. Each case compares the calls made with the hits
+//! that the kernel side counted, and carries the result as a [`Check`].
 
 mod attached;
 mod batches;
@@ -36,33 +36,33 @@ pub use self::{
 };
 use super::Features;
 
-/// Most threads that are measured: each has a function of its own.
+/// Maximum threads: each has its own function.
 pub const MAX_THREADS: usize = 256;
 
-/// How much is measured.
+/// How much to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Some seconds.
+    /// A few seconds.
     Quick,
     /// Half a minute at most.
     Full,
 }
 
-/// Hits that were counted, and those that the calls made should have led to.
+/// The hits that were counted, and the hits that the calls should have caused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What should have been counted.
+    /// The expected count.
     pub expected: u64,
-    /// What was.
+    /// The actual count.
     pub hits: u64,
-    /// Of the hits: those that had their effect. An event has arrived.
+    /// Hits that had their effect: for events, the event arrived.
     pub delivered: u64,
-    /// Of the hits: events that found no room.
+    /// Hits whose events were lost because the buffer was full.
     pub lost: u64,
 }
 
 impl Check {
-    /// Whether each call was seen, and nothing went without being counted.
+    /// Whether each call was seen and everything is accounted for.
     #[must_use]
     pub fn holds(self) -> bool {
         self.expected == self.hits && self.hits == self.delivered + self.lost
@@ -95,7 +95,7 @@ impl ops::Sub for Check {
     }
 }
 
-/// The run was told to stop.
+/// The run was asked to stop.
 #[derive(Debug)]
 pub struct Stopped;
 
@@ -107,12 +107,12 @@ impl fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
-/// Who watches a measurement, and may end it.
+/// Observes a measurement and can stop it.
 #[derive(Clone, Copy)]
 pub struct Watch<'a> {
-    /// Set: it is to stop.
+    /// Set to stop it.
     pub stop: &'a AtomicBool,
-    /// Is told how much of a measurement is done, of how much.
+    /// Called with the progress: how much is done, and the total.
     pub progress: &'a (dyn Fn(usize, usize) + Sync),
 }
 
@@ -123,30 +123,30 @@ impl fmt::Debug for Watch<'_> {
 }
 
 impl Watch<'_> {
-    /// So much is done.
+    /// Reports progress.
     ///
     /// # Errors
     ///
-    /// [`Stopped`] if it is to stop.
+    /// [`Stopped`] if it was asked to stop.
     fn step(&self, done: usize, of: usize) -> Result<(), Stopped> {
         (self.progress)(done, of);
         if self.stop.load(Ordering::Relaxed) { Err(Stopped) } else { Ok(()) }
     }
 }
 
-/// What is measured on, and how thoroughly.
+/// The CPUs to measure on, and how thoroughly.
 #[derive(Debug)]
 pub struct Bench {
     features: Features,
     effort: Effort,
     /// The CPUs that we may use.
     cpus: Vec<usize>,
-    /// Most threads.
+    /// Maximum number of threads.
     threads: usize,
 }
 
 impl Bench {
-    /// Looks at what there is; `threads`: up to so many, instead of one a CPU.
+    /// Looks at the machine. `threads` is the maximum number of threads, instead of one per CPU.
     ///
     /// # Errors
     ///
@@ -170,13 +170,13 @@ impl Bench {
         self.features
     }
 
-    /// Most threads that are measured.
+    /// Maximum number of threads.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// The CPU of the thread of this number.
+    /// The CPU for the thread with this number.
     fn cpu(&self, thread: usize) -> usize {
         self.cpus.get(thread % self.cpus.len().max(1)).copied().unwrap_or(0)
     }

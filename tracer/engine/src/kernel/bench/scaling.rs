@@ -1,7 +1,7 @@
-//! How the cost of a hit holds when several threads are hit at once, each on its CPU: on a function
-//! each, or all on one; and while another thread of the process maps and unmaps memory without
-//! pause, which takes the lock that the kernel looks breakpoints up under, where it cannot do
-//! without.
+//! How the cost of a hit scales when several threads are hit at once, each on its own CPU: each on its own
+//! function, or all on the same one; and while another thread of the process keeps mapping and unmapping
+//! memory. That thread takes the lock under which the kernel looks up breakpoints when its lockless lookup
+//! fails.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use crate::kernel::{Links, Progress};
 /// What happens at a hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThreadWork {
-    /// Some arithmetic and no probe: how the machine itself scales.
+    /// Arithmetic and no probe, to show how the machine itself scales.
     None,
-    /// An empty program is run: the kernel's part.
+    /// An empty program runs, to show the kernel's share.
     Empty,
     /// `faultline count`.
     Count,
@@ -52,12 +52,12 @@ impl ThreadWork {
     }
 }
 
-/// Which functions are called.
+/// Which functions the threads call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Functions {
-    /// Each thread calls one of its own.
+    /// Each thread calls its own function.
     Distinct,
-    /// All call the same.
+    /// All threads call the same function.
     Same,
 }
 
@@ -72,12 +72,12 @@ impl Functions {
     }
 }
 
-/// What the functions begin with.
+/// The functions' first instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// What the kernel runs fastest: a nop, of five bytes on x86-64.
+    /// The instruction the kernel handles fastest: a nop, of five bytes on x86-64.
     Fast,
-    /// What functions mostly begin with (`push`), behind a breakpoint that traps.
+    /// The usual first instruction (`push`), under a breakpoint that traps.
     Trap,
 }
 
@@ -88,18 +88,18 @@ impl Entry {
         match self {
             Self::Fast if cfg!(target_arch = "x86_64") => "nop5",
             Self::Trap if cfg!(target_arch = "x86_64") => "push",
-            // The field is made of them there too.
+            // The field consists of them there too.
             _ => "nop",
         }
     }
 }
 
-/// What is measured at once.
+/// One combination to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// What happens at a hit.
     pub work: ThreadWork,
-    /// What the functions begin with.
+    /// The functions' first instruction.
     pub entry: Entry,
     /// Which functions.
     pub functions: Functions,
@@ -109,44 +109,44 @@ pub struct Load {
     pub threads: usize,
 }
 
-/// What was found.
+/// The result for one load.
 #[derive(Debug, Clone)]
 pub struct Throughput {
-    /// Of what.
+    /// The load.
     pub load: Load,
-    /// Calls a second, of all threads.
+    /// Calls per second, of all threads together.
     pub calls_per_s: Spread,
-    /// Nanoseconds that a call took a thread.
+    /// Nanoseconds per call of one thread, in wall time.
     pub ns: Spread,
-    /// Nanoseconds of CPU time that it took: without those that the thread stood still.
+    /// The same in CPU time: without the time that the thread was not running.
     pub cpu_ns: Spread,
     /// The share of the time that the threads had a CPU.
     pub on_cpu: Spread,
-    /// Calls a second over those of one thread, with nobody beside it, times the number of threads,
-    /// compared within each round: 1 is perfect.
+    /// Calls per second, divided by those of a single undisturbed thread times the number of threads.
+    /// Compared within each round; 1 is perfect scaling.
     pub scaling: Spread,
     /// The same, by CPU time.
     pub cpu_scaling: Spread,
-    /// Calls of mmap and munmap a second, by the thread that makes them.
+    /// Calls of mmap and munmap per second, by the thread that makes them.
     pub mappings_per_s: Option<f64>,
-    /// Whether each call was seen; `None` where nobody counts.
+    /// Whether each call was seen; `None` if nothing counts them.
     pub check: Option<Check>,
 }
 
-/// What all windows together are to take.
+/// Target duration of all windows together.
 const FULL: Duration = Duration::from_secs(12);
 const QUICK: Duration = Duration::from_secs(3);
 const WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(8)..=Duration::from_millis(60);
-/// Most threads where each breakpoint takes a link, and a tenth of a second to go.
+/// Maximum threads where each breakpoint needs its own link, which takes a tenth of a second to release.
 const THREADS_WITHOUT_BATCHES: usize = 8;
-/// Calls of an empty program that are made first, to see that it runs.
+/// Calls made first, to see that an empty program runs.
 const FIRST_CALLS: u32 = 64;
 /// Bytes of the ring buffer for each thread: it is emptied between windows.
 const BUFFER_BYTES: u32 = 16 << 20;
 const MOST_BUFFER_BYTES: u32 = 512 << 20;
 
-/// What is attached, and what of it each load calls.
+/// What is attached, and which part of it each load calls.
 struct Field {
     empty: Empty,
     counting: [Own; 2],
@@ -155,7 +155,7 @@ struct Field {
 }
 
 impl Bench {
-    /// Measures what threads reach together, on 1, 2, 4, … up to all of them.
+    /// Measures the throughput of 1, 2, 4, … threads, up to the maximum.
     ///
     /// # Errors
     ///
@@ -221,7 +221,7 @@ impl Bench {
         for functions in [Functions::Distinct, Functions::Same] {
             rows.push((ThreadWork::Event, Entry::Fast, functions, false));
         }
-        // Who maps needs a CPU, too.
+        // The mapping thread needs a CPU, too.
         let with_room = most.min(self.cpus.len().saturating_sub(1)).max(1);
         let beside = if with_room == 1 { vec![1] } else { vec![1, with_room] };
         let loads = rows.into_iter().flat_map(|(work, entry, functions, mapping)| {
@@ -268,7 +268,7 @@ impl Bench {
 pub(super) fn function(work: ThreadWork, entry: Entry, thread: usize) -> Function {
     const SHARE: usize = FAST / 3;
     const { assert!(SHARE >= super::MAX_THREADS, "a function a thread and program") };
-    // So far apart that two do not share a line of the CPU's cache.
+    // Far enough apart that no two share a cache line.
     const APART: usize = 16;
     let share = match work {
         ThreadWork::None | ThreadWork::Empty => 0,
@@ -276,7 +276,7 @@ pub(super) fn function(work: ThreadWork, entry: Entry, thread: usize) -> Functio
         ThreadWork::Event => 2,
     };
     match (work, entry) {
-        // None is called.
+        // No function is called.
         (ThreadWork::None, _) => Function::of(&code::INSTRUCTIONS[0], 0),
         (_, Entry::Fast) => Function::fast(share * SHARE + thread),
         (_, Entry::Trap) => Function::of_field((share * SHARE + thread) * APART),
@@ -284,7 +284,7 @@ pub(super) fn function(work: ThreadWork, entry: Entry, thread: usize) -> Functio
 }
 
 impl Field {
-    /// The program of ours that a load's calls run.
+    /// The program of ours that a load's calls trigger.
     fn own(&mut self, load: &Load) -> Option<&mut Own> {
         match (load.work, load.entry) {
             (ThreadWork::None | ThreadWork::Empty, _) => None,
@@ -294,15 +294,15 @@ impl Field {
         }
     }
 
-    /// What the program of a load has seen so far, if it is one of ours.
+    /// What a load's program has seen so far, if it is one of ours.
     fn seen(&mut self, load: &Load) -> Option<Check> {
         let own = self.own(load)?;
         own.drain();
         Some(own.check_all(0))
     }
 
-    /// What is known of a load before it is measured. An empty program does not count: each of its
-    /// functions is called some times while the kernel does.
+    /// The check of a load before it is measured. An empty program does not count hits, so each of its
+    /// functions is called a few times while the kernel counts.
     fn first_check(&mut self, load: &Load) -> Option<Check> {
         if load.work != ThreadWork::Empty {
             return self.own(load).map(|_| Check::default());

@@ -1,11 +1,11 @@
-//! Several measurements of one thing.
+//! Several measurements of the same thing.
 
 use serde::Serialize;
 
 /// The median, the smallest and the largest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Spread {
-    /// The one in the middle.
+    /// The median.
     pub median: f64,
     /// The smallest.
     pub min: f64,
@@ -14,7 +14,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of these; all 0 if there is none.
+    /// The spread of these values; all 0 if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<_> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -28,7 +28,7 @@ impl Spread {
 mod tests {
     use super::*;
 
-    /// Check the median of odd and even numbers of values, and of none.
+    /// Check the median of an odd and an even number of values, and of none.
     #[test]
     fn medians() {
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0 });
