@@ -1,8 +1,8 @@
-//! Drains records: from the ring buffer to whoever reads them.
+//! Drains records from the ring buffer to a reader.
 //!
-//! It runs on a thread of its own, because writing to a pipe may block; nothing else waits for it
-//! longer than it wants to. It looks every few milliseconds instead of being woken: a wakeup would
-//! cost the traced program more than all the rest of a hit.
+//! It runs on its own thread because writing to a pipe may block; every wait for it is bounded. It polls
+//! every few milliseconds instead of being woken: a wakeup would cost the traced program more than the rest
+//! of a hit.
 
 use std::{
     io,
@@ -16,25 +16,25 @@ use std::{
 
 use crate::kernel::Records;
 
-/// Records that are taken before the reader is told that the batch is complete.
+/// Records in one batch, at most.
 const BATCH: usize = 4096;
-/// How long the thread sleeps after a batch, and at most while nothing comes: the buffer has to hold
-/// what comes meanwhile, and a burst begins while nothing comes. An event shows
-/// within the latter.
+/// How long the thread sleeps after a batch, and at most while nothing arrives. The buffer must hold
+/// everything that arrives during a sleep, and a burst can begin during the longest one. An event is shown
+/// within that time.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(4);
 
-/// Who reads the records.
+/// Reads the records.
 pub trait RecordReader: Send {
     /// A batch begins.
     fn begin(&mut self);
     /// One record.
     fn record(&mut self, record: &[u8], patience: &Patience);
-    /// The batch is complete: what was read is to be shown.
+    /// The batch is complete: show what was read.
     fn flush(&mut self, patience: &Patience);
 }
 
-/// Whether work that does not proceed is still worth waiting for.
+/// Decides whether stalled work is still worth waiting for.
 #[derive(Debug, Default)]
 pub struct Patience {
     given_up: AtomicBool,
@@ -43,29 +43,29 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// One that ends after some time.
+    /// Patience that runs out after some time.
     pub fn of(time: Duration) -> Self {
         Self { deadline: Some(Instant::now() + time), ..Self::default() }
     }
 
-    /// Nobody waits any more: what cannot be done at once is to be counted as lost.
+    /// Whether waiting is over: anything that cannot be done at once must be counted as lost.
     pub fn is_over(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
             || self.deadline.is_some_and(|deadline| Instant::now() > deadline)
     }
 
-    /// From now on, nobody waits any more.
+    /// Ends the waiting.
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Something was done.
+    /// Starts the time again, because there was progress.
     pub fn renew(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// A running drain; its thread ends when this is dropped, which nobody waits for.
+/// A running drain. Dropping it ends its thread, without waiting for that.
 #[derive(Debug)]
 pub struct Drain {
     thread: JoinHandle<()>,
@@ -74,19 +74,19 @@ pub struct Drain {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Nothing more comes: take what is there and end.
+    /// No more records will arrive: drain the rest and end.
     finish: AtomicBool,
-    /// Times that the thread has looked for records.
+    /// How often the thread has looked for records.
     looks: AtomicU64,
     patience: Patience,
 }
 
 impl Drain {
-    /// Starts to hand records to their reader.
+    /// Starts passing records to the reader.
     ///
     /// # Errors
     ///
-    /// The system has no thread left.
+    /// The system cannot start another thread.
     pub fn start(records: Records, reader: Box<dyn RecordReader>) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
@@ -96,15 +96,15 @@ impl Drain {
         Ok(Self { thread, shared })
     }
 
-    /// How often it has looked for records: a number that stands still is a thread that hangs.
+    /// How often it has looked for records: if this stops rising, the thread is stuck.
     pub fn looks(&self) -> u64 {
         self.shared.looks.load(Ordering::Relaxed)
     }
 
-    /// Has what is left drained, and waits for it; to be called when the probes are gone. A reader
-    /// that does nothing for `patience` is given up. Whether every record was handed on.
+    /// Drains what is left and waits for that. Call it once the probes are gone. A reader that makes no
+    /// progress for `patience` is given up. Returns whether every record was handed on.
     ///
-    /// Blocks: not for the async threads.
+    /// Blocks: do not call it from async code.
     pub fn finish(self, patience: Duration) -> bool {
         self.shared.finish.store(true, Ordering::Release);
         self.thread.thread().unpark();
@@ -117,8 +117,8 @@ impl Drain {
                 progress = now;
                 since = Instant::now();
             } else if since.elapsed() > 2 * patience {
-                // A write that blocks inside the kernel, to a file on a dead network mount. What
-                // it holds is not counted as delivered.
+                // A write may block inside the kernel, for example to a file on a dead network mount. Its
+                // records are not counted as delivered.
                 return false;
             } else if since.elapsed() > patience {
                 self.shared.patience.give_up();
@@ -139,7 +139,7 @@ fn run(mut records: Records, mut reader: Box<dyn RecordReader>, shared: &Shared)
     let patience = &shared.patience;
     let mut sleep = SHORTEST_SLEEP;
     loop {
-        // Read first: what was there before the order to finish is drained after it.
+        // Read the flag first, so that everything written before the order to finish is still drained.
         let finish = shared.finish.load(Ordering::Acquire);
         shared.looks.fetch_add(1, Ordering::Relaxed);
         reader.begin();

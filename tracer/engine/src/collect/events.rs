@@ -1,4 +1,4 @@
-//! From records to events, for whoever handles them.
+//! Turns records into events and passes them to a handler.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,32 +10,32 @@ use super::{
     drain::{Patience, RecordReader},
 };
 
-/// Who handles the events of one set of probes. It runs on the set's drain thread: while it waits, events
-/// wait in the ring buffer, and are lost and counted when that is full.
+/// Handles the events of one set of probes. It runs on the set's drain thread: while it blocks, events wait
+/// in the ring buffer, and once that is full they are lost and counted.
 ///
-/// It counts in [`EventStream::tally`] what became of each event, once that is known.
+/// It counts each event's outcome in [`EventStream::tally`] once that is known.
 pub trait EventHandler: Send {
     /// One event.
     fn event(&mut self, event: &Event<'_>, patience: &Patience);
-    /// No more events for the moment: what was handled is to be shown.
+    /// No more events for the moment: show what was handled.
     fn flush(&mut self, patience: &Patience);
 }
 
-/// What the handler of a set needs to know of it.
+/// What a handler needs to know about its set.
 #[derive(Debug, Clone)]
 pub struct EventStream {
     /// The set's probes.
     pub plan: Arc<AttachPlan>,
     /// The request that each probe is for, by [`ProbeId`](faultline_plan::ProbeId).
     pub names: Arc<[Arc<str>]>,
-    /// Where outcomes are counted.
+    /// Counts the outcomes.
     pub tally: Arc<Tally>,
 }
 
 /// Makes the handler of each set whose action is events.
 pub type HandlerFactory = Arc<dyn Fn(EventStream) -> Box<dyn EventHandler> + Send + Sync>;
 
-/// Calls a function for each event: for programs that keep up with them by themselves.
+/// Calls a function for each event: for programs whose handling is fast enough to keep up.
 ///
 /// ```
 /// let handlers = faultline_engine::collect::events::each(|event| println!("{:?}", event.kind));

@@ -1,9 +1,9 @@
-//! What comes out of a set of probes: events from the ring buffer, and what the kernel side sums up.
+//! The output of a set of probes: events from the ring buffer, and sums made on the kernel side.
 //!
-//! - [`drain`]: records out of the ring buffer, on a thread of its own.
-//! - [`decode`]: a record and the plan: an [`Event`](decode::Event).
-//! - [`events`]: from the drain to whoever handles events, with a [`Tally`] of what became of each.
-//! - [`tables`]: calls and durations a probe, as plain figures.
+//! - [`drain`]: takes records out of the ring buffer, on its own thread.
+//! - [`decode`]: turns a record, given the plan, into an [`Event`](decode::Event).
+//! - [`events`]: passes events from the drain to a handler, with a [`Tally`] of their outcomes.
+//! - [`tables`]: calls and durations per probe, as plain figures.
 //! - [`catalog`]: everything that is attached, and one [`Reading`](catalog::Reading) of what it counts.
 
 pub mod catalog;

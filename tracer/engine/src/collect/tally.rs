@@ -1,10 +1,10 @@
-//! What became of the records that reached user space, by probe and by CPU.
+//! The outcomes of records that reached user space, by probe and by CPU.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use faultline_plan::ProbeId;
 
-/// What becomes of a record.
+/// What happened to a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Written to the output.
@@ -19,17 +19,17 @@ pub enum Outcome {
 
 const OUTCOMES: usize = 4;
 
-/// Counts of outcomes. One thread writes, any may read.
+/// Counts of outcomes. One thread writes; any thread may read.
 #[derive(Debug)]
 pub struct Tally {
     by_probe: Box<[[AtomicU64; OUTCOMES]]>,
     by_cpu: Box<[[AtomicU64; OUTCOMES]]>,
-    /// Records so broken that not even their probe is known.
+    /// Records so corrupt that not even their probe is known.
     unknown: AtomicU64,
 }
 
 impl Tally {
-    /// For so many probes and CPUs.
+    /// A tally for this many probes and CPUs.
     pub fn new(probes: usize, cpus: usize) -> Self {
         let rows = |count| (0..count).map(|_| Default::default()).collect();
         Self { by_probe: rows(probes), by_cpu: rows(cpus), unknown: AtomicU64::new(0) }
@@ -49,7 +49,7 @@ impl Tally {
         }
     }
 
-    /// Counts a record of which not even the probe is known.
+    /// Counts a record whose probe is not known.
     pub fn count_unknown(&self) {
         self.unknown.fetch_add(1, Ordering::Relaxed);
     }
@@ -64,7 +64,7 @@ impl Tally {
         get(&self.by_cpu, cpu, outcome)
     }
 
-    /// Records of which not even the probe is known.
+    /// Records whose probe is not known.
     pub fn unknown(&self) -> u64 {
         self.unknown.load(Ordering::Relaxed)
     }

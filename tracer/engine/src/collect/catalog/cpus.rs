@@ -1,4 +1,4 @@
-//! What is told of a CPU.
+//! The figures of a CPU.
 
 use tracer_common::counter::{Counter, LOST};
 
@@ -14,19 +14,19 @@ pub struct CpuFigures {
     pub events: u64,
     /// Events and durations that were lost.
     pub lost: u64,
-    /// Pages that were faulted in.
+    /// Pages faulted in.
     pub faults: u64,
-    /// Nanoseconds that tasks waited for them.
+    /// Nanoseconds that tasks waited for those pages.
     pub fault_wait_ns: u64,
-    /// Nanoseconds in the programs, those waits aside.
+    /// Nanoseconds in the programs, without those waits.
     pub handler_ns: u64,
-    /// What hits took from the traced programs, in nanoseconds: an estimate. Whoever knows what a hit
-    /// of each probe costs adds to it.
+    /// An estimate, in nanoseconds, of what hits cost the traced programs. The caller adds to it, because
+    /// it knows what a hit of each probe costs.
     pub cost_ns: u64,
 }
 
 impl CpuFigures {
-    /// Adds what a set of probes has counted there.
+    /// Adds what a set of probes counted on that CPU.
     pub fn add(&mut self, counters: &CounterSnapshot, tally: Option<&Tally>, cpu: usize) {
         let get = |counter| counters.get(counter);
         let of_cpu = |outcome| tally.map_or(0, |tally| tally.of_cpu(cpu, outcome));

@@ -1,28 +1,28 @@
-//! Durations as Prometheus sees them: a bucket to a power of two.
+//! Durations as Prometheus sees them: one bucket per power of two.
 //!
-//! The kernel side has eight buckets to a power of two, 2.8 KiB a function; ten thousand of those, kept
-//! twice and copied at every scrape, would be most of what the daemon needs.
+//! The kernel side has eight buckets per power of two, 2.8 KiB per function. Ten thousand of those, kept
+//! twice and copied at every scrape, would make up most of the daemon's memory.
 
 use std::ops::Range;
 
 use tracer_common::histogram::{self, Histogram, lower_bound_ns};
 
-/// The ends of the buckets, as powers of two of nanoseconds: from a microsecond to more than a minute,
-/// each twice as wide as the one before. They are ends of the kernel side's buckets, so nothing is
+/// The ends of the buckets, as powers of two of nanoseconds: from a microsecond to more than a minute, each
+/// twice as wide as the one before. They coincide with ends of the kernel side's buckets, so nothing is
 /// estimated.
 const EXPONENTS: Range<u32> = 10..37;
 
-/// Buckets, that without an end included.
+/// Number of buckets, including the last, which has no end.
 pub const BUCKETS: usize = (EXPONENTS.end - EXPONENTS.start) as usize + 1;
 
 /// The durations of a function's calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Durations {
-    /// All of them together, in nanoseconds.
+    /// Their sum, in nanoseconds.
     pub sum_ns: u64,
     /// The longest, in nanoseconds.
     pub max_ns: u64,
-    /// How many are shorter than the bucket's end, and not than that of the one before.
+    /// How many fall into each bucket: shorter than its end, but not than the end of the one before.
     buckets: [u64; BUCKETS],
 }
 
@@ -37,7 +37,7 @@ impl From<&Histogram> for Durations {
     }
 }
 
-/// The bucket that has each of the kernel side's.
+/// The bucket that contains each of the kernel side's.
 const BUCKET_OF: [u8; histogram::BUCKETS] = {
     let mut of = [0; histogram::BUCKETS];
     let (mut index, mut bucket) = (0, 0);
@@ -51,7 +51,7 @@ const BUCKET_OF: [u8; histogram::BUCKETS] = {
     of
 };
 
-/// Where a bucket ends that is not the last, which does not.
+/// Where a bucket ends. The last bucket has no end.
 const fn end_ns(bucket: usize) -> u64 {
     1 << (EXPONENTS.start + bucket as u32)
 }
@@ -66,7 +66,7 @@ impl Durations {
         }
     }
 
-    /// What came since `before`, which is an earlier reading of the same.
+    /// What was added since `before`, an earlier reading of the same durations.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let mut since = self.clone();
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Check that each duration is in the bucket that ends above it, and that all are somewhere.
+    /// Check that each duration is in the bucket that ends just above it, and that none is missing.
     #[test]
     fn every_duration_has_its_bucket() {
         for ns in [0, 1, 1023, 1024, 1025, 2047, 2048, 1 << 35, (1 << 36) - 1, 1 << 36, u64::MAX] {

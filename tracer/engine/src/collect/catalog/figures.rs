@@ -7,23 +7,23 @@ use super::{Catalog, CpuFigures, Durations, Series};
 use crate::kernel::CounterSnapshot;
 use faultline_plan::ProbeId;
 
-/// What is known of a probe.
+/// The figures of a probe.
 #[derive(Debug, Clone, Default)]
 pub struct Figures {
     /// By the kernel side.
     pub counters: CounterSnapshot,
     /// Events that were written.
     pub delivered: u64,
-    /// Events that could not be.
+    /// Events that could not be written.
     pub output_lost: u64,
-    /// What its hits took from the traced programs: an estimate.
+    /// An estimate of what its hits cost the traced programs.
     pub cost_ns: u64,
     /// Its calls' durations.
     pub durations: Option<Box<Durations>>,
 }
 
 impl Figures {
-    /// Reads a probe of a source.
+    /// Reads the figures of a probe in a source.
     pub fn read(source: &super::Source, id: ProbeId) -> Self {
         let mut figures = Self::default();
         for cpu in 0..source.counters.cpus() {
@@ -37,7 +37,7 @@ impl Figures {
         figures
     }
 
-    /// Adds another probe's.
+    /// Adds another probe's figures.
     pub fn add(&mut self, other: &Self) {
         self.counters.add(&other.counters);
         self.delivered += other.delivered;
@@ -53,7 +53,7 @@ impl Figures {
         self.durations.get_or_insert_default().add(other);
     }
 
-    /// What was counted since `before`, which is an earlier reading of the same.
+    /// What was counted since `before`, an earlier reading of the same figures.
     pub fn since(&self, before: &Self) -> Self {
         let durations = self.durations.as_ref().map(|now| match &before.durations {
             Some(before) => Box::new(now.since(before)),
@@ -93,7 +93,7 @@ pub struct Reading {
     pub series: Vec<Figures>,
     /// By CPU.
     pub cpus: Vec<CpuFigures>,
-    /// Records of which not even the probe is known.
+    /// Records whose probe is not known.
     pub undecodable: u64,
 }
 

@@ -1,7 +1,7 @@
-//! Everything that is attached, and what it has counted.
+//! Everything that is attached, and its counts.
 //!
-//! The owner of the probes publishes a [`Catalog`] whenever it changes. Whoever shows figures reads it
-//! without asking anybody: counters are read out of memory that is shared with the kernel.
+//! The owner of the probes publishes a [`Catalog`] whenever it changes. Figures are read from it without
+//! involving the owner: counters live in memory shared with the kernel.
 
 mod cpus;
 mod durations;
@@ -18,51 +18,51 @@ use super::Tally;
 use crate::kernel::{Counters, Latencies};
 use faultline_plan::{BreakpointCosts, ProbeId};
 
-/// The programs of a set of probes, and what they count.
+/// The programs of a set of probes, and their counts.
 #[derive(Debug)]
 pub struct Source {
     /// What the kernel side counts.
     pub counters: Counters,
-    /// What their breakpoints cost, by probe; empty where that is not known.
+    /// What their breakpoints cost, by probe; empty if unknown.
     pub costs: Vec<BreakpointCosts>,
-    /// What became of the records; only for events.
+    /// The outcomes of records; only for events.
     pub tally: Option<Arc<Tally>>,
     /// The durations of calls; only for latencies.
     pub latencies: Option<Mutex<Latencies>>,
 }
 
-/// What is told of a probe.
+/// What a series reports about its probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Its hits.
     Count,
     /// The durations of its calls.
     Latency,
-    /// What became of its events.
+    /// The outcomes of its events.
     Events {
-        /// And of its reads.
+        /// Also report its reads.
         reads: bool,
     },
 }
 
-/// One function of a named probe, wherever its code lies.
+/// One function of a named probe, wherever its code is.
 #[derive(Debug, Clone)]
 pub struct Series {
     /// The probe's name.
     pub name: Arc<str>,
     /// `FILE:FUNCTION`.
     pub probe: Arc<str>,
-    /// What is told of it.
+    /// What it reports.
     pub kind: Kind,
-    /// Hits may be left out by the user's own wish.
+    /// Whether hits may be left out because the user asked for that.
     pub withholds: bool,
-    /// Where it is counted: an index into [`Catalog::sources`], and the probe there.
+    /// Where it is counted: an index into [`Catalog::sources`], and the probe in that source.
     pub parts: Vec<(usize, ProbeId)>,
-    /// What was counted where it is not attached any more.
+    /// What was counted at places that are no longer attached.
     pub retired: Option<Arc<Figures>>,
 }
 
-/// What is not attached any more, over all probes.
+/// The counts of what is no longer attached, over all probes.
 #[derive(Debug, Clone, Default)]
 pub struct Retired {
     /// By CPU.
@@ -72,15 +72,15 @@ pub struct Retired {
 /// Everything that is attached.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// The programs, those that are being released among them.
+    /// The programs, including those that are being released.
     pub sources: Vec<Arc<Source>>,
     /// The functions.
     pub series: Vec<Series>,
-    /// What is gone.
+    /// What was detached.
     pub retired: Retired,
     /// Named probes that are attached.
     pub probes_attached: usize,
-    /// Named probes whose target is not there, or cannot be probed.
+    /// Named probes whose target is missing or cannot be probed.
     pub probes_waiting: usize,
     /// Functions that are probed now.
     pub functions: usize,
@@ -96,7 +96,7 @@ impl Source {
         self.costs.get(id.0 as usize).copied().unwrap_or_default()
     }
 
-    /// The durations of every probe that was called, in parts: a probe may be seen several times.
+    /// The durations of every probe that was called, in parts: a probe may be seen more than once.
     pub fn each_durations(&self, mut see: impl FnMut(ProbeId, &Durations)) {
         if let Some(latencies) = &self.latencies {
             let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner);

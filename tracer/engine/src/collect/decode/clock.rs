@@ -1,4 +1,4 @@
-//! The kernel's monotonic times as times of day.
+//! Converts the kernel's monotonic times to times of day.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,7 @@ pub struct Clock {
     offset_ns: i64,
 }
 
-/// Readings that are taken to find one that nothing interrupted.
+/// How many readings to take to find one that was not interrupted.
 const READINGS: usize = 3;
 
 impl Clock {
@@ -29,8 +29,8 @@ impl Clock {
             let wall_ns = i64::try_from(wall.as_nanos()).ok()?;
             Some((width_ns, wall_ns.checked_sub_unsigned(before_ns + width_ns / 2)?))
         });
-        // The tightest reading is the one that was not interrupted in its middle. Where the wall
-        // clock is set to before 1970, times show as 1970.
+        // The tightest reading is the one that was not interrupted. If the wall clock is set to before
+        // 1970, times show as 1970.
         let offset_ns = readings.min_by_key(|(width_ns, _)| *width_ns).map_or(0, |(_, ns)| ns);
         Self { offset_ns }
     }
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// Check that a clock taken now says the time that it is.
+    /// Check that a clock taken now gives the current time.
     #[test]
     fn now_is_now() {
         let wall = UNIX_EPOCH + Duration::from_nanos(Clock::now().wall(monotonic_ns()).0);
@@ -62,7 +62,7 @@ mod tests {
         assert!(apart < Duration::from_secs(5), "{apart:?}");
     }
 
-    /// Check that no time overflows, and that a wall clock set before the machine's start is kept.
+    /// Check that no time overflows, and that a wall clock set to before the machine's start is respected.
     #[test]
     fn extremes() {
         assert_eq!(Clock::with_offset_ns(i64::MAX).wall(u64::MAX), WallTime(u64::MAX));

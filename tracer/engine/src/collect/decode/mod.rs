@@ -1,8 +1,8 @@
-//! Raw records to [`Event`]s.
+//! Decodes raw records into [`Event`]s.
 //!
-//! Takes the bytes of one record and the plan's probes; gives an event that borrows from both.
-//! It allocates nothing and trusts nothing: bytes that no eBPF program of this build writes are a
-//! [`DecodeError`], which the caller counts, and never a panic or a wrong value.
+//! Takes the bytes of one record and the plan's probes; gives an event that borrows from both. It allocates
+//! nothing and trusts nothing: bytes that no eBPF program of this build writes give a [`DecodeError`],
+//! which the caller counts, and never a panic or a wrong value.
 
 mod clock;
 #[cfg(test)]
@@ -48,7 +48,7 @@ pub struct Event<'a> {
     body: Body<'a>,
 }
 
-/// Which end of a call an event is of.
+/// Which end of a call an event belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
     /// The function was called, or the probed instruction inside it reached.
@@ -60,10 +60,10 @@ pub enum EventKind {
     },
 }
 
-/// Why bytes are not a record of this plan.
+/// Why bytes are not a valid record of this plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// There is no whole header.
+    /// The header is incomplete.
     #[error("a record of {bytes} bytes has no header, which is {HEADER_BYTES} bytes")]
     Short {
         /// Bytes of the record.
@@ -85,7 +85,7 @@ pub enum DecodeError {
         /// The kind.
         kind: u8,
     },
-    /// The record has not the slots that the probe has values.
+    /// The record's slots do not match the probe's values.
     #[error("a record of probe {probe} has {slots} values instead of {expected}")]
     WrongSlots {
         /// Index of the probe.
@@ -101,13 +101,13 @@ pub enum DecodeError {
         /// Index of the slot.
         slot: usize,
     },
-    /// A slot's status means nothing, or nothing for a value of its type.
+    /// A slot's status is unknown, or not valid for a value of its type.
     #[error("value {slot} has an unknown status")]
     UnknownStatus {
         /// Index of the slot.
         slot: usize,
     },
-    /// A string or range does not lie where strings and ranges do.
+    /// A string or range lies outside the area for strings and ranges.
     #[error("value {slot}, {length} bytes at {offset}, lies outside its record")]
     BlobOutside {
         /// Index of the slot.
@@ -119,11 +119,11 @@ pub enum DecodeError {
     },
 }
 
-/// Reads one record. What follows its values is ignored: records come in size classes.
+/// Reads one record. Bytes after its values are ignored, because records come in size classes.
 ///
 /// # Errors
 ///
-/// Any [`DecodeError`]; the record is then of no use, and is to be counted as undecodable.
+/// Any [`DecodeError`]; the record is then unusable and must be counted as undecodable.
 pub fn decode<'a>(
     bytes: &'a [u8],
     probes: &'a [PlannedProbe],
@@ -162,18 +162,18 @@ pub fn decode<'a>(
 }
 
 impl<'a> Event<'a> {
-    /// The named arguments with their values, or why there is none, in the order of the probe. A
-    /// return has no arguments.
+    /// The named arguments, in the probe's order, each with its value or why there is none. A return has no
+    /// arguments.
     pub fn values(&self) -> impl Iterator<Item = (&'a str, Result<Value<'a>, Errno>)> + use<'a> {
         let (probe, body): (&'a PlannedProbe, Body<'a>) = (self.probe, self.body);
         let args: &'a [_] = if self.kind == EventKind::Entry { &probe.args } else { &[] };
         args.iter()
             .enumerate()
-            // `check` has seen each of them succeed.
+            // `check` has already decoded each of them.
             .filter_map(move |(slot, arg)| Some((&*arg.name, body.value(slot, &arg.ty).ok()?)))
     }
 
-    /// The value that the function returned, or why it could not be read. An entry has none.
+    /// The function's return value, or why it could not be read. An entry has none.
     #[must_use]
     pub fn ret(&self) -> Option<Result<Value<'a>, Errno>> {
         match (self.kind, &self.probe.ret) {
@@ -200,8 +200,8 @@ impl<'a> Event<'a> {
 fn split(bytes: &[u8]) -> Result<(RecordHeader, &[u8]), DecodeError> {
     let short = DecodeError::Short { bytes: bytes.len() };
     let (header, data) = bytes.split_at_checked(HEADER_BYTES).ok_or(short)?;
-    // SAFETY: `header` is as long as a header, of which every bit pattern is one; the read needs
-    // no alignment.
+    // SAFETY: `header` has the length of a header, and every bit pattern is a valid one; the read needs no
+    // alignment.
     let header = unsafe { header.as_ptr().cast::<RecordHeader>().read_unaligned() };
     Ok((header, data))
 }

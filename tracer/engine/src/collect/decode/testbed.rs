@@ -1,10 +1,10 @@
-//! For tests: records as the eBPF programs write them.
+//! For tests: builds records as the eBPF programs write them.
 
 use tracer_common::record::{
     BlobRef, HEADER_BYTES, KIND_ENTRY, KIND_RETURN, ReadStatus, RecordHeader, SLOT_BYTES,
 };
 
-/// A value to be put into a record.
+/// A value to put into a record.
 #[derive(Debug, Clone)]
 pub enum Raw {
     Slot(u64),
@@ -26,7 +26,7 @@ pub fn ret(duration_ns: u64, values: &[Raw]) -> Vec<u8> {
     record(RecordHeader { kind: KIND_RETURN, duration_ns, ..header() }, values)
 }
 
-/// What is the same in most tests.
+/// The header that most tests share.
 pub fn header() -> RecordHeader {
     RecordHeader {
         time_ns: 6,
@@ -37,7 +37,7 @@ pub fn header() -> RecordHeader {
     }
 }
 
-/// Lays the values out behind `header`, whose `slots` and `statuses` are set here.
+/// Lays out the values after `header`, and sets its `slots` and `statuses`.
 pub fn record(mut header: RecordHeader, values: &[Raw]) -> Vec<u8> {
     let mut slots = Vec::new();
     let mut blobs = Vec::new();
@@ -62,6 +62,6 @@ pub fn record(mut header: RecordHeader, values: &[Raw]) -> Vec<u8> {
 
 /// The header as it lies in a record.
 pub fn header_bytes(header: &RecordHeader) -> [u8; HEADER_BYTES] {
-    // SAFETY: a header is plain bytes without padding, and just as many.
+    // SAFETY: a header is plain bytes without padding, and the lengths match.
     unsafe { std::mem::transmute_copy(header) }
 }

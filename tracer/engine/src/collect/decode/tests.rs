@@ -24,7 +24,7 @@ fn error(probe: &str, bytes: &[u8]) -> DecodeError {
     decode(bytes, &[planned(probe)], &CLOCK).map(drop).unwrap_err()
 }
 
-/// Check that what the header says is in the event.
+/// Check that the header's fields are in the event.
 #[test]
 fn header_fields() {
     let probes = [planned("libc:a"), planned("libc:open(_, flags: u8) -> i32")];
@@ -47,8 +47,7 @@ fn header_fields() {
     assert_eq!(event.values().count(), 0);
 }
 
-/// Check that the bytes above an integer's width are not looked at, and that only signed ones
-/// have a sign.
+/// Check that bytes above an integer's width are ignored, and that only signed integers have a sign.
 #[test]
 fn integers_have_their_width() {
     let raw = Raw::Slot(0xdead_beef_8000_80ff);
@@ -68,14 +67,14 @@ fn integers_have_their_width() {
     );
 }
 
-/// Check that booleans and characters are one byte of their register.
+/// Check that booleans and characters use one byte of their register.
 #[test]
 fn bytes_of_a_register() {
     let raw = [0x100, 0x102, 0xff41].map(Raw::Slot);
     assert_eq!(values("l:f(a: bool, b: bool, c: char)", &raw), ["a=false", "b=true", "c='A'"]);
 }
 
-/// Check that strings and ranges are found, empty ones included, and how each read ended.
+/// Check that strings and ranges are found, including empty ones, with how each read ended.
 #[test]
 fn strings_and_ranges() {
     let raw = [
@@ -92,7 +91,7 @@ fn strings_and_ranges() {
     );
 }
 
-/// Check that each way of being corrupt has its error.
+/// Check that each kind of corruption has its own error.
 #[test]
 fn corrupt_records() {
     assert_eq!(error("l:f", &[0; 55]), DecodeError::Short { bytes: 55 });
@@ -131,7 +130,7 @@ fn error_text() {
 }
 
 proptest! {
-    /// Check that no bytes make it panic, and that what decodes has all its values.
+    /// Check that no bytes cause a panic, and that every decoded record has all its values.
     #[test]
     fn any_bytes(
         mut bytes in proptest::collection::vec(any::<u8>(), 0..300),
@@ -145,7 +144,7 @@ proptest! {
             planned("l:g(a: char) -> bool"),
         ];
         if plausible && bytes.len() >= HEADER_BYTES {
-            // Mostly right, so that the checks behind the first are reached.
+            // Mostly valid, so that the checks after the first are reached.
             bytes[24..32].copy_from_slice(&[0x10, 0, 0, 0, 0, 0, 0, 0]);
             bytes[48..52].copy_from_slice(&probe.to_ne_bytes());
             bytes[54] = kind;

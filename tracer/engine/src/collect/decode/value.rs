@@ -1,4 +1,4 @@
-//! One slot of a record, read in the way of its type.
+//! Reads one slot of a record according to its type.
 
 use tracer_common::record::{BlobRef, ReadStatus, SLOT_BYTES};
 
@@ -20,7 +20,7 @@ pub enum Errno {
 }
 
 impl Errno {
-    /// As `errno.h` names it.
+    /// Its name in `errno.h`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ impl Errno {
     }
 }
 
-/// What follows the header: slots, then what strings and ranges refer to.
+/// What follows the header: slots, then the bytes of strings and ranges.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Body<'a> {
     pub(super) statuses: u64,
@@ -60,7 +60,7 @@ impl<'a> Body<'a> {
             Read::Str { .. } | Read::Bytes(_) => {
                 Raw::Memory { bytes: self.blob(slot, content)?, truncated }
             }
-            // A register is never cut.
+            // A register is never truncated.
             Read::Register if truncated => return Err(DecodeError::UnknownStatus { slot }),
             Read::Register => Raw::Register(content),
         };
@@ -76,7 +76,7 @@ impl<'a> Body<'a> {
         let BlobRef { offset, length } = BlobRef::from_slot(content);
         let start = offset as usize;
         let bytes = start.checked_add(length as usize).and_then(|end| self.data.get(start..end));
-        // What lies in the slots is no string.
+        // The slots themselves are not part of any string.
         let bytes = bytes.filter(|_| start >= self.slots * SLOT_BYTES);
         bytes.ok_or(DecodeError::BlobOutside { slot, offset, length })
     }

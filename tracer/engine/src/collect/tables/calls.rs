@@ -1,4 +1,4 @@
-//! Calls a probe.
+//! Calls per probe.
 
 use std::sync::Arc;
 
@@ -15,19 +15,18 @@ pub struct Calls {
     pub id: ProbeId,
     /// Its label.
     pub label: Arc<str>,
-    /// Calls that were wanted.
+    /// Calls that matched.
     pub hits: u64,
-    /// Calls that were not wanted by the user's condition.
+    /// Calls filtered out by the user's condition.
     pub filtered: u64,
-    /// What the probe has cost the traced programs, in nanoseconds: an estimate, its calls times
-    /// what a call costs on this machine.
+    /// An estimate, in nanoseconds, of what the probe cost the traced programs: its calls times the cost of
+    /// a call on this machine.
     pub cost_ns: Option<u64>,
-    /// If the probe was not attached all the time.
+    /// Set if the probe was not attached all the time.
     pub seen: Option<Seen>,
 }
 
-/// The calls of every probe, most first; of those with equally many, by name. What they cost is
-/// known where `costs` is.
+/// The calls of every probe, most first; equal numbers by name. Their cost is given if `costs` is.
 pub fn calls(set: &ProbeSet, costs: Option<&Costs>) -> Vec<Calls> {
     let counters = &set.source.counters;
     let of_probe = |(index, probe): (usize, &faultline_plan::PlannedProbe)| {

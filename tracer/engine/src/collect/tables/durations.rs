@@ -1,4 +1,4 @@
-//! Durations a probe.
+//! Durations per probe.
 
 use std::sync::{Arc, PoisonError};
 
@@ -17,24 +17,24 @@ pub struct Durations {
     pub label: Arc<str>,
     /// Calls.
     pub count: u64,
-    /// All their durations together, in nanoseconds.
+    /// The sum of their durations, in nanoseconds.
     pub sum_ns: u64,
     /// The longest, in nanoseconds, exactly.
     pub max_ns: u64,
-    /// Those that are not empty, by rising duration.
+    /// The buckets that are not empty, by rising duration.
     pub buckets: Vec<Bucket>,
-    /// If the probe was not attached all the time.
+    /// Set if the probe was not attached all the time.
     pub seen: Option<Seen>,
 }
 
-/// Durations that are not told apart.
+/// A bucket: durations that are not distinguished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket {
     /// The shortest, in nanoseconds.
     pub from_ns: u64,
-    /// The shortest that is too long, in nanoseconds; at most an eighth more.
+    /// The end of the bucket, exclusive, in nanoseconds; at most an eighth more.
     pub to_ns: u64,
-    /// How many there were.
+    /// How many durations it holds.
     pub count: u64,
 }
 
@@ -74,13 +74,12 @@ impl Durations {
 
 impl Bucket {
     fn middle_ns(&self) -> u64 {
-        // Its last duration is one less than its end.
+        // The end is exclusive.
         self.from_ns + (self.to_ns - 1 - self.from_ns) / 2
     }
 }
 
-/// The durations of every probe that was called, most time first; none for another action than
-/// latency.
+/// The durations of every probe that was called, most time first; empty for actions other than latency.
 pub fn durations(set: &ProbeSet) -> Vec<Durations> {
     let Some(latencies) = &set.source.latencies else { return Vec::new() };
     let of_probe = |(id, histogram): (ProbeId, Histogram)| {
@@ -128,13 +127,13 @@ mod tests {
             let percent: f64 = percent;
             let rank = (samples.len() as f64 * percent / 100.0).ceil().max(1.0) as usize;
             let exact = samples[rank - 1];
-            let told = durations.percentile_ns(percent);
-            prop_assert!(told.abs_diff(exact) as f64 <= exact as f64 * 0.125, "{told} for {exact}");
+            let found = durations.percentile_ns(percent);
+            prop_assert!(found.abs_diff(exact) as f64 <= exact as f64 * 0.125, "{found} for {exact}");
             prop_assert_eq!(durations.count as usize, samples.len());
         }
     }
 
-    /// Check that a duration longer than all buckets is told as what it was.
+    /// Check that a duration beyond the last bucket is reported exactly.
     #[test]
     fn longest() {
         let durations = of(&[1 << 50]);

@@ -1,4 +1,4 @@
-//! What the kernel side sums up, as figures a probe: calls and durations.
+//! The kernel side's sums as figures per probe: calls and durations.
 //!
 //! Takes a plan and the kernel's counters and histograms; gives [`Calls`] and [`Durations`], plain
 //! data, most first. It must not format and must not wait.

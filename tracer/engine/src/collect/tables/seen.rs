@@ -1,6 +1,6 @@
-//! Of a figure, how much of the time it was counted in.
+//! For a figure, the share of the time in which it was counted.
 
-/// Said of a probe that was not attached all the time.
+/// The caveat on a probe that was not attached all the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// The share of the time that it was attached, in millionths.
