@@ -1,9 +1,9 @@
-//! Asks a child first, where a file system may never answer.
+//! Sends a child process ahead where a file system may never answer.
 //!
-//! FUSE and network file systems are served by somebody who may be gone. Whoever opens or reads a file of
-//! theirs then waits, often uninterruptibly, and so does the end of its process. So where a view has such
-//! mounts, a child does once what we are about to do. If it does not come back, we do not go there, and
-//! look after the child the next time.
+//! The server of a FUSE or network file system may be gone. A process that opens or reads one of its files
+//! then blocks, often uninterruptibly, and cannot even exit. So where a view has such mounts, a child first
+//! does what we are about to do. If the child does not come back, we stay away and check on it the next
+//! time.
 
 use std::{
     collections::HashMap,
@@ -21,14 +21,14 @@ use faultline_resolve::{Pid, Resolver, View};
 
 use crate::notice::{Slow, Step};
 
-/// The argument that makes this program such a child.
+/// The argument that turns this program into such a child.
 const LOOKER: &str = "__look";
-/// How long the child may take.
+/// How long to wait for the child.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// How often it is looked whether it has come back.
+/// How often to check whether it has come back.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// File systems whose pages and names come from somebody who may never answer.
+/// File systems whose pages and names come from a server that may never answer.
 const SERVED: [&str; 13] = [
     "fuse", "fuseblk", "nfs", "nfs4", "cifs", "smb3", "9p", "afs", "autofs", "ceph", "lustre",
     "orangefs", "virtiofs",
@@ -50,14 +50,14 @@ struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // It may not be able to end yet. Nobody waits for it.
+        // It may not be able to exit yet. We do not wait for it.
         let _ = self.child.kill();
         let _ = self.child.try_wait();
     }
 }
 
 impl Unanswered {
-    /// Asks whether a target can be looked at in a view; why not, if it cannot.
+    /// Asks whether a target can be accessed in a view; gives the reason if not.
     pub(super) fn ask(&self, target: &str, view: View) -> Result<(), Arc<str>> {
         let (folder, pid) = match view {
             View::Host => ("self".to_owned(), None),
@@ -78,12 +78,12 @@ impl Unanswered {
             return Ok(());
         }
         let since = Instant::now();
-        // Where no child can be had, we go ourselves.
+        // If no child can be started, we go ourselves.
         let Ok(mut child) = start(target, pid) else { return Ok(()) };
         while since.elapsed() < ANSWERS_WITHIN {
             match child.try_wait() {
                 Ok(None) => thread::sleep(LOOK_EVERY),
-                // However it went: we shall see it ourselves.
+                // Its result does not matter: we will get the same one ourselves.
                 _ => return Ok(()),
             }
         }
@@ -92,7 +92,7 @@ impl Unanswered {
         Err(silent(since))
     }
 
-    /// What does not answer, and for how long.
+    /// Which targets do not answer, and for how long.
     pub(crate) fn slow(&self) -> Vec<Slow> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, waiting| matches!(waiting.child.try_wait(), Ok(None)));
@@ -109,7 +109,7 @@ fn silent(since: Instant) -> Arc<str> {
     format!("its file system has not answered for {:.0} s", since.elapsed().as_secs_f64()).into()
 }
 
-/// Whether a line of `mountinfo` is of a file system that somebody serves.
+/// Whether a line of `mountinfo` describes a file system with a server behind it.
 fn is_served(line: &str) -> bool {
     let kind = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("");
     let base = kind.split('.').next().unwrap_or(kind);
@@ -120,11 +120,11 @@ fn start(target: &str, pid: Option<u32>) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("faultline").arg(LOOKER).arg(target).args(pid.map(|pid| pid.to_string()));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Out of the terminal's foreground group: Ctrl-C is for us.
+    // In its own process group: Ctrl-C is meant for us.
     command.process_group(0).spawn()
 }
 
-/// If this process was started to look at a target, does.
+/// Accesses the target if this process was started for that.
 pub(crate) fn look_if_asked() -> bool {
     let mut arguments = env::args().skip(1);
     if arguments.next().is_none_or(|argument| argument != LOOKER) {
@@ -136,7 +136,7 @@ pub(crate) fn look_if_asked() -> bool {
     if let Ok(file) = resolver.target(&target)
         && let Ok(mut file) = File::open(file.attach_path())
     {
-        // The kernel reads its code when it attaches.
+        // The kernel reads the target's code when it attaches.
         let _ = io::copy(&mut file, &mut io::sink());
     }
     true
@@ -146,7 +146,7 @@ pub(crate) fn look_if_asked() -> bool {
 mod tests {
     use super::*;
 
-    /// Check that file systems that somebody serves are told from others, whatever their subtype.
+    /// Check that file systems with a server are distinguished from others, whatever their subtype.
     #[test]
     fn served_file_systems() {
         let line = |kind: &str| format!("36 35 98:0 /a /b rw shared:1 - {kind} source rw,errors=x");

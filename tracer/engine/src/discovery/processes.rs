@@ -1,4 +1,4 @@
-//! Which processes there are, and which of them a probe is for.
+//! Lists processes, and decides which of them a probe is for.
 
 use std::{collections::HashSet, fs, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
@@ -6,17 +6,17 @@ use faultline_resolve::{Pid, process};
 
 use crate::request::Selection;
 
-/// The kernel keeps so many bytes of a task's name.
+/// The kernel keeps this many bytes of a task's name.
 const COMM_BYTES: usize = 15;
 
-/// Every process of this moment.
+/// Every current process.
 pub(crate) fn all() -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 impl Selection {
-    /// The processes, where it names them by number.
+    /// The processes, if it names them by pid.
     pub(crate) fn pids(&self) -> Option<Vec<Pid>> {
         match self {
             Self::Pids(pids) => Some(pids.clone()),
@@ -26,7 +26,7 @@ impl Selection {
     }
 }
 
-/// Whether a probe with this selection is for the process. `All` is for no process in particular.
+/// Whether a probe with this selection is for the process. `All` selects no particular process.
 pub(crate) fn is_selected(pid: Pid, selection: &Selection) -> bool {
     match selection {
         Selection::All | Selection::Command => false,
@@ -36,7 +36,7 @@ pub(crate) fn is_selected(pid: Pid, selection: &Selection) -> bool {
     }
 }
 
-/// By the name that `ps` shows, or by that of its program's file.
+/// Matches the name that `ps` shows, or that of its program's file.
 fn has_name(pid: Pid, name: &str) -> bool {
     let Ok(comm) = process::comm(pid) else { return false };
     let cut = &name.as_bytes()[..name.len().min(COMM_BYTES)];
@@ -61,21 +61,21 @@ fn exe(pid: Pid) -> Option<PathBuf> {
 
 fn is_in_cgroup(pid: Pid, wanted: &str) -> bool {
     let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
-    // `0::/path` in the one tree of today, `N:controllers:/path` in the old ones.
+    // `0::/path` in cgroup v2, `N:controllers:/path` in v1.
     text.lines()
         .filter_map(|line| line.splitn(3, ':').nth(2))
         .any(|path| path == wanted || path.strip_prefix(wanted).is_some_and(|p| p.starts_with('/')))
 }
 
-/// The processes that see other files than we do, one of each program in each of their worlds.
+/// Finds processes that see other files than we do: one per program and mount namespace.
 #[derive(Debug, Default)]
 pub(crate) struct Containers {
     seen: HashSet<(PathBuf, Option<PathBuf>)>,
 }
 
 impl Containers {
-    /// Whether the process is of a mount namespace that is not ours, and no process of the same
-    /// program there was seen before.
+    /// Whether the process is in a mount namespace other than ours, and is the first one seen of its
+    /// program there.
     pub(crate) fn is_new(&mut self, pid: Pid) -> bool {
         let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
         let Some(its) = namespace(&pid.to_string()) else { return false };
@@ -86,7 +86,7 @@ impl Containers {
     }
 }
 
-/// The inodes of the files that any process has mapped as code, as far as we may look.
+/// The inodes of the files that any process has mapped as code, as far as we have access.
 pub(crate) fn mapped_inodes() -> HashSet<u64> {
     all()
         .into_iter()

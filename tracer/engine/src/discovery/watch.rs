@@ -1,6 +1,6 @@
-//! Processes that begin: which ones executed a program or forked, as the kernel tells it.
+//! Watches for new processes: the kernel reports which ones executed a program or forked.
 //!
-//! It is only to be quick: what is missed here is found by the next scan of everything.
+//! This is only an optimisation for speed: the next full scan finds whatever is missed here.
 
 use std::{
     collections::HashSet,
@@ -11,7 +11,7 @@ use faultline_resolve::Pid;
 
 use crate::kernel::ProcessNotices;
 
-/// Most processes that are remembered until they are looked at; a scan finds the others.
+/// Maximum number of processes to remember until they are looked at; a scan finds the others.
 const MOST: usize = 10_000;
 
 /// The watch.
@@ -19,23 +19,25 @@ const MOST: usize = 10_000;
 pub(crate) struct ProcessWatch {
     notices: Option<ProcessNotices>,
     begun: HashSet<Pid>,
-    /// When the first of them began.
+    /// When the first of them started.
     since: Option<Instant>,
 }
 
 impl ProcessWatch {
-    /// Watches from now on; where the kernel does not let us, scans have to do.
+    /// Starts to watch. If the kernel does not allow it, scans must suffice.
     pub(crate) fn start() -> Self {
         match ProcessNotices::start() {
             Ok(notices) => Self { notices: Some(notices), ..Self::default() },
             Err(error) => {
-                tracing::warn!("new processes are found by scans only: {error}");
+                tracing::warn!(
+                    "cannot watch for new processes, only scans will find them: {error}"
+                );
                 Self::default()
             }
         }
     }
 
-    /// Those that have begun, once the first of them had this long to map its files.
+    /// The processes that have started, once the first of them has had this long to map its files.
     pub(crate) fn begun(&mut self, settle: Duration) -> HashSet<Pid> {
         if let Some(notices) = &mut self.notices {
             let begun = &mut self.begun;
