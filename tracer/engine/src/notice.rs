@@ -144,8 +144,8 @@ impl fmt::Display for Notice {
                  the page is served or the process is killed"
             ),
             Self::BufferFull => f.write_str(
-                "events come faster than they can be written: those that find no room in the ring \
-                 buffer are lost, and counted",
+                "events arrive faster than they can be written: those that do not fit into the ring \
+                 buffer are lost and counted",
             ),
             Self::Limiter(notice) => notice.fmt(f),
             Self::Refused(Skipped { label, reason }) => {

@@ -276,16 +276,17 @@ impl RequestText {
             ([], None, None) => Ok(Selection::All),
             (pids, None, None) => {
                 let pids: Option<Vec<_>> = pids.iter().map(|pid| Pid::new(*pid)).collect();
-                let mut pids = pids.ok_or_else(|| wrong("pids", "no process has the number 0"))?;
+                let mut pids = pids.ok_or_else(|| wrong("pids", "0 is not a process id"))?;
                 pids.sort_unstable();
                 pids.dedup();
                 Ok(Selection::Pids(pids))
             }
             ([], Some(name), None) => match name.as_str() {
                 "" => Err(wrong("process", "the name is empty")),
-                name if name.contains('/') => {
-                    Err(wrong("process", "a name has no `/`: give the program's base name"))
-                }
+                name if name.contains('/') => Err(wrong(
+                    "process",
+                    "a process name cannot contain `/`: use the program's base name",
+                )),
                 name => Ok(Selection::Process(name.into())),
             },
             ([], None, Some(path)) => {
@@ -308,7 +309,7 @@ impl RequestText {
 fn some_pids<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
     let pids = Vec::deserialize(from)?;
     if pids.is_empty() {
-        let message = "the list names no process (leave `pids` out for every process)";
+        let message = "the list is empty (leave `pids` out to trace every process)";
         return Err(serde::de::Error::custom(message));
     }
     Ok(pids)
@@ -336,7 +337,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
     }
     if let Some(other) = name.chars().find(|c| !c.is_ascii_alphanumeric() && !"_-.".contains(*c)) {
         return Err(format!(
-            "a name has letters, digits, `_`, `-` and `.`; found `{}`",
+            "a name may contain only letters, digits, `_`, `-` and `.`; found `{}`",
             other.escape_debug()
         ));
     }

@@ -1,7 +1,7 @@
 //! Finds tasks that are stuck in a page fault that we caused by reading an argument.
 //!
-//! Whoever serves the page (userfaultfd, FUSE, NFS) may never do so. The task then hangs in our handler. It
-//! would have hung at its own first access too, but we got there first. We report such a process to the
+//! The server of a page (userfaultfd, FUSE, NFS) may never deliver it. The task then hangs in our handler.
+//! It would have hung at its own first access too, but we got there first. We report such a process to the
 //! user and read it without faulting from then on.
 
 use std::{collections::HashSet, time::Duration};

@@ -123,15 +123,15 @@ impl Features {
             );
         } else if !self.faults_in(forced) {
             notes.push(
-                "on this kernel every probe of a CPU would wait while one waits for a page, so none \
-                 is faulted in: an argument on a page that is not resident is null with EAGAIN \
-                 (--force faults it in)"
+                "on this kernel a probe that waits for a page blocks all other probes on its CPU, so \
+                 pages are not faulted in: an argument on a page that is not resident is null with \
+                 EAGAIN (use --force to fault it in)"
                     .to_owned(),
             );
         }
         if !self.batches() {
             notes.push(
-                "this kernel takes a link for each probe, and detaches them one after another"
+                "this kernel needs a link for each probe, and detaches them one after another"
                     .to_owned(),
             );
         } else if by_process && !self.filters_by_process() {

@@ -1,4 +1,4 @@
-//! The breakpoints that are set, and how they go.
+//! The breakpoints that are set, and their removal.
 
 use std::{
     mem,
@@ -12,17 +12,17 @@ use super::{AttachReport, KernelError, Piece, Programs, Progress, attach::Transa
 use faultline_plan::{AttachPlan, PlannedFile, PlannedProbe};
 use faultline_resolve::Pid;
 
-/// Multi links that are created or released at once. Each release waits for a grace period of the
-/// kernel, and those that wait at the same time share one; their threads do nothing but wait.
+/// How many multi links to create or release at once. Each release waits for a grace period of the kernel,
+/// and releases that wait at the same time share one. The threads do nothing but wait.
 const MULTI_AT_ONCE: usize = 64;
-/// The same of links that take one point. The kernel releases one after another: it waits for the
-/// grace period with a lock held that all trace events share (`event_mutex`). Whoever else wants it
-/// stands behind everyone of ours that does.
+/// The same for single-breakpoint links. The kernel releases them one after another: it holds a lock that
+/// all trace events share (`event_mutex`) while it waits for the grace period. Everyone else who needs that
+/// lock queues behind all of our releases.
 const SINGLE_AT_ONCE: usize = 4;
-/// A thread that makes one system call after another needs little of it.
+/// A thread that only makes system calls needs little stack.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// Breakpoints that are set; they go when this is dropped.
+/// Breakpoints that are set. Dropping this removes them.
 #[derive(Debug, Default)]
 pub struct Links {
     links: Vec<Link>,
@@ -36,17 +36,17 @@ pub(super) struct Link {
     pub(super) kind: LinkKind,
 }
 
-/// How a link is made.
+/// The kind of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkKind {
-    /// It takes many points.
+    /// It takes many breakpoints.
     Multi,
-    /// It takes one.
+    /// It takes one breakpoint.
     Single,
 }
 
 impl LinkKind {
-    /// How many are created or released at once.
+    /// How many to create or release at once.
     pub(super) fn at_once(self) -> usize {
         match self {
             Self::Multi => MULTI_AT_ONCE,
@@ -55,31 +55,30 @@ impl LinkKind {
     }
 }
 
-/// How breakpoints went.
+/// How a removal of breakpoints went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DetachReport {
     /// How long it took.
     pub took: Duration,
-    /// The grace period, as far as it can be seen: how long the link took that was released
-    /// fastest. That is the kernel's wait until no task is inside a handler any more, and the
-    /// removal of that link's breakpoints. `None` if there was no link.
+    /// The grace period, as far as it can be observed: the time of the fastest release. It contains the
+    /// kernel's wait until no task is inside a handler any more, and the removal of that link's
+    /// breakpoints. `None` if there was no link.
     pub grace: Option<Duration>,
 }
 
 impl Links {
-    /// Sets the breakpoints of each piece, all of them at once, in parallel. A piece whose process
-    /// has ended gives `None`.
+    /// Sets the breakpoints of all pieces in parallel. A piece whose process has ended gives `None`.
     ///
-    /// A breakpoint that the kernel refuses is found and reported, and the rest stays. Nothing is
-    /// counted before the programs are enabled, so the order in which they are set does not matter.
+    /// A breakpoint that the kernel refuses is found and reported, and the rest stay. Nothing is counted
+    /// before the programs are enabled, so the order in which breakpoints are set does not matter.
     ///
-    /// Blocks for some milliseconds a link: not for the async threads.
+    /// Blocks for some milliseconds per link: do not call it from async code.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`] if a file's breakpoints fail for a reason that is not one point's,
-    /// [`KernelError::TooManyLinks`] where each takes a link and they are too many for the limit of
-    /// open files. Nothing is attached then.
+    /// [`KernelError::Attach`] if a file's breakpoints fail for a reason that is not about a single one;
+    /// [`KernelError::TooManyLinks`] if each needs a link and the limit on open files is too low. Nothing
+    /// is attached then.
     pub fn attach(
         programs: &Programs,
         probes: &[PlannedProbe],
@@ -89,11 +88,11 @@ impl Links {
         Transaction::new(programs, probes, pieces)?.run(progress)
     }
 
-    /// The same for all of a plan, in one process or in all, as one.
+    /// The same for a whole plan, in one process or in all, as one set of links.
     ///
     /// # Errors
     ///
-    /// As [`Links::attach`]; that the process has ended is one, too.
+    /// As [`Links::attach`]; it is also an error if the process has ended.
     pub fn attach_plan(
         programs: &Programs,
         plan: &AttachPlan,
@@ -119,7 +118,7 @@ impl Links {
         Self { links }
     }
 
-    /// All of them as one.
+    /// Joins them into one.
     pub(super) fn join(all: impl IntoIterator<Item = Self>) -> Self {
         Self::new(all.into_iter().flat_map(|mut links| mem::take(&mut links.links)).collect())
     }
@@ -129,7 +128,7 @@ impl Links {
         self.links.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
@@ -145,7 +144,7 @@ impl Links {
 
     /// Removes the breakpoints and waits until no task is inside a handler.
     ///
-    /// Blocks, and cannot be interrupted, as long as one is: not for the async threads.
+    /// Blocks uninterruptibly while one is: do not call it from async code.
     pub fn detach(self, progress: &Progress) -> DetachReport {
         Self::detach_all([self], progress)
     }
@@ -179,7 +178,7 @@ fn release(links: Vec<Link>, progress: &Progress) -> DetachReport {
     DetachReport { took: started.elapsed(), grace }
 }
 
-/// Closes links, many at once, and tells of each its breakpoints and how long it took.
+/// Closes links, many at once, and reports for each its breakpoints and how long it took.
 pub(super) fn release_each(
     links: Vec<Link>,
     at_once: usize,
@@ -197,7 +196,7 @@ pub(super) fn release_each(
     };
     thread::scope(|scope| {
         for _ in 1..workers {
-            // Where no thread can be had, those that there are do the work.
+            // If no thread can be started, the existing ones do the work.
             if small_thread(scope, work).is_err() {
                 break;
             }
@@ -206,7 +205,7 @@ pub(super) fn release_each(
     });
 }
 
-/// Starts a thread that makes system calls.
+/// Starts a thread with a small stack that makes system calls.
 pub(super) fn small_thread<'scope, T: Send + 'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,

@@ -147,7 +147,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
             false,
             "",
             "-p and -c trace the process they name, but every process that runs the code pays for \
-             the breakpoints (Linux 6.10 limits them)",
+             the breakpoints (Linux 6.10 can limit them to the process)",
             Finding::Degraded,
         ),
         (false, _) => works(
@@ -164,7 +164,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
         "a page that is not resident is faulted in, and the argument is read",
         if offered.sleepable && !offered.faults_in(false) {
             "an argument on a page that is not resident is shown as null with EAGAIN, because all \
-             probes of a CPU would wait for the page (`--force` faults it in; Linux 6.6 is free of it)"
+             probes on the CPU would wait for the page (use `--force` to fault it in; fixed in Linux 6.6)"
         } else {
             "an argument on a page that is not resident is shown as null with EAGAIN"
         },
@@ -174,7 +174,7 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
         "return probes",
         count(Counter::CallsReturned) == 1,
         "`-> TYPE` gives the return value and the duration",
-        "`-> TYPE` shows no returns here",
+        "`-> TYPE` shows no returns on this kernel",
         Finding::Degraded,
     ));
     let arrived = records.drain(16, |_| ());
@@ -207,8 +207,8 @@ fn links_feature(offered: Features, attach: Duration, detached: DetachReport) ->
             name: "multi-uprobe links",
             finding: Finding::Degraded,
             means: format!(
-                "each probe takes a link and an open file, and detaches alone, in about \
-                 {grace:.0} ms: 100 probes in {:.0} s (Linux 6.6 takes them together)",
+                "each probe needs a link and an open file, and takes about {grace:.0} ms to detach: \
+                 100 probes take {:.0} s (Linux 6.6 detaches them together)",
                 grace / 10.0,
             ),
         }

@@ -1,12 +1,12 @@
-//! What tracing may take of the host, and what is to be done when it takes more.
+//! How much of the host tracing may use, and what to do when it uses more.
 //!
-//! Takes figures and the time; gives corrections. It attaches and detaches nothing, and reads no clock:
-//! the owner of the links carries a correction out, and reports when it is done or has failed.
+//! Takes figures and the time; gives corrections. It attaches and detaches nothing and reads no clock. The
+//! owner of the links carries a correction out, and reports whether it succeeded or failed.
 //!
-//! All of it rests on one number, the *debt*: CPU time that probes have taken beyond what the budget
-//! grants, since it was last paid off. It grows with every hit and with the work of attaching, and
-//! falls as time goes by. Something is done once it is half a second's worth; nothing is tried
-//! again before it is paid. So the budget holds on average, whatever a try costs.
+//! Everything rests on one number, the *debt*: the CPU time that probes have used beyond the budget since
+//! the debt was last paid off. It grows with every hit and with the work of attaching, and shrinks as time
+//! passes. A correction is made once it reaches half a second's worth of budget. Nothing is attached again
+//! before it is paid off. So the budget holds on average, whatever a retry costs.
 
 mod limit;
 #[cfg(test)]
@@ -19,32 +19,32 @@ use std::{
 
 pub use self::limit::{LimitError, OverheadLimit, OverheadPolicy};
 
-/// How often is looked, if nothing is going on.
+/// How often to look if nothing is happening.
 const EVERY: Duration = Duration::from_millis(100);
-/// And how soon after probes were attached or detached: what comes then may be much.
+/// How often to look after probes were attached or detached: the load may then be high.
 const SOON: Duration = Duration::from_millis(10);
-/// For how long after that.
+/// How long to keep looking that often.
 const SOON_FOR: Duration = Duration::from_millis(60);
-/// What the debt may grow to before anything is done: the budget of this time. A burst is none.
+/// How far the debt may grow before a correction: the budget for this time. Shorter bursts are ignored.
 const ALLOWANCE: Duration = Duration::from_millis(500);
-/// The part of the budget that probes which stay are predicted to take at most.
+/// The part of the budget that the remaining probes are predicted to use at most.
 const HEADROOM: f64 = 0.9;
-/// Detaching again within this time means that the prediction was wrong: with less to wait for, the
-/// program calls what is left more often. So less is left each time.
+/// Detaching again within this time means that the prediction was wrong: the program is slowed down less,
+/// and so calls the remaining functions more often. So each time fewer probes are left.
 const AGAIN: Duration = Duration::from_secs(2);
-/// The part of the budget that tries may take where probes that stay take the rest.
+/// The part of the budget that retries may use; the remaining probes use the rest.
 const FOR_TRIES: f64 = 0.1;
-/// For how long a probe is detached for the first time, and at most.
+/// How long a probe is detached the first time, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// Probes that are due within this time of each other are tried together.
+/// Probes that are due within this time of each other are retried together.
 const TOGETHER: Duration = Duration::from_secs(1);
-/// After a correction that failed, none is made for this long.
+/// How long to wait after a correction failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// Shortest time that all probes are attached under [`OverheadPolicy::DutyCycle`].
+/// Shortest time for which all probes are attached under [`OverheadPolicy::DutyCycle`].
 const WINDOW: Duration = Duration::from_millis(20);
 
-/// What is to be done.
+/// What the owner of the links must do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Correction<K> {
     /// Nothing.
@@ -59,31 +59,31 @@ pub enum Correction<K> {
     Resume,
 }
 
-/// A probe that is to be detached.
+/// A probe to detach.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Costly<K> {
     /// The probe.
     pub probe: K,
-    /// The share of all CPUs that it took.
+    /// The share of all CPUs that it used.
     pub share: f64,
-    /// When it is tried again.
+    /// When it will be retried.
     pub again_in: Duration,
 }
 
-/// What the budget has done, and what probes have taken.
+/// What the budget did, and what the probes used.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct OverheadFigures {
-    /// The most that was taken in one look of at least 10 ms: a share of all CPUs.
+    /// The highest usage in a look over at least 10 ms: a share of all CPUs.
     pub peak: f64,
-    /// What hits have cost, estimated: CPU time.
+    /// What hits have cost: estimated CPU time.
     pub hits: Duration,
-    /// What attaching and detaching for the budget's sake has cost.
+    /// What the budget's own attaching and detaching has cost.
     pub work: Duration,
-    /// Times that the budget was exceeded and something was done.
+    /// How often the budget was exceeded and corrected.
     pub exceeded: u64,
-    /// Probes that were detached, each time that they were.
+    /// How often probes were detached.
     pub detached: u64,
-    /// Probes that were attached again.
+    /// How often probes were attached again.
     pub attached_again: u64,
 }
 
@@ -94,17 +94,17 @@ pub struct Budget<K> {
     cpus: f64,
     debt_ns: f64,
     looked: Instant,
-    /// The share that was taken before the last look.
+    /// The share used before the last look.
     share: f64,
     /// When probes were last attached or detached.
     changed: Instant,
-    /// A correction is decided and not done yet.
+    /// A correction was decided and is not done yet.
     busy: bool,
-    /// Nothing is decided before: the last correction failed.
+    /// Decide nothing before this time: the last correction failed.
     not_before: Instant,
     /// Under [`OverheadPolicy::DutyCycle`]: everything is detached.
     paused: bool,
-    /// Times in a row that detaching was not enough.
+    /// How many times in a row detaching was not enough.
     strikes: i32,
     detached_at: Option<Instant>,
     away: BTreeMap<K, Away>,
@@ -127,7 +127,7 @@ struct Tried {
 }
 
 impl<K: Copy + Ord> Budget<K> {
-    /// Of a host with so many CPUs; the probes are attached.
+    /// The budget of a host with this many CPUs. The probes start attached.
     pub fn new(limit: OverheadLimit, cpus: usize, now: Instant) -> Self {
         Self {
             limit,
@@ -147,11 +147,11 @@ impl<K: Copy + Ord> Budget<K> {
         }
     }
 
-    /// Looks: `spent` is what hits have cost since the last look, `costs` that by probe; it is asked
-    /// for only if something is to be detached.
+    /// Looks. `spent` is what hits have cost since the last look. `costs` gives that by probe, and is
+    /// called only to decide what to detach.
     ///
-    /// The correction is to be carried out and then reported by [`done`](Self::done) or
-    /// [`failed`](Self::failed); until then no other is made. Figures are taken in any case.
+    /// The caller must carry the correction out and then report [`done`](Self::done) or
+    /// [`failed`](Self::failed); until then there is no other. Figures are updated in any case.
     pub fn look(
         &mut self,
         now: Instant,
@@ -194,7 +194,7 @@ impl<K: Copy + Ord> Budget<K> {
         correction
     }
 
-    /// The correction is done, and took so much CPU time.
+    /// Reports that the correction is done, and how much CPU time it took.
     pub fn done(&mut self, now: Instant, correction: &Correction<K>, work: Duration) {
         self.busy = false;
         self.changed = now;
@@ -213,7 +213,7 @@ impl<K: Copy + Ord> Budget<K> {
         }
     }
 
-    /// The correction failed, and took so much CPU time: it is tried again, later.
+    /// Reports that the correction failed, and how much CPU time it took. It will be retried later.
     pub fn failed(&mut self, now: Instant, correction: &Correction<K>, work: Duration) {
         self.busy = false;
         self.changed = now;
@@ -245,7 +245,7 @@ impl<K: Copy + Ord> Budget<K> {
         self.tried.retain(|probe, _| !gone(probe));
     }
 
-    /// When it wants to look again.
+    /// When to look again.
     pub fn next_look(&self) -> Duration {
         let since = self.looked.saturating_duration_since(self.changed);
         if self.busy || since < SOON_FOR {
@@ -263,7 +263,7 @@ impl<K: Copy + Ord> Budget<K> {
         self.figures
     }
 
-    /// The share of all CPUs that was taken before the last look.
+    /// The share of all CPUs used before the last look.
     pub fn share(&self) -> f64 {
         self.share
     }
@@ -273,7 +273,7 @@ impl<K: Copy + Ord> Budget<K> {
         self.limit
     }
 
-    /// Probes that are detached now.
+    /// How many probes are detached now.
     pub fn away(&self) -> usize {
         self.away.len()
     }
@@ -283,7 +283,7 @@ impl<K: Copy + Ord> Budget<K> {
         self.paused || self.away.contains_key(probe)
     }
 
-    /// Whether a correction was decided that is neither done nor failed.
+    /// Whether a correction is pending: neither done nor failed.
     pub fn is_busy(&self) -> bool {
         self.busy
     }
@@ -293,7 +293,7 @@ impl<K: Copy + Ord> Budget<K> {
         self.paused
     }
 
-    /// What the budget grants in this time.
+    /// What the budget allows for this time.
     fn granted_ns(&self, time: Duration) -> f64 {
         time.as_nanos() as f64 * self.cpus * self.limit.share()
     }
@@ -332,7 +332,7 @@ impl<K: Copy + Ord> Budget<K> {
         if picked.is_empty() {
             return Correction::Nothing;
         }
-        // They are tried again when what this has cost is paid out of what the others leave.
+        // They are retried once the rest of the budget has paid for what this has cost.
         let left = (HEADROOM * limit - rest).max(FOR_TRIES * limit);
         let paid = Duration::from_secs_f64(self.debt_ns / 1e9 / (left * self.cpus));
         self.figures.exceeded += 1;
@@ -346,9 +346,9 @@ impl<K: Copy + Ord> Budget<K> {
         Correction::Detach(picked.collect())
     }
 
-    /// Those whose pause is over, if anything may be tried.
+    /// The probes whose pause is over, if the budget allows a retry.
     fn attach_due(&mut self, now: Instant) -> Correction<K> {
-        // Who has stayed as long as it had to be away is like any other again.
+        // A probe that has stayed attached for as long as it was away starts with a clean slate.
         self.tried.retain(|_, tried| now.saturating_duration_since(tried.since) < tried.pause * 2);
         if self.debt_ns > 0.0 || !self.away.values().any(|away| away.until <= now) {
             return Correction::Nothing;

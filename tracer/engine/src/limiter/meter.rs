@@ -1,5 +1,5 @@
-//! What the hits of probes cost: as `estimated_ns` of a summary, what their breakpoints cost on this
-//! machine and what the programs took.
+//! What the hits of probes cost. As in a summary's `estimated_ns`, this is the cost of the breakpoints on
+//! this machine plus the time spent in the programs.
 
 use std::time::Duration;
 
@@ -8,33 +8,33 @@ use tracer_common::counter::{Counter, ENTRIES, RETURNS};
 use crate::kernel::Counters;
 use faultline_plan::{BreakpointCosts, ProbeId};
 
-/// Assumed where nobody has measured: more than any hit costs, so that nothing is hurt.
+/// Assumed if there are no measurements: more than any hit costs, to be on the safe side.
 const UNKNOWN: BreakpointCosts = BreakpointCosts { entry_ns: 10_000, return_ns: 10_000 };
 
-/// What a hit costs more where so many functions are hit in turn that their probes do not stay in the
-/// CPU's caches: nanoseconds for each doubling of their number. Seen: 743 ns for one function, 796 for
+/// The extra cost of a hit when so many functions are hit in turn that their probes do not stay in the
+/// CPU's caches, in nanoseconds per doubling of their number. Measured: 743 ns for one function, 796 for
 /// 100, 820 for 1,000, 894 for 10,000.
 const COLD_NS: f64 = 12.0;
 
 /// The meter of a plan's probes.
 #[derive(Debug)]
 pub struct Meter {
-    /// Of a hit, by probe.
+    /// The cost of a hit, by probe.
     costs: Vec<BreakpointCosts>,
-    /// Hits at the last reading, and what they had cost.
+    /// Hits at the last reading, and their cost.
     before: Vec<(u64, u64)>,
-    /// What those between the last two have cost.
+    /// The cost of the hits between the last two readings.
     since_ns: Vec<u64>,
 }
 
 impl Meter {
-    /// Of so many probes with these costs; where there are none, nobody has measured them.
+    /// A meter for this many probes with these costs; if there are none, they were not measured.
     pub fn new(mut costs: Vec<BreakpointCosts>, probes: usize) -> Self {
         costs.resize(probes, UNKNOWN);
         Self { costs, before: vec![(0, 0); probes], since_ns: vec![0; probes] }
     }
 
-    /// Reads the counters; what hits have cost since the last time.
+    /// Reads the counters; returns what hits have cost since the last reading.
     pub fn read(&mut self, counters: &Counters) -> Duration {
         let entries = counters.sums(&ENTRIES);
         let returns = counters.sums(&RETURNS);
@@ -59,7 +59,7 @@ impl Meter {
         Duration::from_nanos(self.since_ns.iter().sum())
     }
 
-    /// The same by probe, of those that were hit.
+    /// The same by probe, for the probes that were hit.
     pub fn costs(&self) -> Vec<(ProbeId, Duration)> {
         let hit = self.since_ns.iter().enumerate().filter(|(_, ns)| **ns != 0);
         hit.map(|(index, ns)| (ProbeId(index as u32), Duration::from_nanos(*ns))).collect()

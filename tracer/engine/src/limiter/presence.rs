@@ -1,5 +1,5 @@
-//! How long probes were attached, of those that were not all the time, and what follows for the
-//! calls that nobody saw.
+//! How long probes were attached that were not attached all the time, and an estimate of the calls that
+//! were missed.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,9 @@ use faultline_plan::ProbeId;
 pub struct Presence {
     since: Instant,
     until: Option<Instant>,
-    /// Of those that were detached one by one.
+    /// For probes detached one by one.
     absences: BTreeMap<ProbeId, Absence>,
-    /// Where all come and go together.
+    /// For probes that are all attached and detached together.
     windows: Option<Windows>,
 }
 
@@ -26,8 +26,8 @@ struct Absence {
     since: Option<Instant>,
 }
 
-/// The times at which all probes were attached, and what was hit in them: not while they came or
-/// went, which is done one after another.
+/// The times in which all probes were attached, and the hits in them. The transitions do not count, because
+/// probes are attached and detached one after another.
 #[derive(Debug)]
 struct Windows {
     hits: Vec<u64>,
@@ -36,7 +36,7 @@ struct Windows {
 }
 
 impl Presence {
-    /// All are attached, from now on; `together` where they come and go together.
+    /// Starts with all probes attached; `together` if they are attached and detached together.
     pub fn new(now: Instant, counters: &Counters, together: bool) -> Self {
         let windows = together.then(|| Windows {
             hits: vec![0; counters.probes()],
@@ -46,20 +46,20 @@ impl Presence {
         Self { since: now, until: None, absences: BTreeMap::new(), windows }
     }
 
-    /// The same probes, all of them attached, from now on.
+    /// Starts over with the same probes, all attached.
     #[must_use]
     pub fn again(&self, now: Instant, counters: &Counters) -> Self {
         Self::new(now, counters, self.windows.is_some())
     }
 
-    /// These are detached.
+    /// Records that these were detached.
     pub fn detached(&mut self, now: Instant, probes: impl Iterator<Item = ProbeId>) {
         for probe in probes {
             self.absences.entry(probe).or_default().since.get_or_insert(now);
         }
     }
 
-    /// These are attached again.
+    /// Records that these were attached again.
     pub fn attached(&mut self, now: Instant, probes: impl Iterator<Item = ProbeId>) {
         for probe in probes {
             let Some(absence) = self.absences.get_mut(&probe) else { continue };
@@ -69,7 +69,7 @@ impl Presence {
         }
     }
 
-    /// All are attached.
+    /// Records that all were attached.
     pub fn open(&mut self, now: Instant, counters: &Counters) {
         if let Some(windows) = &mut self.windows
             && self.until.is_none()
@@ -78,7 +78,7 @@ impl Presence {
         }
     }
 
-    /// All are about to be detached.
+    /// Records that all are about to be detached.
     pub fn close(&mut self, now: Instant, counters: &Counters) {
         let Some(windows) = &mut self.windows else { return };
         let Some((since, before)) = windows.open.take() else { return };
@@ -89,7 +89,7 @@ impl Presence {
         }
     }
 
-    /// Nothing counts from now on.
+    /// Ends the record: nothing counts from now on.
     pub fn end(&mut self, now: Instant, counters: &Counters) {
         self.close(now, counters);
         self.until.get_or_insert(now);
@@ -108,7 +108,7 @@ impl Presence {
         Some(1.0 - ratio(absence.total + open, elapsed).min(1.0))
     }
 
-    /// The same where all come and go together; `None` also if they do not.
+    /// The same for probes that are attached and detached together; also `None` if they are not.
     pub fn share_of_all(&self, now: Instant) -> Option<f64> {
         let windows = self.windows.as_ref()?;
         let now = self.until.unwrap_or(now);
@@ -121,8 +121,8 @@ impl Presence {
         (share < 1.0).then_some(share)
     }
 
-    /// How often a probe would have been hit had it been attached all the time, in relation to how
-    /// often it was: an estimate. `None` where there is none to be made.
+    /// An estimate of how many times more often a probe would have been hit had it been attached all the
+    /// time. `None` if no estimate is possible.
     pub fn scale(&self, now: Instant, probe: ProbeId, counters: &Counters) -> Option<f64> {
         let share = self.share_of_all(now)?;
         let windows = self.windows.as_ref()?;

@@ -1,4 +1,4 @@
-//! What is attached, for whoever shows it.
+//! Publishes what is attached, for display.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,24 +21,24 @@ use crate::{
     set::ProbeSet,
 };
 
-/// A request, and what became of it.
+/// A request and its state.
 #[derive(Debug, Clone)]
 pub struct RequestStatus {
-    /// As it was asked for.
+    /// The request itself.
     pub request: Arc<Request>,
     /// Where it comes from.
     pub origin: Origin,
-    /// Why it waits, if it does.
+    /// Why it is waiting for its target, if it is.
     pub problem: Option<Arc<str>>,
-    /// Functions that are probed now; one that is in files of several contents is one.
+    /// Functions that are probed now; a function in several different files counts once.
     pub functions: usize,
-    /// Of these, functions that the overhead budget has detached now.
+    /// Of these, functions that the overhead budget has detached at the moment.
     pub away: usize,
     /// Links.
     pub links: usize,
-    /// Files that are probed, as their processes name them.
+    /// Probed files, under the names that their processes use.
     pub files: Vec<String>,
-    /// Processes that are probed, where not all are.
+    /// Probed processes, unless all are.
     pub processes: Vec<u32>,
     /// Functions that cannot be probed, by label.
     pub skipped: Vec<Skipped>,
@@ -54,7 +54,7 @@ impl Engine {
         }
     }
 
-    /// Sums up for good what sets that are gone have counted.
+    /// Adds the counts of sets that are gone to the permanent sums.
     pub(super) fn retire(&mut self, sets: &[Arc<ProbeSet>]) {
         let last = Catalog {
             sources: sets.iter().map(|set| Arc::clone(&set.source)).collect(),
@@ -159,7 +159,7 @@ impl Engine {
     }
 }
 
-/// What the functions of a part have counted, by label.
+/// The counts of a part's functions, by label.
 pub(super) fn figures_of(set: &ProbeSet, part: &Part) -> Vec<(Arc<str>, Figures)> {
     let mut of_ids: BTreeMap<_, Durations> = BTreeMap::new();
     set.source.each_durations(|id, durations| of_ids.entry(id).or_default().add(durations));

@@ -95,7 +95,7 @@ fn overhead() {
     assert_eq!((duty.percent(), &*duty.policy().to_string()), (0.5, "duty-cycle"));
     assert_eq!(
         error("[overhead]\nmax = \"200%\"\n"),
-        "f.toml:2:7: `max`: `200%` is no limit: it is above 0 % and below 100 % of all CPUs (or `off` \
+        "f.toml:2:7: `max`: invalid limit `200%`: must be above 0 % and below 100 % of all CPUs (or `off` \
          for no limit)"
     );
     assert!(error("[overhead]\nmax = \"abc\"\n").contains("such as `2%`, found `abc`"));
@@ -117,7 +117,7 @@ fn wrong_probes() {
     );
     assert_eq!(
         error(&two("name = \"a b\"\nprobe = \"libc:close\"\n")),
-        "f.toml:6:1: `name`: a name has letters, digits, `_`, `-` and `.`; found ` `"
+        "f.toml:6:1: `name`: a name may contain only letters, digits, `_`, `-` and `.`; found ` `"
     );
     assert_eq!(
         error(&two("name = \"b\"\nprobe = \"libc:close\"\npids = [1]\nprocess = \"x\"\n")),

@@ -2,39 +2,39 @@
 
 use std::{fmt, str::FromStr};
 
-/// How much of all CPUs probes may take, and what becomes of those that take more.
+/// How much of all CPUs probes may use, and what to do when they use more.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OverheadLimit {
     share: f64,
     policy: OverheadPolicy,
 }
 
-/// What is done when probes take too much.
+/// What to do when probes use too much.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum OverheadPolicy {
-    /// The costliest are detached, and tried again later.
+    /// Detach the costliest probes and retry them later.
     #[default]
     Detach,
-    /// All are attached a part of the time.
+    /// Attach all probes for a part of the time.
     DutyCycle,
 }
 
-/// Why a limit is none.
+/// Why a limit is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
     /// It is not a number with a percent sign.
     #[error("expected a share of all CPUs in percent, such as `2%`, found `{0}`")]
     NoPercent(String),
-    /// It is nothing, or everything and more.
-    #[error("`{0}` is no limit: it is above 0 % and below 100 % of all CPUs")]
+    /// It is zero, or all CPUs or more.
+    #[error("invalid limit `{0}`: must be above 0 % and below 100 % of all CPUs")]
     OutOfRange(String),
 }
 
 impl OverheadLimit {
-    /// A share of all CPUs, of 1.
+    /// The share of all CPUs, as a fraction of 1.
     pub fn share(self) -> f64 {
         self.share
     }
@@ -44,7 +44,7 @@ impl OverheadLimit {
         self.share * 100.0
     }
 
-    /// What is done about it.
+    /// What to do above it.
     pub fn policy(self) -> OverheadPolicy {
         self.policy
     }

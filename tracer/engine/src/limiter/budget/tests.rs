@@ -8,20 +8,20 @@ fn limit(text: &str, policy: OverheadPolicy) -> OverheadLimit {
     text.parse::<OverheadLimit>().unwrap().with_policy(policy)
 }
 
-/// A host in which each probe that is attached costs its share of all CPUs; some less the more
-/// others cost, as in a program that does nothing but call them.
+/// A host in which each attached probe costs its share of all CPUs. The more the others cost, the less each
+/// costs, as in a program that does nothing but call them.
 struct Host {
     budget: Budget<u32>,
     now: Instant,
     began: Instant,
-    /// By probe: how long a call takes with its probe, in units of a call without one; 0 is not
-    /// called at all. The program calls them in turn, and keeps one CPU busy.
+    /// By probe: how long a call takes with the probe, in units of a call without it; 0 means never called.
+    /// The program calls them in turn, and keeps one CPU busy.
     calls: Vec<f64>,
     attached: Vec<bool>,
     /// How long attaching or detaching takes.
     work: Duration,
     spent: Duration,
-    /// Since it was last zeroed.
+    /// Accumulated since it was last reset.
     total: Duration,
     correctiones: Vec<(Duration, Correction<u32>)>,
 }
@@ -43,7 +43,7 @@ impl Host {
         }
     }
 
-    /// Seconds of one CPU that each probe takes a second.
+    /// Seconds of one CPU that each probe uses per second.
     fn rates(&self) -> Vec<f64> {
         let cost = |(call, attached): (&f64, &bool)| if *attached { *call } else { 0.0 };
         let costs: Vec<f64> = self.calls.iter().zip(&self.attached).map(cost).collect();
@@ -74,7 +74,7 @@ impl Host {
             if correction == Correction::Nothing {
                 continue;
             }
-            // Half of it with the probes as they were.
+            // The first half with the probes as they were.
             self.pass(self.work / 2);
             match &correction {
                 Correction::Nothing => {}
@@ -93,11 +93,11 @@ impl Host {
     }
 
     fn set(&mut self, id: u32, attached: bool) {
-        assert_ne!(self.attached[id as usize], attached, "nothing is done twice");
+        assert_ne!(self.attached[id as usize], attached, "no probe is attached or detached twice");
         self.attached[id as usize] = attached;
     }
 
-    /// The share of all CPUs that was taken in this time.
+    /// The share of all CPUs used in this time.
     fn share(&mut self, time: Duration) -> f64 {
         self.total = Duration::ZERO;
         let began = self.now;
@@ -106,7 +106,7 @@ impl Host {
     }
 }
 
-/// Check that limits are read, and what is none is refused with a reason.
+/// Check that limits are parsed, and that invalid ones are refused with a reason.
 #[test]
 fn limits() {
     let percent = |text: &str| text.parse::<OverheadLimit>().map(OverheadLimit::percent);
@@ -121,7 +121,7 @@ fn limits() {
     }
 }
 
-/// Check that what stays within the budget is left alone, bursts included.
+/// Check that a load within the budget is left alone, including bursts.
 #[test]
 fn within_the_budget() {
     for policy in [OverheadPolicy::Detach, OverheadPolicy::DutyCycle] {
@@ -138,8 +138,8 @@ fn within_the_budget() {
     }
 }
 
-/// Check that only the costliest probe goes where that is enough, is said with its share, and is
-/// tried again later and later.
+/// Check that only the costliest probe is detached where that is enough, that its share is reported, and
+/// that it is retried at growing intervals.
 #[test]
 fn the_costliest_goes() {
     let mut host = Host::new(limit("2%", OverheadPolicy::Detach), vec![0.01, 1000.0, 0.01]);
@@ -163,7 +163,7 @@ fn the_costliest_goes() {
     assert!(pauses.windows(2).all(|pair| pair[1] >= pair[0] * 3 / 2), "{pauses:?}");
 }
 
-/// Check that a probe whose load is over stays attached, and begins anew after that.
+/// Check that a probe stays attached once its load is over, and then starts with a clean slate.
 #[test]
 fn a_load_that_ends() {
     let mut host = Host::new(limit("2%", OverheadPolicy::Detach), vec![1000.0]);
@@ -180,8 +180,8 @@ fn a_load_that_ends() {
     assert!(last[0].again_in < FIRST_PAUSE * 2, "{last:?}");
 }
 
-/// Check that the budget holds from two seconds after a load begins, for one function and for
-/// many, and that under the duty cycle it is used.
+/// Check that the budget holds from two seconds after a load begins, for one function and for many, and
+/// that the duty cycle uses all of it.
 #[test]
 fn the_budget_holds() {
     for percent in ["0.5%", "1%", "2%", "5%"] {
@@ -203,7 +203,7 @@ fn the_budget_holds() {
     }
 }
 
-/// Check that what failed is correctioned for again, and later.
+/// Check that a failed correction is retried, but not at once.
 #[test]
 fn failures_are_tried_again() {
     let mut budget = Budget::new(limit("2%", OverheadPolicy::Detach), CPUS, Instant::now());
@@ -234,8 +234,8 @@ fn failures_are_tried_again() {
 }
 
 proptest! {
-    /// Check that for any load, program and cost of attaching, the budget holds on average, no probe
-    /// is detached or attached twice, and those that are attached are those that are not away.
+    /// Check that for any load, program and cost of attaching, the budget holds on average, no probe is
+    /// detached or attached twice, and the attached probes are those that are not away.
     #[test]
     fn any_load(
         calls in prop::collection::vec(0.0..2000.0_f64, 1..20),
