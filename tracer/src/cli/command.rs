@@ -1,4 +1,4 @@
-//! The command of `-c`: started, held before its first instruction until the probes are attached, and
+//! The command of `-c`. It is started, held before its first instruction until the probes are attached, and
 //! waited for.
 
 use std::{
@@ -34,7 +34,7 @@ pub(super) struct HeldCommand {
 #[derive(Debug)]
 pub(super) struct RunningCommand {
     pub(super) pid: Pid,
-    /// Its exit status, once it ends.
+    /// Its exit status, once it has ended.
     pub(super) ended: oneshot::Receiver<ExitStatus>,
 }
 
@@ -53,7 +53,7 @@ impl HeldCommand {
         let gate_end = gate.as_raw_fd();
         let hold = move || {
             // Only the parent may hold the gate's end: if it dies, the command must not wait forever.
-            // SAFETY: this runs in the forked child, where nothing else owns its copy.
+            // SAFETY: this runs in the forked child, where nothing else owns that copy.
             drop(unsafe { OwnedFd::from_raw_fd(gate_end) });
             (&pid_writer).write_all(&std::process::id().to_ne_bytes())?;
             match (&wait_gate).read(&mut [0])? {
@@ -64,8 +64,8 @@ impl HeldCommand {
         // SAFETY: between fork and exec only getpid, close, write and read are called, all of them
         // async-signal-safe; nothing is allocated.
         unsafe { command.pre_exec(hold) };
-        // `spawn` returns only when the command has been executed, so it waits on a thread.
-        // The command takes our copies of the child's ends with it when it is dropped.
+        // `spawn` returns only when the command has been executed, so it waits on a thread. Dropping
+        // the command closes our copies of the child's ends.
         let spawned =
             thread::Builder::new().name("command".to_owned()).spawn(move || command.spawn())?;
         let mut pid = [0; 4];
@@ -86,7 +86,7 @@ impl HeldCommand {
         self.pid
     }
 
-    /// Lets the command run.
+    /// Releases the command.
     pub(super) fn release(mut self) -> anyhow::Result<RunningCommand> {
         let context = || failed_to_start(&self.name);
         self.gate.write_all(&[1]).with_context(context)?;
@@ -106,7 +106,7 @@ fn failed_to_start(name: &str) -> String {
     format!("failed to start `{}`", name.escape_debug())
 }
 
-/// Finds the program that a name means, as `execvp(3)` does.
+/// Finds the program for a name, as `execvp(3)` does.
 pub(super) fn find(name: &str) -> anyhow::Result<PathBuf> {
     search(name).with_context(|| failed_to_start(name))
 }

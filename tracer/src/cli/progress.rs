@@ -36,7 +36,7 @@ impl ProgressLine {
         if total == 0 || self.since.get_or_insert_with(Instant::now).elapsed() < SHOWN_AFTER {
             return;
         }
-        // indicatif draws nothing where standard error is no terminal.
+        // indicatif draws nothing if standard error is not a terminal.
         let bar = self.bar.get_or_insert_with(|| {
             let style =
                 ProgressStyle::with_template("{msg} {human_pos} of {human_len} breakpoints")

@@ -1,4 +1,4 @@
-//! What is told about a run besides its events: what was attached, the summary.
+//! What a run reports apart from its events: what was attached, and the summary.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -24,30 +24,31 @@ use faultline_plan::ProbeId;
 use faultline_resolve::Skipped;
 use faultline_spec::units::{counted, duration_text};
 
-/// How long the output may take to accept any of the summary: ten thousand probes make megabytes.
+/// How long to wait for the output to accept any part of the summary, which takes megabytes for ten
+/// thousand probes.
 const SUMMARY_PATIENCE: Duration = Duration::from_secs(1);
-/// How long it may take for all of it.
+/// How long to wait for all of it.
 const SUMMARY_TIME: Duration = Duration::from_secs(30);
 
-/// Tells that the probes are attached.
+/// Reports that the probes are attached.
 pub(super) fn attached(report: &AttachReport, notes: &[String]) {
     for note in notes {
         tell!("note: {note}");
     }
     tell!(
-        "tracing {} ({}, attached in {}); Ctrl-C ends it",
+        "tracing {} ({}, attached in {}); press Ctrl-C to stop",
         counted(report.probes, "probe"),
         counted(report.links, "link"),
         duration_text(report.took.as_nanos() as u64),
     );
 }
 
-/// A function that is left out, in the summary's words.
+/// A skipped function, in the summary's terms.
 pub(super) fn skipped(skipped: &Skipped) -> SkippedProbe {
     SkippedProbe { probe: skipped.label.to_string(), reason: skipped.reason.to_string() }
 }
 
-/// Puts the summary together.
+/// Builds the summary.
 pub(super) fn summary(ended: &Ended) -> Summary {
     let counters = &ended.set.source.counters;
     let plan = &ended.set.plan;
@@ -61,8 +62,8 @@ pub(super) fn summary(ended: &Ended) -> Summary {
             *count += 1;
         }
     }
-    // What was hit and has no outcome is still in its handler, or in the buffer: known, but only
-    // where the run did not wait for it. Otherwise it would be a bug, and is not to be hidden.
+    // A hit without an outcome is still in its handler or in the buffer. That is expected only if the
+    // run did not wait for it; otherwise it is a bug, which must not be hidden.
     let waited = ended.drained && !ended.abandoned;
     let tally = ended.set.source.tally.as_deref();
     let of_probe = |id, outcome| tally.map_or(0, |tally| tally.of_probe(id, outcome));
@@ -128,7 +129,7 @@ fn kernel_counts(counters: &CounterSnapshot) -> Counts {
     Counts::of_kernel(&|counter| counters.get(counter))
 }
 
-/// Adds what became of the records that the kernel side wrote.
+/// Adds the outcomes of the records that the kernel side wrote.
 fn user_counts(counts: &mut Counts, tally: impl Fn(Outcome) -> u64, waited: bool) {
     counts.delivered += tally(Outcome::Delivered);
     counts.dropped.output = tally(Outcome::OutputLost);
@@ -143,7 +144,7 @@ fn command_end(status: ExitStatus) -> Option<CommandEnd> {
     status.code().map(CommandEnd::Code).or_else(|| status.signal().map(CommandEnd::Signal))
 }
 
-/// Shows the summary: as the last line of the events' output, or to people.
+/// Shows the summary: as the last line of the events' output, or as text for people.
 pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Result<(), Failure> {
     if !summary.is_conserved() {
         tracing::error!("the summary does not add up: {summary:?}");
@@ -156,7 +157,7 @@ pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Resul
             None => Output::stdout(),
         };
         let written = output.and_then(|output| write_while_read(output, &line));
-        // An output that is closed, full or not read takes no summary either.
+        // An output that is closed, full or not being read cannot take the summary either.
         if written.is_err() {
             let _ = io::stderr().lock().write_all(&line);
         }
@@ -167,7 +168,7 @@ pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Resul
     Ok(())
 }
 
-/// Writes all of it, as long as somebody reads; within limits.
+/// Writes all of it as long as someone keeps reading, within time limits.
 fn write_while_read(mut output: Output, mut bytes: &[u8]) -> io::Result<()> {
     let started = Instant::now();
     loop {

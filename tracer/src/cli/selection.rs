@@ -1,4 +1,4 @@
-//! What every tracing command shares: which probes, in which processes, for how long.
+//! The arguments that every tracing command shares: which probes, in which processes, for how long.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ pub(super) struct SelectionArgs {
     #[arg(required = true, value_name = "PROBE")]
     probes: Vec<String>,
 
-    /// Only in this process and its threads, not in its children; names and paths are resolved as
-    /// it sees them (repeatable)
+    /// Trace only this process and its threads, not its children; names and paths are resolved in its
+    /// view of the file system (repeatable)
     #[arg(short = 'p', long = "pid", value_name = "PID")]
     pids: Vec<Pid>,
 
-    /// Start this command, trace it from its first instruction, and stop with it; its standard
-    /// output goes to standard error, so that standard output has events only
+    /// Start this command, trace it from its first instruction, and stop when it exits; its standard
+    /// output is redirected to standard error, so that standard output carries only events
     #[arg(short = 'c', long = "command", value_name = "COMMAND", conflicts_with = "pids")]
     command: Option<String>,
 
@@ -43,11 +43,11 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) duration: Option<Duration>,
 
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Only hits of which this holds: size > 4096 && path ^= "/etc/" (see docs/where.md)
+    /// Only calls that match this condition: size > 4096 && path ^= "/etc/" (see docs/where.md)
     #[arg(long = "where", value_name = "EXPR")]
     condition: Option<String>,
 
@@ -55,36 +55,37 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "1/N")]
     sample: Option<Sample>,
 
-    /// At most so many calls of each probe: 1000/s, 20/m; a tenth of the number may come at once
+    /// At most this many calls of each probe: 1000/s, 20/m; bursts of up to a tenth of the number pass
     #[arg(long, value_name = "N/s")]
     rate: Option<Rate>,
 
-    /// Let probes take at most this share of all CPUs: 2%; what is done about more, --overhead-policy
-    /// says (see docs/budget.md)
+    /// Let probes use at most this share of all CPUs: 2%; see --overhead-policy for what happens above
+    /// the limit (and docs/budget.md)
     #[arg(long, value_name = "PERCENT")]
     max_overhead: Option<OverheadLimit>,
 
-    /// Over --max-overhead: `detach` detaches the costliest probes, and tries them again later;
-    /// `duty-cycle` keeps all attached a part of the time, and estimates
+    /// What to do above --max-overhead: `detach` detaches the costliest probes and retries them later;
+    /// `duty-cycle` attaches all probes for part of the time and estimates the rest
     #[arg(long, value_enum, requires = "max_overhead", value_name = "POLICY")]
     overhead_policy: Option<PolicyArg>,
 
-    /// Show what would be attached and what a call would cost, and attach nothing
+    /// Show what would be attached and what a call would cost, without attaching anything
     #[arg(long)]
     pub(super) dry_run: bool,
 
-    /// With --dry-run: count the calls for this time first, to estimate what tracing them would cost
+    /// With --dry-run: first count calls for this time, to estimate what tracing them would cost
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "dry_run")]
     pub(super) preview: Option<Duration>,
 
-    /// Trace also what may hurt the program: returns in C++, Rust and Go programs (an exception or panic
-    /// through a traced function ends it), and what this kernel gets wrong (see `faultline doctor`;
-    /// before Linux 6.6 absent pages of arguments: while one is waited for, all probes on that CPU wait)
+    /// Trace even where that may hurt the program: returns in C++, Rust and Go programs (an exception
+    /// or panic that passes through a traced function kills the program), and whatever this kernel gets
+    /// wrong (see `faultline doctor`; before Linux 6.6 this includes arguments on absent pages: while
+    /// one page is awaited, all probes on that CPU wait)
     #[arg(long)]
     force: bool,
 
-    /// Where breakpoints go: `auto` moves each along its function's first instructions to the cheapest
-    /// one, where that changes nothing that you see; `entry` does not
+    /// Where to put breakpoints: `auto` picks the cheapest of a function's first instructions, if that
+    /// makes no visible difference; `entry` always uses the first
     #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
     placement: PlacementArg,
 
@@ -97,22 +98,22 @@ pub(super) fn duration(text: &str) -> Result<Duration, units::UnitError> {
     units::parse_duration(text)
 }
 
-/// Where breakpoints go.
+/// Where to put breakpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum PlacementArg {
-    /// To the cheapest place.
+    /// At the cheapest place.
     #[default]
     Auto,
-    /// To the function's first instruction.
+    /// At the function's first instruction.
     Entry,
 }
 
-/// What is done about too much overhead.
+/// What to do about too much overhead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum PolicyArg {
-    /// Detach the costliest.
+    /// Detach the costliest probes.
     Detach,
-    /// Attach all a part of the time.
+    /// Attach all probes for part of the time.
     DutyCycle,
 }
 
@@ -134,28 +135,28 @@ impl From<PlacementArg> for Placement {
     }
 }
 
-/// What was asked for, found on this machine.
+/// What the user asked for, resolved on this machine.
 #[derive(Debug)]
 pub(super) struct Selected {
     /// This machine.
     pub(super) host: Host,
     /// What to attach.
     pub(super) prepared: Prepared,
-    /// In which processes; a command's process is added when it is started.
+    /// The processes to trace; a command's process is added when it is started.
     pub(super) pids: Vec<Pid>,
     /// The command to start.
     pub(super) command: Option<Vec<String>>,
-    /// Which hits are wanted; the plan has it too.
+    /// Which hits to keep; also part of the plan.
     pub(super) condition: Option<Condition>,
-    /// What share of the calls is wanted.
+    /// The share of calls to keep.
     pub(super) sample: Option<Sample>,
-    /// How many calls of each probe are wanted.
+    /// How many calls of each probe to keep.
     pub(super) rate: Option<Rate>,
-    /// How much of the host the probes may take.
+    /// How much of the host the probes may use.
     pub(super) overhead: Option<OverheadLimit>,
-    /// What may hurt is wanted too.
+    /// Trace even where that may hurt the program.
     pub(super) force: bool,
-    /// What is not probed, and why.
+    /// What cannot be probed, and why.
     pub(super) skipped: Vec<SkippedProbe>,
 }
 
@@ -165,8 +166,7 @@ impl Selected {
         self.prepared.plan()
     }
 
-    /// Functions of which every call is counted, and nothing else: what is kept away by a budget is not
-    /// counted.
+    /// Functions for which only calls are counted. Calls that a limit keeps out are not counted.
     pub(super) fn counts(
         host: Host,
         spec: ProbeSpec,
@@ -179,7 +179,7 @@ impl Selected {
         Self::counted(host, prepared, pids, command)
     }
 
-    /// The same functions, of which every call is only counted.
+    /// The same functions, but only counting every call.
     pub(super) fn counting(&self) -> Self {
         let (pids, command) = (self.pids.clone(), self.command.clone());
         Self::counted(self.host, self.prepared.counting(), pids, command)
@@ -206,7 +206,7 @@ impl Selected {
     }
 }
 
-/// In which processes the breakpoints are set.
+/// The processes in which breakpoints are set.
 fn selection(pids: &[Pid], command: bool) -> Selection {
     match pids {
         _ if command => Selection::Command,
@@ -215,7 +215,7 @@ fn selection(pids: &[Pid], command: bool) -> Selection {
     }
 }
 
-/// A request for a probe, with nothing else wanted.
+/// A plain request for a probe, with everything else left out.
 fn request(spec: ProbeSpec, selection: Selection) -> Request {
     let text = spec.to_string();
     Request {
@@ -233,16 +233,16 @@ fn request(spec: ProbeSpec, selection: Selection) -> Request {
 }
 
 impl SelectionArgs {
-    /// Parses, resolves and plans. What cannot be probed is told on standard error.
+    /// Parses, resolves and plans. Functions that cannot be probed are listed on standard error.
     pub(super) fn select(&self, action: Action) -> Result<Selected, Failure> {
         if !ActionNeeds::of(action).samples {
-            self.refuse_limits("every call is counted in the kernel, which costs next to nothing")?;
+            self.refuse_limits("it counts every call in the kernel, which costs next to nothing")?;
         }
         let condition = self.condition()?;
         let specs = self.specs()?;
         let condition = condition.map(|condition| about(condition, &specs)).transpose()?;
         let command = self.command.as_deref().map(command_words).transpose()?;
-        // A process that is named twice is traced once.
+        // A process given twice is traced once.
         let mut pids = self.pids.clone();
         pids.sort_unstable();
         pids.dedup();
@@ -266,7 +266,7 @@ impl SelectionArgs {
             .map(|(request, why)| (request.spec.to_string(), why.to_string()))
             .collect();
         self.judge(prepared.plan(), &not_found)?;
-        tell_unmapped(prepared.plan(), &pids);
+        warn_unmapped(prepared.plan(), &pids);
         let not_found = not_found.into_iter().map(|(probe, reason)| SkippedProbe { probe, reason });
         let skipped =
             not_found.chain(prepared.plan().skipped.iter().map(report::skipped)).collect();
@@ -284,12 +284,12 @@ impl SelectionArgs {
         })
     }
 
-    /// Refuses `--sample` and `--rate`, for a command that takes every call into account anyway.
+    /// Refuses `--sample` and `--rate` for a command that takes every call into account anyway.
     fn refuse_limits(&self, why: &str) -> Result<(), Failure> {
         let given = [("--sample", self.sample.is_some()), ("--rate", self.rate.is_some())];
         match given.into_iter().find(|(_, given)| *given) {
             Some((option, _)) => {
-                Err(Failure::Usage(format!("{option} makes no sense here: {why}")))
+                Err(Failure::Usage(format!("{option} has no use with this command: {why}")))
             }
             None => Ok(()),
         }
@@ -312,12 +312,14 @@ impl SelectionArgs {
         self.probes.iter().map(spec).collect()
     }
 
-    /// Tells what is not probed; fails if that is all there is, or with `--strict` anything.
+    /// Reports what cannot be probed. Fails if nothing can be probed, or with `--strict` if anything
+    /// cannot.
     fn judge(&self, plan: &AttachPlan, not_found: &[(String, String)]) -> Result<(), Failure> {
         let nothing_left = plan.probes.is_empty();
         let missing = not_found.len() + plan.skipped.len();
         if nothing_left || self.strict {
-            // One reason is the error itself; of several, each is told and the error counts them.
+            // A single reason is the error itself. With several, each is a warning and the error counts
+            // them.
             match (not_found, plan.skipped.as_slice()) {
                 ([(_, error)], []) => return Err(anyhow!("{error}").into()),
                 ([], [skipped]) => {
@@ -342,8 +344,8 @@ impl SelectionArgs {
     }
 }
 
-/// The condition, if it is about at least one of the probes and wrong about none. Those that it is
-/// not about are skipped, with that reason, when they are planned.
+/// The condition, if it applies to at least one of the probes and is not wrong for any of them. Probes
+/// that it does not apply to are skipped, with that reason, at planning.
 fn about(condition: Condition, specs: &[ProbeSpec]) -> Result<Condition, Failure> {
     let mut absent = Vec::new();
     for spec in specs {
@@ -363,18 +365,18 @@ fn wrong_condition(error: &SpecError) -> Failure {
     Failure::Usage(format!("--where: {error}"))
 }
 
-/// Tells which files none of the processes maps: an old version of a file that was replaced looks
-/// just like a file that is not used.
-fn tell_unmapped(plan: &AttachPlan, pids: &[Pid]) {
+/// Reports files that none of the processes maps: a process that still runs the old version of a
+/// replaced file looks just like one that does not use the file.
+fn warn_unmapped(plan: &AttachPlan, pids: &[Pid]) {
     if pids.is_empty() {
         return;
     }
     let maps = pids.iter().map(|pid| process::maps(*pid)).collect::<Result<Vec<_>, _>>();
-    // A process that is gone by now is told of elsewhere.
+    // A process that has ended is reported elsewhere.
     let Ok(maps) = maps else { return };
     for PlannedFile { file, .. } in &plan.files {
         let is_mapped = maps.iter().flatten().any(|mapping| {
-            // An overlay filesystem tells other inode numbers there.
+            // An overlay filesystem shows different inode numbers there.
             let same_path = matches!(
                 &mapping.source,
                 MappingSource::File { path, deleted: false } if path == file.shown_path()
@@ -383,15 +385,16 @@ fn tell_unmapped(plan: &AttachPlan, pids: &[Pid]) {
         });
         if !is_mapped {
             tell!(
-                "warning: no process of `-p` has {} in its memory now: it does not use it yet, or \
-                 runs an older version that was replaced (`/proc/PID/exe` names a program that is)",
+                "warning: no process given by -p has {} mapped: it is not used yet, or the process \
+                 runs an older version that has been replaced (use `/proc/PID/exe` to probe a \
+                 running program)",
                 file.shown_path().display()
             );
         }
     }
 }
 
-/// Tells which functions are not probed: a line a reason, with the first few names.
+/// Reports functions that cannot be probed: one line per reason, with the first few names.
 pub(super) fn tell_skipped(skipped: &[Skipped]) {
     const NAMED: usize = 3;
     for group in skip::by_kind(skipped) {
@@ -411,7 +414,7 @@ fn check_process(pid: Pid) -> Result<(), Failure> {
     match process::thread_group(pid) {
         Ok(group) if group == pid => match process::is_kernel_thread(pid) {
             Ok(true) => Err(Failure::Usage(format!(
-                "{pid} is a thread of the kernel, which runs no code that can be probed"
+                "{pid} is a kernel thread and has no user code to probe"
             ))),
             _ => Ok(()),
         },
@@ -419,9 +422,9 @@ fn check_process(pid: Pid) -> Result<(), Failure> {
             Err(Failure::Usage(format!("{pid} is a thread of process {group} (use `-p {group}`)")))
         }
         Err(_) if !process::exists(pid) => Err(anyhow!("no process {pid}").into()),
-        Err(error) => {
-            Err(anyhow::Error::new(error).context(format!("cannot look at process {pid}")).into())
-        }
+        Err(error) => Err(anyhow::Error::new(error)
+            .context(format!("failed to inspect process {pid}"))
+            .into()),
     }
 }
 
@@ -439,6 +442,6 @@ pub(super) fn command_words(command: &str) -> Result<Vec<String>, Failure> {
             Ok(words)
         }
         Some(_) => Err(Failure::Usage("`-c` needs a command".to_owned())),
-        None => Err(Failure::Usage(format!("a quote in `-c {command}` is not closed"))),
+        None => Err(Failure::Usage(format!("unclosed quote in `-c {command}`"))),
     }
 }

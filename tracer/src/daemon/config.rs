@@ -60,7 +60,7 @@ impl Config {
         }
     }
 
-    /// What puts it in force.
+    /// The change that applies it.
     #[must_use]
     pub fn change(&self) -> Change {
         Change::Configure { requests: self.probes.clone(), settings: self.settings() }
@@ -143,9 +143,9 @@ impl Events {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Most functions that may be probed at once.
+    /// Maximum number of functions probed at once.
     pub max_functions: usize,
-    /// How long a stop waits for the kernel to release the probes.
+    /// How long to wait at a stop for the kernel to release the probes.
     #[serde(deserialize_with = "seconds")]
     pub stop_timeout: Duration,
 }
@@ -242,7 +242,7 @@ impl Config {
         Self::parse(&text, path)
     }
 
-    /// Reads text; `path` is for errors.
+    /// Parses text; `path` is for error messages.
     ///
     /// # Errors
     ///
@@ -291,7 +291,7 @@ fn read_regular(path: &Path) -> io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// A path that a socket can have: `sun_path` of unix(7), and its NUL.
+/// A valid path for a socket: it must fit into `sun_path` of unix(7), with its NUL.
 fn socket_path<'de, D: serde::Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     const MOST_BYTES: usize = 107;
     let path = PathBuf::deserialize(from)?;

@@ -20,29 +20,29 @@ use faultline_spec::units::counted;
 /// What a change did, as clients see it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Changed {
-    /// Probes that are new.
+    /// Probes that were added.
     pub(super) added: Vec<AddedProbe>,
-    /// Probes that are gone.
+    /// Probes that were removed.
     pub(super) removed: Vec<String>,
-    /// Probes that were not touched.
+    /// Probes that were left alone.
     pub(super) kept: usize,
     /// How long attaching took.
     pub(super) attach_ms: f64,
-    /// What is not in force yet.
+    /// What did not take effect yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) notes: Vec<String>,
 }
 
-/// A probe that is new.
+/// A probe that was added.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct AddedProbe {
     /// Its name.
     pub(super) name: String,
     /// Functions that are probed.
     pub(super) functions: usize,
-    /// Functions that cannot be.
+    /// Functions that cannot be probed.
     pub(super) skipped: usize,
-    /// Why it waits, if it does.
+    /// Why it is waiting for its target, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) waiting: Option<String>,
 }
@@ -71,7 +71,7 @@ pub(super) struct Control {
     tracer: Tracer,
     /// The active configuration.
     config: Mutex<Config>,
-    /// One reload after another.
+    /// Serialises reloads.
     reloading: tokio::sync::Mutex<()>,
     /// Whether a reload waits for its turn; it will read the file as it is then.
     reload_waits: AtomicBool,
@@ -203,7 +203,7 @@ impl Control {
             config.limits.stop_timeout
         };
         let stopping = self.tracer.stop(Some(within), &Arc::default());
-        // The tracer keeps to the time itself; whatever happens, nobody waits much longer.
+        // The tracer keeps to the time itself; this timeout is a backstop.
         let stopped = tokio::time::timeout(within + Duration::from_secs(1), stopping).await;
         matches!(stopped, Ok(Ok(stopped)) if stopped.complete)
     }

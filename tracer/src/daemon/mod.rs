@@ -5,7 +5,7 @@
 //!
 //! - [`config`]: the file, checked.
 //! - `engine`: attaches, releases, follows targets as they appear and disappear.
-//! - `find`, `processes`, `watch`: where on this machine a probe is to be attached.
+//! - `find`, `processes`, `watch`: where on this machine to attach a probe.
 //! - `events`, `event_log`, `tail`: from records to a file, the journal and listening clients.
 //! - `control`: reload, attach, detach: by signal or by client.
 //! - `api`, `scrape`, `server`, `socket`: HTTP for `ctl` and for Prometheus.
@@ -87,7 +87,7 @@ pub fn run(config_path: &Path) -> anyhow::Result<()> {
     let features = host.features().context("failed to find out what this kernel supports")?;
     let kept =
         privileges::drop_unneeded(!features.batches()).context("failed to give up privileges")?;
-    tracing::info!("keeps {}", kept.join(", "));
+    tracing::info!("keeping capabilities: {}", kept.join(", "));
     let shared = Arc::new(Shared::new(metrics, log, config_path));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -202,7 +202,7 @@ async fn run_until_stopped(control: &Arc<Control>, signals: &mut Signals) -> any
     loop {
         tokio::select! {
             name = signals.stop.next() => {
-                tracing::info!("{name}: stopping");
+                tracing::info!("received {name}, stopping");
                 return Ok(());
             }
             _ = signals.reload.recv() => control.reload_soon(),

@@ -55,18 +55,18 @@ pub(super) struct ProbeStatus {
     pub(super) text: RequestText,
     /// `attached` or `waiting`.
     state: &'static str,
-    /// Why it waits.
+    /// Why it is waiting.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
     /// `config` or `control`.
     origin: &'static str,
     /// Functions that are probed now.
     functions: usize,
-    /// Of these, functions that the overhead budget has detached now.
+    /// Of these, functions that the overhead limiter has detached at the moment.
     detached: usize,
     /// Links.
     links: usize,
-    /// Files that are probed, as their processes name them.
+    /// Probed files, under the names that their processes use.
     files: Vec<String>,
     /// Processes that are probed, unless all are.
     processes: Vec<u32>,

@@ -1,4 +1,4 @@
-//! A task that hangs inside a probe of the daemon.
+//! A task that is stuck inside a probe of the daemon.
 
 use std::{fs, thread, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Check that a task which holds up the release of its probes is still counted as inside a fault.
+/// Check that a task that delays the release of its probes is still counted as inside a fault.
 #[test]
 fn a_stuck_task_is_counted_while_its_probe_goes() {
     let _alone = alone();
@@ -28,7 +28,7 @@ fn a_stuck_task_is_counted_while_its_probe_goes() {
     daemon.wait_metric("faultline_tasks_in_fault", &[], 1.0);
     daemon.wait_metric("faultline_tasks_stuck_total", &[], 1.0);
     daemon.ctl(&["detach", "same"]).succeeded();
-    // Several looks later it is still so.
+    // This is still true several looks later.
     thread::sleep(Duration::from_secs(2));
     assert_eq!(daemon.metric("faultline_tasks_in_fault", &[]), 1.0);
     assert_eq!(number(&daemon.ask(&["status"]), "releasing"), 1);
@@ -39,8 +39,8 @@ fn a_stuck_task_is_counted_while_its_probe_goes() {
     daemon.stop();
 }
 
-/// Check that a task which hangs in a page fault holds up nothing: events, changes, scrapes, the
-/// end of the daemon.
+/// Check that a task that is stuck in a page fault delays nothing: not events, changes, scrapes or the end
+/// of the daemon.
 #[test]
 fn a_stuck_task_holds_up_nothing() {
     let _alone = alone();
@@ -59,7 +59,7 @@ fn a_stuck_task_holds_up_nothing() {
     daemon.running.stderr.wait_for(1, |line| line.contains("(sleeper)"));
     tell("calls 1000", "called");
     daemon.wait_metric("faultline_probe_events_total", &["name=\"same\""], 1000.0);
-    // A release has to wait for the task, and nobody for the release.
+    // A release has to wait for the task, but nothing waits for the release.
     let other = format!("{}:other", program.display());
     for name in ["one", "two"] {
         daemon.ctl(&["attach", name, &other]).succeeded();

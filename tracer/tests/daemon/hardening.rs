@@ -1,4 +1,4 @@
-//! What was found by attacking the daemon: each a test of its own.
+//! Weaknesses found by attacking the daemon, with one test each.
 
 use std::{
     fs,
@@ -23,8 +23,8 @@ fn cpu_seconds(daemon: &Daemon) -> f64 {
     daemon.ask(&["status"])["cpu_seconds"].as_f64().unwrap()
 }
 
-/// Check that a hundred clients who ask for a large scrape and do not read it cost as much as a few
-/// who do: each had a scrape of its own, and the next client waited for all of them.
+/// Check that a hundred clients that request a large scrape and do not read it cost as much as a few that
+/// do. Each once had its own scrape, and the next client waited for all of them.
 #[test]
 fn stalled_scrapes_cost_one() {
     let program = private_copy(&target("functions.c", &["-O0"]), "stalled");
@@ -55,8 +55,8 @@ fn stalled_scrapes_cost_one() {
     daemon.stop();
 }
 
-/// Check that clients who want something all the time do not keep the watchdog from its answer: it
-/// was given only where every drain had looked between two of their options.
+/// Check that constantly busy clients do not starve the watchdog: it was once answered only if every drain
+/// had looked between two of their requests.
 #[test]
 fn a_flood_of_wishes_leaves_the_watchdog_alone() {
     let program = private_copy(&Puppet::program(), "flood");
@@ -94,8 +94,8 @@ fn a_flood_of_wishes_leaves_the_watchdog_alone() {
     daemon.stop();
 }
 
-/// Check that a change of which the second half fails leaves nothing of the first: the thread that
-/// drained its events went on for ever.
+/// Check that a change whose second half fails leaves nothing of the first half: the thread that drained
+/// its events once ran for ever.
 #[test]
 fn half_a_change_leaves_nothing() {
     let program = private_copy(&Puppet::program(), "half");
@@ -109,7 +109,7 @@ fn half_a_change_leaves_nothing() {
     daemon.wait_released();
     wait_until("its descriptors are closed", || daemon.descriptors() < with_one_group);
     let before = (tasks(), daemon.descriptors());
-    // Room for one group, and the 64 that are kept free; not for another one.
+    // Room for one group and the 64 reserved descriptors, but not for another group.
     let most = with_one_group as u64 + 64 + 4;
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     // SAFETY: the process is our child, and the limit lives through the call.
@@ -129,7 +129,7 @@ fn half_a_change_leaves_nothing() {
     daemon.stop();
 }
 
-/// Check that `limits.max_functions` holds for targets that come later.
+/// Check that `limits.max_functions` also applies to targets that appear later.
 #[test]
 fn limits_hold_for_targets_that_come() {
     let program = private_copy(&Puppet::program(), "limited");
@@ -150,7 +150,7 @@ fn limits_hold_for_targets_that_come() {
     daemon.stop();
 }
 
-/// Check that a thousand signals are some reloads, and not one after another for minutes.
+/// Check that a thousand signals make a few reloads, and not one after another for minutes.
 #[test]
 fn signals_are_taken_together() {
     let program = private_copy(&target("functions.c", &["-O0"]), "signals");
@@ -161,7 +161,7 @@ fn signals_are_taken_together() {
         daemon.running.signal(libc::SIGHUP);
         thread::sleep(Duration::from_millis(1));
     }
-    // The last one counts: what it finds in the file is in force in the end.
+    // The last one counts: the file as it finds it takes effect in the end.
     daemon.configure(&probe("last", &program, "fn_9999"), "");
     daemon.running.signal(libc::SIGHUP);
     daemon.running.stderr.wait_for(1, |line| line.contains("1 probe added, 2000 removed"));
@@ -170,7 +170,7 @@ fn signals_are_taken_together() {
     daemon.stop();
 }
 
-/// Check that systemd is told of a reload that failed until one succeeds, and not for ten seconds.
+/// Check that systemd's status shows a failed reload until one succeeds, and not just for ten seconds.
 #[test]
 fn a_failed_reload_stays_in_the_status() {
     let mut setup = Setup::new("", "");
@@ -199,7 +199,7 @@ fn a_failed_reload_stays_in_the_status() {
     daemon.stop();
 }
 
-/// Check that a client can attach what only a container has, without being told to wait for it.
+/// Check that a client can attach to a file that only a container has, without asking to wait for it.
 #[test]
 fn attached_where_only_a_container_has_it() {
     let folder = own_folder();
@@ -227,8 +227,8 @@ fn attached_where_only_a_container_has_it() {
     fs::remove_dir_all(folder).unwrap();
 }
 
-/// Check that a daemon which is killed while it attaches thousands of links is gone soon: it closed
-/// them one after another, each with a grace period of its own, and kept its address all the while.
+/// Check that a daemon that is killed while it attaches thousands of links is gone soon: it once closed
+/// them one after another, each with its own grace period, and kept its address all that time.
 #[test]
 fn killed_while_attaching() {
     let program = private_copy(&target("functions.c", &["-O0"]), "killed-attaching");
@@ -268,7 +268,8 @@ fn errors_are_short() {
     daemon.stop();
 }
 
-/// Check that it is said which file cannot be opened for events, and why a socket's path is wrong.
+/// Check that errors name the file that cannot be opened for events, and say why a socket's path is
+/// invalid.
 #[test]
 fn errors_name_the_path() {
     let run = |extra: &str| {
@@ -289,9 +290,9 @@ fn errors_name_the_path() {
     fs::remove_dir_all(setup.folder).unwrap();
 }
 
-/// Check that a file system that takes a request and never answers, at a look-up, at opening and at
-/// reading, holds up nobody: other probes count and change, it is said what hangs and for how long, and
-/// SIGTERM ends the daemon. Whoever waits for such an answer cannot be killed. When it answers at last, the
+/// Check that a file system that accepts a look-up, open or read and never answers blocks nothing else:
+/// other probes count and can be changed, the daemon reports what is stuck and for how long, and SIGTERM
+/// ends it. A process that waits for such an answer cannot be killed. When the answer finally comes, the
 /// target is probed.
 #[test]
 fn file_systems_that_do_not_answer() {
@@ -323,7 +324,7 @@ fn file_systems_that_do_not_answer() {
             wait_until("it is probed", || daemon.listed("hung")["state"] == "attached");
             assert!(daemon.ask(&["status"]).get("slow").is_none());
         }
-        // It ends although nobody has answered yet.
+        // The daemon ends although the file system has not answered yet.
         let said = daemon.stop().stderr;
         assert!(said.contains("all probes released"), "{kind}: {said}");
         puppet.ends_well();

@@ -32,19 +32,19 @@ fn command_from_first_to_last() {
     assert_eq!(summary["stopped_by"], "the command ended");
 }
 
-/// Check that the summary tells how the command ended, and that its status is not faultline's.
+/// Check that the summary says how the command ended, and that its exit status is not faultline's.
 #[test]
 fn command_status() {
     let exited = trace_of_command("sh -c 'exit 3'").succeeded();
     assert_eq!(exited.summary()["command"]["exit_code"], 3);
     let killed = trace_of_command("sh -c 'kill -9 $$'").succeeded();
     assert_eq!(killed.summary()["command"]["signal"], 9);
-    // To people as well.
+    // Also in text.
     let text = faultline(["trace", &tick(), "-c", "sh -c 'exit 3'"]).run().succeeded();
     assert!(text.stderr.contains("status 3"), "{}", text.stderr);
 }
 
-/// Check that a command that cannot be started is an error in one line, and one that is none is
+/// Check that a command that cannot be started is an error in one line, and that an invalid command is
 /// wrong usage.
 #[test]
 fn command_that_cannot_be() {
@@ -55,7 +55,7 @@ fn command_that_cannot_be() {
         ("/no/such/command", 1, "error: failed to start `/no/such/command`: No such file"),
         (no_program.to_str().unwrap(), 1, &*not_executable),
         ("", 2, "error: `-c` needs a command"),
-        ("echo 'oops", 2, "a quote in `-c echo 'oops` is not closed"),
+        ("echo 'oops", 2, "unclosed quote in `-c echo 'oops`"),
     ] {
         let finished = trace_of_command(command);
         assert_eq!(finished.status.code(), Some(code), "{command}: {}", finished.stderr);
@@ -81,8 +81,8 @@ fn command_outlives_the_run() {
     assert_eq!(number(returns, "lost"), 0, "{summary}");
 }
 
-/// Check that a command that starts a new program just after the run's end does not begin it anew:
-/// nothing counts after it.
+/// Check that a command that executes a new program just after the run's end does not start the counting
+/// again: nothing counts after the end.
 #[test]
 fn command_execs_after_the_end() {
     let program = target("returns.c", &[]);
@@ -115,7 +115,7 @@ fn command_inherits_no_descriptors() {
         let lines = listing.lines().filter_map(|line| line.split_once(" -> "));
         lines.map(|(left, _)| left.rsplit(' ').next().unwrap().to_owned()).collect()
     };
-    // What the test itself has inherited, it hands on.
+    // The command also inherits what the test itself inherited.
     let ours = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
     let ours = String::from_utf8(ours.stdout).unwrap();
     assert_eq!(files(&listed.stderr), files(&ours), "{} and {ours}", listed.stderr);
