@@ -1,7 +1,7 @@
-//! `faultline bench`: every case has a figure, and every call that it makes is seen.
+//! `faultline bench`: every case has a figure, and every call it makes is seen.
 //!
 //! - a whole run: [`every_case_is_measured_and_checked`]
-//! - on kernels that lack something: [`without_batches_and_sleep`]
+//! - on kernels that lack features: [`without_batches_and_sleep`]
 //! - how it ends: [`ctrl_c_shows_what_there_is`], [`without_privileges`]
 
 use std::{collections::HashSet, fs, path::PathBuf, process::Command, thread, time::Duration};
@@ -21,7 +21,7 @@ fn lines<'a>(all: &'a [Value], of: &str) -> Vec<&'a Value> {
     all.iter().filter(|line| line["type"] == of).collect()
 }
 
-/// Asserts that a figure is one: its median lies between its ends, and none is 0.
+/// Asserts that a figure is sane: its median is between its extremes, and none of them is 0.
 #[track_caller]
 fn assert_figure(line: &Value, name: &str) {
     let value = |part: &str| line[name][part].as_f64().unwrap_or_else(|| panic!("{name}: {line}"));
@@ -29,7 +29,7 @@ fn assert_figure(line: &Value, name: &str) {
     assert!(0.0 < min && min <= median && median <= max, "{name}: {line}");
 }
 
-/// Asserts the law of conservation of every case that was checked, and that those were that can be.
+/// Asserts the law of conservation for every checked case, and that every case that can be checked was.
 #[track_caller]
 fn assert_checked(all: &[Value]) -> usize {
     let mut checked = 0;
@@ -50,7 +50,7 @@ fn assert_checked(all: &[Value]) -> usize {
     checked
 }
 
-/// A run that went well; if hits were not the calls, says of which case.
+/// A successful run; if hits and calls differ, says for which case.
 #[track_caller]
 fn checked(run: Finished) -> Finished {
     assert_checked(&run.json());
@@ -82,7 +82,8 @@ fn figures(run: &Finished, programs: &[Work]) -> Value {
         let name = |name: &str| line[name].as_str().unwrap().to_owned();
         (name("program"), name("instruction"), name("functions"), line["mmap_beside"] == true)
     };
-    // No probe; two programs on two instructions, each or the same, quiet or not; events.
+    // No probe; two programs on two instructions, on separate functions or the same one, quiet or not;
+    // events.
     assert_eq!(threads.iter().map(cases).collect::<HashSet<_>>().len(), 1 + 2 * 2 * 2 * 2 + 2);
     for line in lines(&all, "batch") {
         for name in ["attach_ms", "detach_ms", "grace_ms"] {
@@ -104,8 +105,8 @@ fn file(name: &str) -> PathBuf {
     path
 }
 
-/// Check that a quick run has a figure for each case, that each call of each case was seen, and
-/// that the picture is one, with the names of what it shows.
+/// Check that a quick run has a figure for each case, that each call of each case was seen, and that the
+/// picture is valid and names what it shows.
 #[test]
 fn every_case_is_measured_and_checked() {
     let _alone = alone();
@@ -146,8 +147,8 @@ fn every_case_is_measured_and_checked() {
     }
 }
 
-/// Check that what older kernels lack is done without: fewer probes where each takes a link, no
-/// sleepable programs where there are none.
+/// Check that the benchmark copes with older kernels: fewer probes where each needs a link, and no
+/// sleepable programs where they are not supported.
 #[test]
 fn without_batches_and_sleep() {
     let _alone = alone();
@@ -171,7 +172,7 @@ fn without_batches_and_sleep() {
     assert_eq!(lines(&all, "faulting").len(), 0);
 }
 
-/// Check that Ctrl-C ends it with status 0, and what was measured until then is shown.
+/// Check that Ctrl-C ends it with status 0 and shows what was measured so far.
 #[test]
 fn ctrl_c_shows_what_there_is() {
     let _alone = alone();
@@ -186,7 +187,7 @@ fn ctrl_c_shows_what_there_is() {
     assert_checked(&all);
 }
 
-/// Check that what is missing is named in one line, and nothing is written.
+/// Check that the missing privilege is named in one line, and nothing is written.
 #[test]
 fn without_privileges() {
     let _alone = alone();

@@ -1,4 +1,4 @@
-//! Attach and detach over and over, under full load, with nothing left behind.
+//! Attach and detach over and over, under full load, and leave nothing behind.
 
 use std::{fs, thread, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
     },
 };
 
-/// Check that a target whose thousand functions are called by four threads without pause computes
-/// all the same while they are probed and released, again and again; that every round accounts for
-/// each of its hits; and that nothing is left behind.
+/// Check that a target whose thousand functions are called by four threads without pause still computes
+/// correctly while they are probed and released again and again; that every round accounts for all of its
+/// hits; and that nothing is left behind.
 #[test]
 fn two_hundred_rounds() {
     let _alone = alone();
@@ -28,7 +28,7 @@ fn two_hundred_rounds() {
     let (function, probes, rounds) = match (features.batches(), is_emulated()) {
         (true, false) => ("churn_*", 1000, 200),
         (true, true) => ("churn_1??", 100, 20),
-        // A link each takes a grace period each.
+        // With a link per probe, each needs its own grace period.
         (false, _) => ("churn_1?", 10, 5),
     };
     let plan = plan_of(&program, &[function]);
@@ -37,7 +37,7 @@ fn two_hundred_rounds() {
     let mut hits = Vec::new();
     let mut before = (0, 0);
     for round in 0..rounds {
-        // What the first rounds allocate is kept for the others.
+        // Memory that the first rounds allocate is reused by the others.
         if round == rounds / 10 {
             before = held();
         }
@@ -52,7 +52,7 @@ fn two_hundred_rounds() {
     assert!(after.1 < before.1 + 8 * 1024, "{} KiB of memory, and {} before", after.1, before.1);
 }
 
-/// One round; its hits.
+/// Runs one round; returns its hits.
 fn attach_and_detach(plan: &AttachPlan, features: faultline_engine::kernel::Features) -> u64 {
     let mut programs = load(plan, None, features);
     let counters = programs.counters(plan.probes.len()).unwrap();

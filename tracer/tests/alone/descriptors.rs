@@ -1,4 +1,4 @@
-//! What attaching leaves behind in the process that does it.
+//! Attaching leaves no descriptors behind in the process that does it.
 
 use std::fs;
 
@@ -11,8 +11,8 @@ use crate::{
     support::live::{Puppet, probes_of},
 };
 
-/// Check that twenty runs after another leave no descriptor behind in the process that makes them
-/// (a daemon makes many).
+/// Check that twenty runs in a row leave no descriptor behind in the process that makes them (a daemon
+/// makes many).
 #[test]
 fn no_descriptors_are_leaked() {
     let _alone = alone();
@@ -43,7 +43,7 @@ fn no_descriptors_are_leaked() {
     assert_eq!(left, [0; 20]);
 }
 
-/// How many descriptors this process has of eBPF maps, programs, links and type information.
+/// How many descriptors of eBPF maps, programs, links and type information this process has.
 fn bpf_descriptors() -> usize {
     let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
     descriptors

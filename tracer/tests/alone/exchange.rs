@@ -1,4 +1,4 @@
-//! Links that give way to others under full load, exactly.
+//! Links are replaced by others under full load, without losing or doubling a hit.
 
 use std::{path::Path, sync::Arc};
 
@@ -31,11 +31,11 @@ fn request(program: &Path, function: &str, action: Action, pid: Pid) -> Request 
     }
 }
 
-/// Check that links are exchanged under full load, on all CPUs, and that every call of a function
-/// that stays is counted once, at its entry and at its return, whatever becomes of hits, and also
-/// where two probes share its breakpoint. More threads than CPUs: they are preempted anywhere, also
-/// while they leave a mark, which once ended up with another task, and between the programs of two
-/// probes, where one had gone once before the other had come.
+/// Check that links are exchanged under full load, on all CPUs, and that every call of a function that
+/// stays is counted once, at its entry and at its return, for every action, and also where two probes share
+/// its breakpoint. There are more threads than CPUs, so that they are preempted anywhere. This includes
+/// while they leave a mark, which once ended up with another task; and between the programs of two probes,
+/// where one was once removed before the other was added.
 #[test]
 fn exchanges_are_exact() {
     let _alone = alone();
@@ -44,8 +44,8 @@ fn exchanges_are_exact() {
     }
     let exchanges = if is_emulated() { 5 } else { 25 };
     for (action, functions, hits_a_call) in [
-        // Links that only count; with returns; two probes at one place: a mark of the one that outlived
-        // its link once pushed out the other's.
+        // Links that only count; links with returns; two probes at one place, where a mark of the one once
+        // outlived its link and displaced the other's.
         (Action::Count, &["hot", "warm"][..], 1),
         (Action::Latency, &["hot -> u64", "warm -> u64"], 2),
         (Action::Events, &["hot(a: u64)", "hot", "warm"], 1),
@@ -79,7 +79,7 @@ fn exchanges_are_exact() {
         set.begin();
         target.send("go");
         for probe in goes.into_iter().take(exchanges) {
-            // What stays is in the same link.
+            // The function that stays is in the same link.
             tracer.detach(&set, &[probe]).blocking_recv().unwrap().unwrap();
         }
         target.send("stop");

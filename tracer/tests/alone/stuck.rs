@@ -1,4 +1,4 @@
-//! A task that hangs in a page fault hurts nobody else.
+//! A task that is stuck in a page fault hurts nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -15,19 +15,19 @@ use crate::{
     },
 };
 
-/// Whether a hit that sleeps keeps others waiting: the kernel runs a program that has a link of its
-/// own point with a buffer of the CPU locked, and the next hit there, of whatever tracer, waits for
-/// the lock (`prepare_uprobe_buffer`; seen on 6.1).
+/// Whether a hit that sleeps keeps others waiting. With one link per breakpoint, the kernel holds a lock on
+/// a per-CPU buffer while the program runs, and the next hit on that CPU, of any tracer, waits for the lock
+/// (`prepare_uprobe_buffer`; seen on 6.1).
 fn too_old_for_sleeping_hits() -> bool {
     skip_without(kernel_batches(), "uprobe_multi links: hits that wait for no other hit", (6, 6))
 }
 
-/// A run on `stuck`, with a task in it that hangs in a page fault since just now.
+/// A run on `stuck`, with a task that has just become stuck in a page fault.
 fn hang() -> (Target, Streaming) {
     hang_under(|run| run)
 }
 
-/// The same of a run that is changed before it is started.
+/// The same, for a run that is modified before it is started.
 fn hang_under(change: impl FnOnce(Faultline) -> Faultline) -> (Target, Streaming) {
     let program = target("stuck.c", &[]);
     let mut stuck = Target::start(&program, &[]);
@@ -44,16 +44,16 @@ fn is_event(line: &str) -> bool {
     line.contains(r#""type":"event""#)
 }
 
-/// Waits until the run has told that the task is stuck.
+/// Waits until the run has reported that the task is stuck.
 fn wait_told(run: &Streaming, stuck: &Target) -> String {
     let told = run.stderr.wait_for(1, |line| line.starts_with("warning: process "));
     assert!(told[0].text.contains(&format!("process {} (sleeper)", stuck.pid())), "{told:?}");
     told[0].text.clone()
 }
 
-/// Check that a task which hangs in a page fault keeps no event of another from showing at once;
-/// that the user is told of it; that its process is then read without faulting; that a detach
-/// tells whom it waits for; and that all is accounted for once the page comes.
+/// Check that a task that is stuck in a page fault does not delay another task's events; that it is
+/// reported to the user; that its process is then read without faulting; that a detach says which task it
+/// is waiting for; and that everything is accounted for once the page arrives.
 #[test]
 fn stuck_fault_hurts_nobody_else() {
     let _alone = alone();
@@ -82,7 +82,7 @@ fn stuck_fault_hurts_nobody_else() {
     assert_eq!(Read::of(&cold, "text"), unread("EAGAIN"));
 
     run.signal(libc::SIGINT);
-    // Told again and again, as long as it lasts.
+    // Reported repeatedly for as long as it lasts.
     let waiting = run.stderr.wait_for(2, |line| line.starts_with("waiting for "));
     for line in &waiting {
         let whom = format!("waiting for process {} (sleeper), task ", stuck.pid());
@@ -105,8 +105,8 @@ fn stuck_fault_hurts_nobody_else() {
     stuck.finish();
 }
 
-/// Bug: in a time namespace that is behind the host or ahead of it, a stuck task was not told of, or
-/// each that waited for a page was: the eBPF programs read the host's clock.
+/// Bug: in a time namespace behind or ahead of the host, a stuck task was not reported, or every task that
+/// waited for a page was: the eBPF programs read the host's clock.
 #[test]
 fn stuck_fault_is_told_in_a_time_namespace() {
     let _alone = alone();
@@ -125,8 +125,8 @@ fn stuck_fault_is_told_in_a_time_namespace() {
     stuck.finish();
 }
 
-/// Bug: on kernels from 6.13 a hit that slept in a page fault had its variables in memory of the
-/// CPU, not of the task, and came out with the arguments of the hits that came after it there.
+/// Bug: on kernels from 6.13 a hit that slept in a page fault kept its variables in per-CPU instead of
+/// per-task memory, and ended up with the arguments of later hits on that CPU.
 #[test]
 fn sleeping_hit_keeps_its_own_arguments() {
     let _alone = alone();
@@ -153,8 +153,8 @@ fn sleeping_hit_keeps_its_own_arguments() {
     assert_reads(&summary, Reads { resident: 20, faulted: 1, ..Reads::default() });
 }
 
-/// Check that a second Ctrl-C ends the run although a task still hangs, with the hit that it is in
-/// accounted for, nothing left that keeps a pipeline waiting, and no harm to the task.
+/// Check that a second Ctrl-C ends the run although a task is still stuck, that its hit is accounted for,
+/// that nothing remains that keeps a pipeline waiting, and that the task is not harmed.
 #[test]
 fn second_interrupt_does_not_wait() {
     let _alone = alone();
@@ -174,7 +174,7 @@ fn second_interrupt_does_not_wait() {
     assert!(stuck.finish().0.success());
 }
 
-/// Check that a task which is killed while it hangs sets the run free, and is accounted for.
+/// Check that killing a stuck task lets the run continue, and that its hit is accounted for.
 #[test]
 fn killed_while_stuck() {
     let _alone = alone();

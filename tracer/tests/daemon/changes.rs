@@ -1,7 +1,7 @@
-//! The daemon, as its operator, systemd, Prometheus and an attacker see it.
+//! The daemon as seen by its operator, systemd, Prometheus and an attacker.
 //!
 //! - changes: reload, attach and detach, with exact counts of what stays
-//! - targets that come and go
+//! - targets that appear and disappear
 //! - the control socket and the scrape: states, garbage, crowds
 //! - kill -9
 //!
@@ -27,8 +27,8 @@ use crate::support::{
     target,
 };
 
-/// Check that a reload attaches what is new, releases what is gone, and loses no hit of what
-/// stays; however busy that is.
+/// Check that a reload attaches new probes, releases removed ones, and loses no hit of the ones that stay,
+/// however busy they are.
 #[test]
 fn reload_touches_only_the_difference() {
     let program = private_copy(&Puppet::program(), "reload");
@@ -44,7 +44,7 @@ fn reload_touches_only_the_difference() {
         assert_eq!(changed["added"].as_array().unwrap().len(), 1, "{changed}");
         puppet.wait_called(100);
     }
-    // By signal, too.
+    // Also by signal.
     daemon.configure(&stays, "");
     daemon.running.signal(libc::SIGHUP);
     daemon.running.stderr.wait_for(1, |line| line.contains("0 probes added, 1 removed, 1 kept"));
@@ -57,8 +57,8 @@ fn reload_touches_only_the_difference() {
     daemon.stop();
 }
 
-/// Check that of 5,000 named probes 4,000 stay over a reload without losing a hit, while top and
-/// scrapes go on, and that 5,000 can be attached and detached by a client.
+/// Check that 4,000 of 5,000 named probes survive a reload without losing a hit, while `top` and scrapes
+/// keep running, and that a client can attach and detach 5,000.
 #[test]
 fn thousands_of_named_probes() {
     const ROUNDS: usize = 300;
@@ -104,8 +104,8 @@ fn thousands_of_named_probes() {
     daemon.stop();
 }
 
-/// Check that a wrong file changes nothing, says why wherever one looks, and the right one works
-/// again.
+/// Check that an invalid file changes nothing, that the reason is visible everywhere, and that a valid file
+/// works again.
 #[test]
 fn a_bad_file_changes_nothing() {
     let program = private_copy(&Puppet::program(), "badfile");
@@ -133,7 +133,7 @@ fn a_bad_file_changes_nothing() {
     daemon.stop();
 }
 
-/// Check what a client may attach and detach, and what it is told.
+/// Check what a client may attach and detach, and what it gets as an answer.
 #[test]
 fn attach_and_detach() {
     let program = private_copy(&Puppet::program(), "attach");
@@ -205,7 +205,7 @@ fn processes_that_start_later() {
     fs::hard_link(&program, &other).unwrap();
     let name = program.file_name().unwrap().to_str().unwrap();
     let probes = format!("{}process = \"{name}\"\n", probe("ticks", &program, "tick"));
-    // A scan would find them too: it has to be the kernel that tells.
+    // A scan would find them too, so check that it was the kernel's notice.
     let daemon = Daemon::start(&probes, "[targets]\nrescan_every = \"1h\"\n");
     assert_eq!(daemon.listed("ticks")["state"], "waiting");
     let mut total = 0.0;
@@ -223,7 +223,7 @@ fn processes_that_start_later() {
         if round < 3 {
             puppet.ends_well();
         } else {
-            // A child of a traced process is one of that name.
+            // A child of a traced process has the same name.
             assert_eq!(puppet.tell("go 1"), "going");
             puppet.tell("stop");
             puppet.take().finish();
@@ -231,15 +231,15 @@ fn processes_that_start_later() {
         stranger.ends_well();
         total = daemon.metric("faultline_probe_hits_total", &["name=\"ticks\""]);
     }
-    // Two of them had different inodes for the same content, and one series all the same.
+    // Two of them had different inodes for the same content, and still one series.
     let series =
         daemon.scrape().lines().filter(|l| l.starts_with("faultline_probe_hits_total{")).count();
     assert_eq!(series, 1);
     daemon.stop();
 }
 
-/// Check that a program that is replaced on disk by another build is probed too, and that the old
-/// one stays probed as long as it runs.
+/// Check that when a program is replaced on disk by another build, the new one is probed too, and the old
+/// one stays probed for as long as it runs.
 #[test]
 fn replaced_on_disk() {
     let program = private_copy(&Puppet::program(), "replaced");
@@ -263,8 +263,8 @@ fn replaced_on_disk() {
     daemon.stop();
 }
 
-/// Check that a program can be replaced over and over within the limit of functions: what is gone does
-/// not count; and that a build that would be too much waits until the one before has ended.
+/// Check that a program can be replaced over and over within the limit of functions, because removed ones
+/// do not count; and that a build that would exceed the limit waits until the previous one has ended.
 #[test]
 fn replaced_again_and_again() {
     let program = private_copy(&Puppet::program(), "again");
@@ -336,7 +336,7 @@ fn containers_that_start_later() {
     fs::remove_dir_all(folder).unwrap();
 }
 
-/// Check that one file seen through two overlay mounts is probed once, and each hit counted once.
+/// Check that one file seen through two overlay mounts is probed once, and each hit is counted once.
 #[test]
 fn overlays_of_one_layer() {
     let folder = own_folder();
@@ -345,7 +345,7 @@ fn overlays_of_one_layer() {
         fs::create_dir_all(&path).unwrap();
         path
     };
-    // An overlay cannot have its upper layer on another one, which /tmp may be.
+    // An overlay cannot have its upper layer on another overlay, and /tmp may be one.
     let disk = make("disk");
     run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&disk));
     for part in ["lower", "upper-a", "work-a", "merged-a", "upper-b", "work-b", "merged-b"] {
@@ -372,7 +372,7 @@ fn overlays_of_one_layer() {
         &["--mount", "--propagation", "private", "sh", "-c", &script],
     );
     let mut outside = Puppet::start_program(&in_a);
-    // Two scans, and nothing new is found.
+    // After two scans, nothing new has been found.
     thread::sleep(Duration::from_secs(3));
     assert_eq!(daemon.listed("ticks")["links"], 1, "one file below is one file");
     inside.send("step 30");
@@ -388,7 +388,8 @@ fn overlays_of_one_layer() {
     fs::remove_dir_all(folder).unwrap();
 }
 
-/// Check that nobody's idleness, garbage or number keeps others out, and that requests have limits.
+/// Check that idle clients, garbage or a crowd of clients keep no one else out, and that requests have
+/// limits.
 #[test]
 fn crowds_and_garbage() {
     let program = private_copy(&Puppet::program(), "crowds");
@@ -428,7 +429,7 @@ fn crowds_and_garbage() {
             "400",
         ),
         ("GET /v1/events/nosuch HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
-        // Bug: what is not UTF-8 was answered without JSON.
+        // Bug: a request that is not UTF-8 was answered without JSON.
         ("GET /v1/events/%ff HTTP/1.1\r\nhost: x\r\n\r\n", "400"),
     ] {
         let answer = daemon.raw_control(request);
@@ -453,7 +454,8 @@ fn crowds_and_garbage() {
     daemon.stop();
 }
 
-/// Check that the socket is for root and the group alone, and refuses whoever got in otherwise.
+/// Check that the socket is for root and the group only, and that the daemon refuses anyone else who gets
+/// in.
 #[test]
 fn peers_are_checked() {
     let daemon = Daemon::start("", "");
@@ -469,7 +471,7 @@ fn peers_are_checked() {
             .unwrap()
     };
     assert!(!as_nobody(&daemon).status.success(), "the file keeps others out");
-    // Somebody has opened it to all: the daemon looks for itself.
+    // Even if the socket was opened to everyone, the daemon checks for itself.
     fs::set_permissions(daemon.socket(), fs::Permissions::from_mode(0o666)).unwrap();
     let refused = as_nobody(&daemon).stdout;
     let refused = String::from_utf8_lossy(&refused);
@@ -477,8 +479,8 @@ fn peers_are_checked() {
     daemon.stop();
 }
 
-/// Check that after a kill -9 no breakpoint is left, that the next daemon replaces the socket, and
-/// that a living one's is refused.
+/// Check that after a kill -9 no breakpoint is left, that the next daemon replaces the socket, and that it
+/// refuses to replace the socket of a live daemon.
 #[test]
 fn killed_and_started_again() {
     let program = private_copy(&Puppet::program(), "killed");
@@ -508,7 +510,7 @@ fn killed_and_started_again() {
     let daemon = Daemon { running: again, folder: daemon.folder.clone(), port: daemon.port };
     puppet.step(4);
     daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], 4.0);
-    // Another one on the same socket, with a metrics address of its own.
+    // Another daemon on the same socket, with its own metrics address.
     let text = fs::read_to_string(&config).unwrap().replace(&daemon.port.to_string(), "0");
     let second = daemon.folder.join("second.toml");
     fs::write(&second, text).unwrap();

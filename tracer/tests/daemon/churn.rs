@@ -1,7 +1,7 @@
-//! Churn: probes, processes, events, clients and configurations that come and go, over and over.
+//! Churn: probes, processes, events, clients and configurations that are added and removed over and over.
 //!
-//! In short by default. `FAULTLINE_CHURN=1h` has it go on for that long, and prints what the daemon
-//! took every five minutes: the figures of docs/daemon.md.
+//! Short by default. With `FAULTLINE_CHURN=1h` it runs for that long, and prints what the daemon used every
+//! five minutes: the figures of docs/daemon.md.
 
 use std::{
     fs,
@@ -21,12 +21,12 @@ use crate::support::{
     number, target,
 };
 
-/// What a daemon has.
+/// The resources of a daemon.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Held {
     resident_bytes: u64,
     threads: usize,
-    /// Of every table: threads that hold links have their own.
+    /// Over all descriptor tables: threads that hold links have their own.
     descriptors: usize,
     cpu_seconds: f64,
 }
@@ -37,7 +37,7 @@ impl Held {
         let tables = tasks.flatten().map(|task| task.path().join("fd"));
         let counts: Vec<usize> =
             tables.filter_map(|fds| Some(fs::read_dir(fds).ok()?.count())).collect();
-        // Only now: to be asked takes a connection and a thread.
+        // Only now: answering takes a connection and a thread.
         let status = daemon.ask(&["status"]);
         Self {
             resident_bytes: number(&status, "resident_bytes"),
@@ -47,7 +47,7 @@ impl Held {
         }
     }
 
-    /// What it has when nothing goes on: threads that serve end some seconds after their work.
+    /// Its resources at rest: serving threads end some seconds after their work.
     fn at_rest(daemon: &Daemon) -> Self {
         daemon.wait_released();
         thread::sleep(Duration::from_secs(12));
@@ -57,7 +57,7 @@ impl Held {
 
 struct Churn {
     daemon: Daemon,
-    /// Its probes stay all the time.
+    /// Its probes stay attached all the time.
     puppet: Puppet,
     functions: std::path::PathBuf,
     visitor: std::path::PathBuf,
@@ -115,7 +115,7 @@ impl Churn {
         self.puppet.step(100);
         self.called += 100;
         match round % 5 {
-            // A process that comes and goes.
+            // A short-lived process.
             0 => {
                 let mut visitor = Puppet::start_program(&self.visitor);
                 let pid = visitor.pid().parse::<u64>().unwrap();
@@ -139,7 +139,7 @@ impl Churn {
                 daemon.configure(&lasting, &extra);
                 daemon.ask(&["reload"]);
             }
-            // Clients: some who listen and go, some who say nothing, some who say nonsense.
+            // Clients: some listen and leave, some say nothing, some send nonsense.
             2 => {
                 for request in
                     ["GET /v1/events HTTP/1.1\r\nhost: x\r\n\r\n", "", "\0\0\0\0\r\n\r\n"]
@@ -162,8 +162,8 @@ impl Churn {
     }
 }
 
-/// Check that churn leaves nothing behind: no descriptor, no thread, no link, no growth; and that
-/// what stays attached over all of it loses no hit.
+/// Check that churn leaves nothing behind: no descriptor, no thread, no link, no growth; and that probes
+/// that stay attached throughout lose no hit.
 #[test]
 fn churn_leaves_nothing() {
     let asked = std::env::var("FAULTLINE_CHURN").ok();
@@ -180,7 +180,7 @@ fn churn_leaves_nothing() {
             held.cpu_seconds,
         );
     };
-    // What the first of each kind allocates is kept for the others.
+    // Memory that the first of each kind allocates is reused by the others.
     (0..15).for_each(|_| churn.round());
     let before = Held::at_rest(&churn.daemon);
     line(churn.rounds, before);

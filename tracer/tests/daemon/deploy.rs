@@ -1,4 +1,4 @@
-//! What is in deploy/: taken by the tools that it is for, and true of the daemon.
+//! The files in deploy/ are accepted by the tools they are for, and match the daemon.
 //!
 //! - systemd: the unit, its hardening, its capabilities
 //! - Prometheus: scrape configuration, alerts, the tests of the alerts
@@ -22,8 +22,8 @@ use crate::support::{
     prometheus::Prometheus,
 };
 
-/// How exposed `systemd-analyze security` may find the service, in tenths; docs/systemd.md says why
-/// it cannot be less.
+/// The highest exposure that `systemd-analyze security` may report for the service, in tenths;
+/// docs/systemd.md says why it cannot be lower.
 const EXPOSURE_TENTHS: u32 = 25;
 
 fn deploy(file: &str) -> PathBuf {
@@ -50,7 +50,7 @@ fn yaml(file: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Every string under one of these keys, wherever it is.
+/// Every string under one of these keys, anywhere.
 fn strings(value: &Value, keys: &[&str], found: &mut Vec<String>) {
     match value {
         Value::Object(members) => {
@@ -66,7 +66,7 @@ fn strings(value: &Value, keys: &[&str], found: &mut Vec<String>) {
     }
 }
 
-/// The names of metrics in a PromQL expression; quoted values of labels are left out.
+/// The metric names in a PromQL expression, without quoted label values.
 fn metrics_of(expression: &str) -> BTreeSet<String> {
     let outside: String = expression.split('"').step_by(2).collect();
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
@@ -77,13 +77,14 @@ fn metrics_of(expression: &str) -> BTreeSet<String> {
     outside.split(|c| !is_name(c)).filter(is_metric).map(str::to_owned).collect()
 }
 
-/// Check that systemd takes the unit, with the example of limits beside it, and has nothing to say but that it may be too old for one line.
+/// Check that systemd accepts the unit, with the example of limits beside it, and at most warns that it is
+/// too old for one line.
 #[test]
 fn systemd_takes_the_unit() {
     let unit = text("systemd/faultline.service");
     let folder = own_folder();
     let file = folder.join("faultline.service");
-    // It has to name a program that exists.
+    // The unit must name a program that exists.
     let program = env!("CARGO_BIN_EXE_faultline");
     fs::write(&file, unit.replace("/usr/bin/faultline", program)).unwrap();
     let drop_ins = folder.join("faultline.service.d");
@@ -98,7 +99,7 @@ fn systemd_takes_the_unit() {
     assert!(output.status.success(), "{said}");
 }
 
-/// Check that the service is as little exposed as the documentation says.
+/// Check that the service is no more exposed than the documentation says.
 #[test]
 fn the_unit_is_hardened() {
     let unit = deploy("systemd/faultline.service");
@@ -133,7 +134,7 @@ fn capabilities_agree() {
     assert_eq!(bounding, added, "the DaemonSet adds what the daemon keeps");
 }
 
-/// Check that Prometheus takes its configuration and the alerts, and that they fire as tested.
+/// Check that Prometheus accepts its configuration and the alerts, and that they fire as tested.
 #[test]
 fn prometheus_takes_its_files() {
     for args in [
@@ -167,8 +168,8 @@ fn every_alert_is_tested() {
     }
 }
 
-/// Check that every metric that an alert or the dashboard names is one of the daemon's, and that
-/// every query of the dashboard has an answer once programs are traced.
+/// Check that every metric named by an alert or the dashboard is one of the daemon's, and that every query
+/// of the dashboard returns data once programs are traced.
 #[test]
 fn metrics_exist_and_queries_answer() {
     let program = private_copy(&Puppet::program(), "dashboard");
@@ -218,7 +219,7 @@ fn metrics_exist_and_queries_answer() {
     daemon.stop();
 }
 
-/// Check that the panels of the dashboard lie beside each other, and have different numbers.
+/// Check that the panels of the dashboard do not overlap, and have different ids.
 #[test]
 fn panels_do_not_overlap() {
     let dashboard: Value = serde_json::from_str(&text("grafana/faultline.json")).unwrap();
@@ -241,8 +242,8 @@ fn pod() -> Value {
     set["spec"]["template"]["spec"].clone()
 }
 
-/// Check that the manifest holds together: what is mounted exists, ports are those that the
-/// configuration listens on, and the daemon takes that configuration.
+/// Check that the manifest is consistent: mounted volumes exist, ports are the ones the configuration
+/// listens on, and the daemon accepts that configuration.
 #[test]
 fn the_daemonset_holds_together() {
     let documents = yaml("kubernetes/daemonset.yaml");

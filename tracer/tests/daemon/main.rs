@@ -1,7 +1,7 @@
-//! The daemon and what is in deploy/.
+//! The daemon and the files in deploy/.
 //!
-//! A program of its own because it asks more of a system than a guest of `cargo xtask vm` has:
-//! Prometheus, mounts, systemd's tools, and a machine that is not emulated.
+//! A separate program because it needs more than a guest of `cargo xtask vm` has: Prometheus, mounts,
+//! systemd's tools, and a machine that is not emulated.
 
 #![allow(
     clippy::unwrap_used,

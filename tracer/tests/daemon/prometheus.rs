@@ -8,8 +8,8 @@ use crate::support::{
     prometheus::Prometheus,
 };
 
-/// Check that PromQL gives exactly the calls that the program made, for each action, and that no
-/// scrape failed or was dropped.
+/// Check that PromQL returns exactly the calls that the program made, for each action, and that no scrape
+/// failed or was dropped.
 #[test]
 fn exact_numbers_through_promql() {
     let program = private_copy(&Puppet::program(), "prometheus");
@@ -44,7 +44,7 @@ fn exact_numbers_through_promql() {
     daemon.stop();
 }
 
-/// Check that both formats are as Prometheus's own tools want them.
+/// Check that Prometheus's own tools accept both formats.
 #[test]
 fn formats_are_clean() {
     let program = private_copy(&Puppet::program(), "formats");
@@ -66,7 +66,7 @@ fn formats_are_clean() {
     let described = |line: &&str| line.starts_with("# HELP ");
     let families: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE ")).collect();
     assert_eq!(text.lines().filter(described).count(), families.len());
-    // docs/metrics.md knows every one of them.
+    // docs/metrics.md documents every one of them.
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
     let docs = fs::read_to_string(docs).unwrap();
     for family in families {

@@ -1,4 +1,4 @@
-//! The daemon as a service: where its events go, what it may take, and what it leaves behind.
+//! The daemon as a service: where its events go, its limits, and what it leaves behind.
 
 use std::{
     fs,
@@ -17,8 +17,8 @@ use crate::support::{
     target,
 };
 
-/// Check that events whose disk is full are counted, that no line is ever half, and that writing
-/// goes on when there is room.
+/// Check that events lost to a full disk are counted, that no line is ever incomplete, and that writing
+/// resumes when there is room.
 #[test]
 fn full_disk() {
     let program = private_copy(&Puppet::program(), "fulldisk");
@@ -69,7 +69,8 @@ fn full_disk() {
     assert!(lines.iter().all(|line| line["name"] == "ticks" && line["type"] == "event"));
 }
 
-/// Check that events go to standard output, and to those who listen, of the probe they asked for.
+/// Check that events go to standard output, and to listening clients if they are of the probe they asked
+/// for.
 #[test]
 fn events_and_tail() {
     let program = private_copy(&Puppet::program(), "tail");
@@ -80,7 +81,7 @@ fn events_and_tail() {
     let socket = daemon.socket();
     let tail = faultline(["ctl", "--socket", socket.to_str().unwrap(), "tail", "ticks"]).stream();
     let mut puppet = Puppet::start_program(&program);
-    // It listens from the moment on that the daemon has its request.
+    // It listens from the moment the daemon has its request.
     wait_until("tail has events", || {
         puppet.step(1);
         !tail.stdout.lines().is_empty()
@@ -98,7 +99,7 @@ fn events_and_tail() {
     daemon.stop();
 }
 
-/// Check that above the budget the rest is summed up, with nothing lost or counted twice.
+/// Check that series above the limit are summed up in one, with nothing lost or counted twice.
 #[test]
 fn series_have_a_budget() {
     let program = private_copy(&target("functions.c", &["-O0"]), "budget");
@@ -119,7 +120,7 @@ fn series_have_a_budget() {
     daemon.stop();
 }
 
-/// Check that a daemon of root keeps only the capabilities it needs, and that an ordinary user with
+/// Check that a daemon started by root keeps only the capabilities it needs, and that an ordinary user with
 /// two of them can run one.
 #[test]
 fn privileges() {
@@ -165,7 +166,7 @@ fn privileges() {
     fs::remove_dir_all(folder).unwrap();
 }
 
-/// Check what systemd is told, and when.
+/// Check what the daemon reports to systemd, and when.
 #[test]
 fn systemd_protocol() {
     let program = private_copy(&Puppet::program(), "systemd");
@@ -208,8 +209,8 @@ fn systemd_protocol() {
     daemon.running.finish().succeeded();
 }
 
-/// Check that a target which is slow to be read by nobody does not keep the daemon from stopping,
-/// and that a stop while a client listens is clean.
+/// Check that output that is not read does not keep the daemon from stopping, and that a stop while a
+/// client listens is clean.
 #[test]
 fn stops_while_clients_listen() {
     let program = private_copy(&Puppet::program(), "stops");
@@ -230,8 +231,8 @@ fn stops_while_clients_listen() {
     assert!(rest.starts_with(b"HTTP/1.1 200 OK"));
 }
 
-/// Check that a killed daemon with many links is gone soon, its breakpoints with it: the next one
-/// counts every hit once.
+/// Check that a killed daemon with many links is gone soon, along with its breakpoints: the next one counts
+/// every hit once.
 #[test]
 fn killed_with_many_links() {
     let program = private_copy(&target("functions.c", &["-O0"]), "killed-many");

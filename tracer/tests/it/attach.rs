@@ -1,5 +1,5 @@
-//! Attaching and detaching: what comes, what is refused, what goes; on kernels that lack what
-//! newer ones offer too, as far as this one can do without it.
+//! Attaching and detaching: what is attached, what is refused, and what is left. Also on older kernels, as
+//! far as this one can stand in for them by ignoring newer features.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,8 +15,8 @@ use crate::support::{
     number, target,
 };
 
-/// Check that `-p` traces the process with its threads, not its children and no other process, on
-/// every kernel; and that what works differently there is told.
+/// Check that `-p` traces the process with its threads, not its children and no other process, on every
+/// kernel; and that differences of that kernel are reported.
 #[test]
 fn processes_on_every_kernel() {
     for (index, assume) in ASSUMPTIONS.into_iter().enumerate() {
@@ -48,8 +48,9 @@ fn processes_on_every_kernel() {
     }
 }
 
-/// Check that a page that is not resident is read where programs may sleep and nobody else waits for
-/// it, or that is wanted; and its argument is `null` with EAGAIN elsewhere; never something else.
+/// Check that a page that is not resident is read if programs may sleep and either no one else has to wait
+/// for it or `--force` is given; and that its argument is `null` with EAGAIN otherwise; never anything
+/// else.
 #[test]
 fn cold_pages_on_every_kernel() {
     let program = target("cold_pages.c", &[]);
@@ -80,12 +81,12 @@ fn cold_pages_on_every_kernel() {
     }
 }
 
-/// Check that a point which the kernel refuses is found, whether or not it was expected to be, and
+/// Check that a breakpoint that the kernel refuses is found, whether or not that was expected, and
 /// everything else is attached.
 #[test]
 fn refused_points() {
     let program = private_copy(&target("churn.c", &[]), "refused");
-    // The kernel looks at the instructions once a process has them.
+    // The kernel checks the instructions once a process has mapped them.
     let target = Target::start(&program, &["1"]);
     let mut plan = plan_of(&program, &["churn_1*", "refused", "churn_2*"]);
     let refused = ids(&plan, |label| label.ends_with(":refused"));
@@ -108,7 +109,7 @@ fn refused_points() {
     assert!(target.finish().1.ends_with(" 0\n"), "wrong results");
 }
 
-/// Check that each group of probes has links of its own: one is released, the others go on.
+/// Check that each group of probes has its own links: one is released, and the others keep counting.
 #[test]
 fn groups_of_probes() {
     let program = private_copy(&target("churn.c", &[]), "groups");
@@ -152,8 +153,8 @@ fn groups_of_probes() {
     assert!(printed.ends_with(" 0\n"), "wrong results: {printed}");
 }
 
-/// Check that a limit of open files which is too low for a link a probe is an error that names
-/// both numbers, before anything is attached; and that the limit is raised where that is allowed.
+/// Check that a limit on open files that is too low for one link per probe is an error that names both
+/// numbers, before anything is attached; and that the limit is raised where that is allowed.
 #[test]
 fn too_few_descriptors() {
     let program = target("functions.c", &["-O0"]);
@@ -182,8 +183,8 @@ fn needed_files(stderr: &str, probes: &str, limit: u64) -> u64 {
     needed.replace(',', "").parse().unwrap()
 }
 
-/// Bug: under `ulimit -n 64` it was said that "1 probes need 1 open files": check that the limit which
-/// an error asks for is the one that suffices.
+/// Bug: under `ulimit -n 64` the error said "1 probes need 1 open files". Check that the limit that an
+/// error asks for is enough.
 #[test]
 fn the_limit_of_open_files_that_suffices() {
     let tick = probes_of(&Puppet::program(), &["tick"]).remove(0);
@@ -199,7 +200,7 @@ fn the_limit_of_open_files_that_suffices() {
     limited(needed).succeeded();
 }
 
-/// Check that the file which took longest is told, where there are several.
+/// Check that the file that took longest is reported if there are several.
 #[test]
 fn slowest_file() {
     let (one, other) = (Puppet::program(), target("churn.c", &[]));
@@ -210,7 +211,7 @@ fn slowest_file() {
     assert!([one, other].iter().any(|program| program.to_str() == Some(file)), "{file}");
 }
 
-/// Check that what cannot be traced is said to be so at once, and what is wrong with it.
+/// Check that a target that cannot be traced is refused at once, with the reason.
 #[test]
 fn no_such_thing_to_trace() {
     let tick = probes_of(&Puppet::program(), &["tick"]).remove(0);
@@ -219,7 +220,7 @@ fn no_such_thing_to_trace() {
         assert_eq!(run.status.code(), Some(status), "{args:?}: {}", run.stderr);
         run.stdout + &run.stderr
     };
-    // kthreadd is 2 wherever process 1 is not alone in its namespace.
+    // kthreadd is pid 2, except in a PID namespace of our own.
     if std::fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
         assert!(said(2, &["trace", "-p", "2", &tick]).contains("a thread of the kernel"));
         let doctor = said(1, &["doctor", "-p", "2"]);

@@ -1,8 +1,8 @@
-//! What a hit costs, and what could hurt: told before anything is attached.
+//! What a hit costs, and what could hurt: reported before anything is attached.
 //!
 //! - `list`, `--dry-run`: class and cost of each function; `--preview` counts exactly
-//! - summaries: what the probes took, in total, by probe and by CPU
-//! - hazards: refused with the reason, done with `--force`
+//! - summaries: what the probes cost, in total, by probe and by CPU
+//! - hazards: refused with the reason, allowed with `--force`
 
 use serde_json::Value;
 
@@ -17,8 +17,8 @@ fn lines(all: &[Value], kind: &str) -> Vec<Value> {
     all.iter().filter(|line| line["type"] == kind).cloned().collect()
 }
 
-/// Check that `list` and `--dry-run` tell the class and the cost of each function, also where the
-/// breakpoint stays at the entry; and that what is single-stepped costs more than what is not.
+/// Check that `list` and `--dry-run` show the class and the cost of each function, also where the
+/// breakpoint stays at the entry; and that single-stepped instructions cost more than others.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn class_and_cost_of_each_function() {
@@ -97,8 +97,8 @@ fn nops_of_every_length_have_their_price() {
     }
 }
 
-/// Check that a preview counts every call of a command, says what tracing them would take, and leaves
-/// nothing attached; and that a preview of what is not called says so.
+/// Check that a preview counts every call of a command, says what tracing them would cost, and leaves
+/// nothing attached; and that a preview of functions that are not called says so.
 #[test]
 fn preview_counts_exactly() {
     let program = private_copy(&target("functions.c", &["-O0"]), "preview");
@@ -124,8 +124,8 @@ fn preview_counts_exactly() {
     assert_eq!(faultline(["trace", &probe, "--preview", "1s"]).run().status.code(), Some(2));
 }
 
-/// Check that every summary tells what the probes took, by probe and by CPU, and that the parts add up;
-/// the programs' own part where they do more than count.
+/// Check that every summary reports what the probes cost, by probe and by CPU, and that the parts add up;
+/// and the programs' own share if they do more than count.
 #[test]
 fn summaries_tell_what_probes_took() {
     let program = target("durations.c", &[]);
@@ -153,8 +153,8 @@ fn summaries_tell_what_probes_took() {
     }
 }
 
-/// Check that returns in a Go program are refused with the reason, entries are not, and `--force` has
-/// its way.
+/// Check that returns in a Go program are refused with the reason, entries are not, and `--force` overrides
+/// that.
 #[test]
 fn go_returns_are_refused() {
     let program = target("hazards.c", &["-DLIKE_GO"]);
@@ -174,7 +174,7 @@ fn go_returns_are_refused() {
 }
 
 /// Check that a probe on a five-byte nop inside a function is refused where this kernel would overwrite
-/// what the function keeps below its stack pointer, as `doctor` has tried, and else leaves it alone.
+/// what the function keeps below its stack pointer, as `doctor` found out, and is harmless otherwise.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn nop_inside_a_leaf_function() {
@@ -192,7 +192,7 @@ fn nop_inside_a_leaf_function() {
         assert!(finished.stderr.contains("wrong: 0"), "{}", finished.stderr);
         assert_eq!(number(&finished.succeeded().json().pop().unwrap(), "hits"), 200);
     }
-    // At the function's entry nothing lies there yet.
+    // At the function's entry there is nothing there yet.
     let mut entry = faultline(["count", "--json", "-c", program.to_str().unwrap()]);
     entry.command().args(probes_of(&program, &["leaf"]));
     assert!(entry.run().succeeded().stderr.contains("wrong: 0"));

@@ -1,5 +1,5 @@
-//! `--where`, `--sample` and `--rate` on the real kernel: just the calls that are wanted arrive,
-//! and each other one is counted for what it is. Needs root.
+//! `--where`, `--sample` and `--rate` on the real kernel: only matching calls arrive, and each of the
+//! others is counted under the right cause. Needs root.
 //!
 //! Contents: numbers; text; what cannot be read; who calls; returns; samples and rates; usage.
 
@@ -37,7 +37,7 @@ fn values(run: &Finished, function: &str, name: &str) -> Vec<Value> {
     events.map(|event| event["args"][name].clone()).collect()
 }
 
-/// How many hits were delivered, filtered, and of these undecided.
+/// How many hits were delivered, filtered, and, among those, undecided.
 fn left(part: &Value) -> (u64, u64, u64) {
     let count = |name| number(part, name);
     (count("delivered"), count("filtered"), count("filtered_undecided"))
@@ -67,7 +67,7 @@ const NUMBERS: [i64; 19] = [
     0x1234_5678_0000_0007,
 ];
 
-/// A type, and how it takes what a register holds.
+/// A type, and how it reads a register's content.
 type Narrow = (&'static str, fn(i64) -> i128);
 
 const TYPES: [Narrow; 8] = [
@@ -81,8 +81,8 @@ const TYPES: [Narrow; 8] = [
     ("u64", |v| i128::from(v as u64)),
 ];
 
-/// Check that numbers of every width are compared as their type says, whatever lies in the upper
-/// bits of their register, by every comparison.
+/// Check that numbers of every width are compared according to their type by every comparison, whatever is
+/// in the upper bits of their register.
 #[test]
 fn numbers_of_every_width() {
     let functions: Vec<_> = TYPES.iter().map(|(ty, _)| format!("num_{ty}(v: {ty})")).collect();
@@ -126,8 +126,7 @@ fn arguments_on_the_stack() {
 
 // ---- text ----
 
-/// Check that strings are equal, or begin, just where they are and do, at every length around the
-/// limits of a step.
+/// Check that string equality and prefixes are exact at every length around the limits of a step.
 #[test]
 fn strings_of_every_length() {
     let lengths = [
@@ -151,7 +150,7 @@ fn strings_of_every_length() {
     assert_eq!(values(&run, "text", "s"), ["", "end"]);
 }
 
-/// Check that a string may also be what a function returns.
+/// Check that a condition may use a returned string.
 #[test]
 fn returned_strings() {
     let condition = format!("ret == \"{}\" || ret == \"a\"", "a".repeat(257 - 1));
@@ -168,12 +167,12 @@ fn returned_strings() {
 fn ranges() {
     for (condition, lengths, undecided) in [
         (r#"p == "x\x00y""#, &[3][..], 0),
-        // Where there is a byte, but not at the null pointer.
+        // Where there is a byte, except at the null pointer.
         (r#"p ^= "x""#, &[3], 1),
         (r#"p == """#, &[0], 0),
         (r#"p == "end\0""#, &[4], 0),
         (r#"p == "a""#, &[1], 0),
-        // Only where there are two bytes they are looked at.
+        // The bytes are only compared if there are two.
         (r#"p == "aa""#, &[], 1),
         (r#"p ^= "end\0x""#, &[], 1),
     ] {
@@ -187,8 +186,8 @@ fn ranges() {
 
 // ---- what cannot be read ----
 
-/// Check that a value that cannot be read fits no condition and not its contrary either, that it is
-/// counted, and that a condition which is decided without it does not ask for it.
+/// Check that a value that cannot be read matches neither a condition nor its opposite, that this is
+/// counted, and that a condition that is decided without the value does not need it.
 #[test]
 fn unreadable_values_are_undecided() {
     for (condition, delivered, undecided) in [
@@ -215,7 +214,7 @@ fn unreadable_values_are_undecided() {
     assert!(text.stderr.contains("undecided   3"), "{}", text.stderr);
 }
 
-/// Check that strings on pages that are on disk only are compared all the same.
+/// Check that strings on pages that are only on disk are compared too.
 #[test]
 fn cold_pages() {
     let program = target("cold_pages.c", &[]);
@@ -261,7 +260,7 @@ fn work_probe(signature: &str) -> String {
     format!("{}:work{signature}", program().display())
 }
 
-/// Check that threads are told apart by name and number, and processes by number.
+/// Check that threads can be selected by name and id, and processes by id.
 #[test]
 fn threads_and_processes() {
     let probe = work_probe("");
@@ -283,7 +282,7 @@ fn threads_and_processes() {
     assert_eq!(left(&traced.finish().well().summary()), (40, 0, 0));
 }
 
-/// Check that four threads at full speed get each call judged rightly, and returns go with their
+/// Check that with four threads at full speed each call is judged correctly, and returns follow their
 /// entries.
 #[test]
 fn four_threads_at_full_speed() {
@@ -300,7 +299,7 @@ fn four_threads_at_full_speed() {
 
 // ---- returns ----
 
-/// Check that a condition about the return shows the returns that fit it, and nothing else.
+/// Check that a condition on the return shows the returns that match it, and nothing else.
 #[test]
 fn returns_and_durations() {
     let probes = ["takes(ms: i64, result: i64) -> i64"];
@@ -341,7 +340,7 @@ fn recursion() {
 
 // ---- samples and rates ----
 
-/// Check that a sample is about as large as it should be, and that a return goes with its entry.
+/// Check that a sample is about as large as it should be, and that a return follows its entry.
 #[test]
 fn samples() {
     let probe = work_probe("(i: i64, thread: i32) -> i64");
@@ -350,7 +349,7 @@ fn samples() {
     assert_eq!(number(&summary, "hits"), 80_000);
     let delivered = number(&summary, "delivered");
     assert_eq!(number(&summary, "sampled_out"), 80_000 - delivered);
-    // 4000 calls are to be expected, with a standard deviation of 60.
+    // 4000 calls are expected, with a standard deviation of 60.
     assert!((3_400..=4_600).contains(&(delivered / 2)), "{summary}");
     let kinds = |kind: &str| {
         let kind = format!("\"kind\":\"{kind}\"");
@@ -361,8 +360,8 @@ fn samples() {
     assert_eq!(number(&all, "delivered"), 4_000);
 }
 
-/// Check that no more calls pass than the rate and its burst allow, each probe by itself, and that
-/// the first ones do.
+/// Check that no more calls pass than the rate and its burst allow, for each probe separately, and that the
+/// first ones do pass.
 #[test]
 fn rates() {
     let program = program();
@@ -384,7 +383,7 @@ fn rates() {
 /// Check that each probe has a rate of its own, on all CPUs together.
 #[test]
 fn rates_are_per_probe() {
-    // No second call comes within a minute's tenth.
+    // A second call would need a tenth of a minute.
     let options = ["--rate", "1/m", &work_probe("(i: i64)"), &work_probe("(i: i64, t: i32)")];
     let summary = work(2_000, 4, &options).summary();
     assert_eq!(number(&summary, "hits"), 16_000);
@@ -412,7 +411,8 @@ fn all_together() {
 
 // ---- usage ----
 
-/// Check that wrong conditions, samples and rates are wrong usage, and are pointed at.
+/// Check that invalid conditions, samples and rates are wrong usage, and that the error points at the
+/// mistake.
 #[test]
 fn wrong_usage() {
     let probe = work_probe("(i: i64, thread: i32)");
@@ -433,7 +433,7 @@ fn wrong_usage() {
     }
 }
 
-/// Check that a probe that the condition is not about is skipped with the reason, and the rest is
+/// Check that a probe that the condition does not apply to is skipped with the reason, and the rest is
 /// traced; with --strict nothing is.
 #[test]
 fn probes_without_the_name() {
@@ -450,7 +450,7 @@ fn probes_without_the_name() {
     assert_eq!(strict.status.code(), Some(1), "{}", strict.stderr);
 }
 
-/// Check that a dry run shows what hits are wanted.
+/// Check that a dry run shows the condition and the limits.
 #[test]
 fn dry_run() {
     let probe = work_probe("(i: i64)");
@@ -480,7 +480,7 @@ fn summed(command: &str, condition: &str, signature: &str, options: &[&str]) -> 
     (line.unwrap_or_else(|| panic!("no line: {lines:?}")).clone(), summary)
 }
 
-/// Check that only the calls that are wanted are counted, by their arguments or by their return.
+/// Check that only matching calls are counted, by their arguments or by their return.
 #[test]
 fn counts() {
     let (line, summary) = summed("count", "i < 10 && thread != 1", "(i: i64, thread: i32)", &[]);
@@ -495,12 +495,12 @@ fn counts() {
     assert_eq!(run.status.code(), Some(2), "{}", run.stderr);
 }
 
-/// Check that only the durations of wanted calls are in the histogram.
+/// Check that only the durations of matching calls are in the histogram.
 #[test]
 fn latencies() {
     let (line, summary) = summed("latency", "i < 10 && ret >= 0", "(i: i64) -> i64", &[]);
     assert_eq!(number(&line, "count"), 10 + 9 + 8 + 7, "{line}");
-    // Those entries that were wanted are no result of their own.
+    // The entries that matched are not results by themselves.
     assert_eq!(number(&summary, "hits"), 80_000);
     let (line, summary) = summed("latency", "i < 5000", "(i: i64)", &["--sample", "1/2"]);
     let count = number(&line, "count");

@@ -1,8 +1,8 @@
-//! The program as its user sees it, on the real kernel. Needs root.
+//! The program as its users see it, on the real kernel. Needs root.
 //!
-//! These tests run beside each other in one program. So a test that traces every process has a copy
-//! of its target to itself (`support::live::private_copy`). What cannot run beside others is in
-//! `tests/alone`; what needs more of a system than a kernel is in `tests/daemon`.
+//! These tests run in parallel in one program. So a test that traces every process has a private copy of
+//! its target (`support::live::private_copy`). Tests that cannot run in parallel are in `tests/alone`;
+//! tests that need more of a system than a kernel are in `tests/daemon`.
 
 #![allow(
     clippy::unwrap_used,

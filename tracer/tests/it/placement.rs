@@ -1,7 +1,7 @@
-//! Breakpoints that move to a cheaper instruction: nobody sees a difference.
+//! Breakpoints that move to a cheaper instruction make no visible difference.
 //!
-//! - by other means: what `objdump` says of every function of real libraries that moves
-//! - by running: the same calls are counted, with the same arguments, at the entry and where it moved
+//! - by other means: `objdump` confirms every move in real libraries
+//! - by running: the same calls are counted, with the same arguments, at the entry and at the new place
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::{faultline, live::probes_of, number, target};
 
-/// What a plan says of every function of a file that moves: entry and new place.
+/// The moved functions of a file, according to the plan: entry and new place.
 fn moved(probes: &[&str]) -> (String, Vec<(u64, u64)>) {
     let run = faultline(["trace", "--dry-run", "--json", "--force"].iter().chain(probes)).run();
     let lines = run.succeeded().json();
@@ -79,7 +79,7 @@ fn disassembly(file: &str) -> (BTreeMap<u64, Shown>, HashSet<u64>) {
     (instructions, targets)
 }
 
-/// What is left behind by a breakpoint that moves must not branch, touch memory or stop.
+/// Instructions that a breakpoint moves past must not branch, touch memory or trap.
 fn assert_harmless(at: u64, Shown { mnemonic, operands }: &Shown, arguments: bool) {
     let memory =
         operands.contains('(') && !mnemonic.starts_with("lea") && !mnemonic.starts_with("nop");
@@ -126,7 +126,7 @@ fn check(target: &str, arguments: &str) -> usize {
 
 const ALL_SIX: &str = "(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64)";
 
-/// Check with another decoder that every function of libc, libstdc++ and libcrypto that moves may.
+/// Check with another decoder that every move in libc, libstdc++ and libcrypto is allowed.
 #[test]
 fn another_decoder_agrees() {
     for target in ["libc", "libstdc++.so.6", "libcrypto"] {
@@ -137,7 +137,7 @@ fn another_decoder_agrees() {
     }
 }
 
-/// Check the same with node, the largest program at hand. It takes a minute.
+/// Check the same with node, the largest program available. It takes a minute.
 #[test]
 #[ignore = "takes a minute; run by hand"]
 fn another_decoder_agrees_on_node() {
@@ -181,7 +181,7 @@ fn the_same_calls_of_real_programs() {
         let again = counted("entry", &probes, command);
         assert!(entry.len() > 20, "{command}: {}", entry.len());
         for (probe, calls) in &entry {
-            // What the program itself does not do alike twice says nothing.
+            // Functions whose calls differ between two identical runs prove nothing.
             if again.get(probe) == Some(calls) {
                 assert_eq!(auto.get(probe), Some(calls), "{command}: {probe}");
             }
@@ -213,8 +213,8 @@ fn traced(placement: &str, probe: &str, command: &str) -> HashMap<String, Vec<St
     calls
 }
 
-/// Check that a real program's calls have the same six arguments, call by call, wherever the breakpoint
-/// is. Without address randomisation pointers are the same in each run, or not at all.
+/// Check that a real program's calls have the same six arguments, call by call, wherever the breakpoint is.
+/// Without address randomisation a pointer is the same in each run, or random in all of them.
 #[test]
 fn the_same_arguments_of_a_real_program() {
     let probe = format!("libcrypto:EVP_*{ALL_SIX}");
@@ -230,9 +230,8 @@ fn the_same_arguments_of_a_real_program() {
     }
 }
 
-/// Check that calls have their arguments, returns and strings wherever the breakpoint is, also where
-/// code jumps back to the function's first instruction, to the second, and where the stack pointer
-/// has moved.
+/// Check that calls have their arguments, returns and strings wherever the breakpoint is, even where code
+/// jumps back to the function's first or second instruction, and where the stack pointer has moved.
 #[test]
 fn the_same_arguments() {
     let program = target("entries.c", &["-fcf-protection"]);

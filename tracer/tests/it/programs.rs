@@ -21,7 +21,7 @@ fn trace_command(command: &str, probes: &[&str]) -> Finished {
     faultline(options.iter().chain(probes)).run().succeeded()
 }
 
-/// The bytes of a string or range, out of the JSON that shows them.
+/// The bytes of a string or range, decoded from JSON.
 fn bytes_of(event: &Value, name: &str) -> Vec<u8> {
     let text = event["args"][name].as_str().unwrap_or_else(|| panic!("no `{name}`: {event}"));
     let escaped = event["escaped"].as_array().is_some_and(|names| names.contains(&json!(name)));
@@ -52,7 +52,7 @@ fn bytes_of(event: &Value, name: &str) -> Vec<u8> {
     bytes
 }
 
-/// Check that `cat` is seen opening its file: path, flags, and the descriptor that it gets.
+/// Check that `cat` is seen opening its file: path, flags, and the descriptor it gets.
 #[test]
 fn cat_opens_its_file() {
     let run = trace_command(
@@ -95,7 +95,7 @@ impl Interactive {
         let opened =
             unsafe { libc::openpty(&raw mut master, &raw mut slave, name, settings, size) };
         assert_eq!(opened, 0, "openpty: {}", std::io::Error::last_os_error());
-        // SAFETY: just opened, and nobody else's.
+        // SAFETY: just opened, and not owned by anything else.
         let terminal = unsafe { File::from_raw_fd(master) };
         // SAFETY: as above.
         let slave = unsafe { OwnedFd::from_raw_fd(slave) };
@@ -114,7 +114,7 @@ impl Interactive {
         Self { child, terminal }
     }
 
-    /// Reads what it shows until this is there.
+    /// Reads its output until this text appears.
     fn wait_for(&mut self, text: &str) {
         let mut shown = Vec::new();
         while !String::from_utf8_lossy(&shown).contains(text) {
@@ -125,7 +125,7 @@ impl Interactive {
     }
 }
 
-/// Check that what is typed into an interactive `bash` is seen as its `readline` returns it.
+/// Check that text typed into an interactive `bash` is seen when its `readline` returns it.
 #[test]
 fn bash_reads_lines() {
     let mut bash = Command::new("bash");
@@ -136,7 +136,7 @@ fn bash_reads_lines() {
     let pid = bash.child.id().to_string();
     let running = faultline(["trace", "--json", "-p", &pid, "bash:readline() -> str"]).start();
     wait_counting(running.pid());
-    // The first line is returned by a call that began before it was traced.
+    // The first line is returned by a call that began before the tracing.
     for line in ["echo begun before", "echo 'Grüße'", "exit"] {
         writeln!(bash.terminal, "{line}").unwrap();
     }
@@ -234,7 +234,7 @@ impl TlsServer {
         Self { child, stdout, port }
     }
 
-    /// What it printed until its end: what it received, and other things before and after.
+    /// Everything it printed: what it received, and other output before and after.
     fn printed(&mut self) -> Vec<u8> {
         let mut printed = Vec::new();
         self.stdout.read_to_end(&mut printed).unwrap();
@@ -263,7 +263,7 @@ fn python_runs_its_program() {
     println!("{}\n{}", events[0], events[1]);
 }
 
-/// What the events of a run say: kind, probe, and arguments or return value.
+/// The events of a run: kind, probe, and arguments or return value.
 fn told(run: &Finished) -> Vec<Value> {
     let told = |event: &Value| {
         let what = if event["kind"] == "entry" { &event["args"] } else { &event["ret"] };
@@ -272,8 +272,8 @@ fn told(run: &Finished) -> Vec<Value> {
     run.events().iter().map(told).collect()
 }
 
-/// Check that a C++ program is traced by the names that its author knows: one of two overloads
-/// and one of two instances of a template.
+/// Check that a C++ program is traced by the names its author uses: one of two overloads and one of two
+/// instances of a template.
 #[test]
 fn cpp_names() {
     let program = target("shop.cc", &[]);

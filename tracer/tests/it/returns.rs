@@ -1,6 +1,6 @@
 //! `-> TYPE`: the value and the duration of calls, in every way that a call can end.
 //!
-//! Every call whose return is traced is opened, and then returned, lost or unfinished; exactly.
+//! Every call whose return is traced is opened, and then is exactly one of returned, lost or unfinished.
 //! The targets check their own results and abort where one is wrong.
 //!
 //! Contents: values; nesting and recursion; tail calls; calls that never return; long calls,
@@ -29,7 +29,7 @@ fn program() -> PathBuf {
     target("returns.c", &[])
 }
 
-/// Runs a mode of `returns.c` under these probes, to the end of both.
+/// Runs a mode of `returns.c` under these probes, until both have ended.
 fn trace(mode: &[&str], functions: &[&str]) -> Finished {
     let program = program();
     let mut traced = Traced::start(&program, mode, &probes_of(&program, functions));
@@ -37,7 +37,7 @@ fn trace(mode: &[&str], functions: &[&str]) -> Finished {
     traced.finish().well()
 }
 
-/// Asserts how the calls ended, in total; and that calls, hits and events of every probe add up.
+/// Asserts how the calls ended, in total; and that every probe's calls, hits and events add up.
 #[track_caller]
 fn assert_calls(finished: &Finished, expected: Calls) -> Value {
     let summary = finished.summary();
@@ -142,7 +142,7 @@ fn recursion_deeper_than_the_kernel_follows() {
     assert_eq!(values, (37..=100).collect::<Vec<_>>(), "the outermost 64 return");
 }
 
-/// Check that two functions that call each other are told apart.
+/// Check that two functions that call each other are kept apart.
 #[test]
 fn nested_functions() {
     let finished = trace(&["nesting"], &["outer(v: u64) -> u64", "inner(v: u64) -> u64"]);
@@ -243,8 +243,8 @@ fn thread_exit_inside_calls() {
     assert_left(8);
 }
 
-/// Check the same while tasks of other processes exit without pause: 7.2 does not run our program for
-/// each exit then.
+/// Check the same while tasks of other processes exit without pause: 7.2 then does not run our program for
+/// every exit.
 #[test]
 fn thread_exit_among_others() {
     let over = AtomicBool::new(false);
@@ -262,7 +262,7 @@ fn thread_exit_among_others() {
     });
 }
 
-/// Has threads end inside calls.
+/// Makes threads end inside calls.
 #[track_caller]
 fn assert_left(threads: u64) {
     let functions = ["leave_through -> u64", "leave_thread(value: u64) -> u64", "plain -> u64"];
@@ -272,7 +272,7 @@ fn assert_left(threads: u64) {
     assert_eq!(calls(probe(&summary, "leave_thread")), (threads, 0, threads, 0));
 }
 
-/// Check that a call that replaces the program is lost, and the new program is traced on.
+/// Check that a call that replaces the program is lost, and that the new program is still traced.
 #[test]
 fn exec_inside_a_call() {
     let finished = trace(&["replace"], &["replace(mode: str) -> u64", "plain(v: u64) -> u64"]);
@@ -294,7 +294,7 @@ fn a_call_longer_than_the_lease() {
     assert!(number(&returns[0], "duration_ns") >= 300_000_000, "{returns:?}");
 }
 
-/// Check that a call that was entered before the probes came is not reported, and the next one is.
+/// Check that a call that was entered before the probes were attached is not reported, and the next one is.
 #[test]
 fn a_call_in_flight_at_attach() {
     let program = program();
@@ -332,8 +332,8 @@ fn a_call_in_flight_at_detach() {
 
 // ---- threads and processes ----
 
-/// Check that calls of eight threads at once are told apart: none is lost, none is taken for
-/// another's.
+/// Check that concurrent calls of eight threads are kept apart: none is lost, and none is taken for another
+/// thread's.
 #[test]
 fn eight_threads() {
     let rounds = 200;
@@ -360,8 +360,7 @@ fn eight_threads() {
     }
 }
 
-/// Check that with `-p` a child that returns from its parent's call is none of the traced
-/// process's business.
+/// Check that with `-p` a child that returns from its parent's call does not count for the traced process.
 #[test]
 fn fork_inside_a_call() {
     let finished = trace(&["split"], &["split -> i32", "plain(v: u64) -> u64"]);
@@ -395,7 +394,7 @@ fn fork_inside_a_call_with_every_process_traced() {
 
 // ---- several probes on one function ----
 
-/// Check that two probes on one function, that read different things, both see every return.
+/// Check that two probes on one function that read different values both see every return.
 #[test]
 fn two_probes_on_one_function() {
     let functions = ["plain(value: u64) -> u64", "plain -> x8", "outer -> u64"];

@@ -1,8 +1,9 @@
 //! `count` and `latency`: what the kernel sums up is exact.
 //!
-//! - how many: ten thousand and a hundred thousand functions, threads, processes, what is not called
-//! - how long: against what the target itself has seen
-//! - output: JSON, tables, a pager that goes, a full disk, a terminal
+//! - how many: ten thousand and a hundred thousand functions, threads, processes, functions that are not
+//!   called
+//! - how long: compared with the target's own measurements
+//! - output: JSON, tables, a pager that quits, a full disk, a terminal
 
 use std::{collections::HashMap, fs, path::Path, process::Stdio};
 
@@ -23,7 +24,7 @@ fn lines(finished: &Finished, kind: &str) -> HashMap<String, Value> {
         .collect()
 }
 
-/// The conserved summary of a run whose every hit was summed up.
+/// The summary of a run in which every hit was summed up; asserts conservation.
 #[track_caller]
 fn summary(finished: &Finished) -> Value {
     let summary = finished.json().pop().unwrap();
@@ -35,7 +36,7 @@ fn summary(finished: &Finished) -> Value {
     summary
 }
 
-/// Calls each of many functions 20 times, and checks that each is told to be called 20 times.
+/// Calls each of many functions 20 times, and checks that each is reported with 20 calls.
 fn count_many(program: &Path, functions: u64, digits: usize) {
     let run = faultline(["count", "--json", "-c", &format!("{} 20", program.display())]);
     let mut run = run;
@@ -73,7 +74,7 @@ fn a_hundred_thousand_functions() {
     count_many(&target("functions.c", &["-O0", "-DFIVE"]), 100_000, 5);
 }
 
-/// Check that ten thousand functions have their durations, though each is called but twice.
+/// Check that ten thousand functions have their durations although each is called only twice.
 #[test]
 fn durations_of_ten_thousand_functions() {
     let program = target("functions.c", &["-O0"]);
@@ -91,9 +92,9 @@ fn durations_of_ten_thousand_functions() {
     assert_eq!(number(&summary["dropped"], "no_memory"), 0);
 }
 
-/// Check that durations are right within the width of a bucket, between what the functions
-/// themselves have seen and what their callers have; and that every call is counted, in recursion
-/// and in eight threads.
+/// Check that durations are right to within a bucket's width: between the times measured inside the
+/// functions and those measured by their callers; and that every call is counted, in recursion and in eight
+/// threads.
 #[test]
 fn durations_are_right() {
     let program = target("durations.c", &[]);
@@ -166,7 +167,7 @@ fn one_process_and_what_it_does_not_call() {
     assert_eq!(number(&summary(&finished), "hits"), 30);
 }
 
-/// Check that `--top` shows the most called, and tells what it leaves out; and that the table lines
+/// Check that `--top` shows the most-called functions and says what it leaves out; and that the table lines
 /// up.
 #[test]
 fn the_top_of_a_table() {
@@ -175,7 +176,7 @@ fn the_top_of_a_table() {
     run.command()
         .args(probes_of(&program, &["busy_1us", "sleep_10ms", "sleep_300ms", "in_threads"]));
     let finished = run.run().succeeded();
-    // What calls cost is measured, and differs from machine to machine.
+    // The cost of a call is measured, and differs from machine to machine.
     let words: Vec<Vec<_>> =
         finished.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     let [head, first, second, rest] = words.as_slice() else { panic!("{}", finished.stdout) };
@@ -187,7 +188,7 @@ fn the_top_of_a_table() {
     assert!(finished.stderr.contains("10053 hits, all delivered"), "{}", finished.stderr);
 }
 
-/// Check that figures so far are marked, and only grow.
+/// Check that interim figures are marked as such, and only grow.
 #[test]
 fn interim_figures() {
     let program = target("durations.c", &[]);

@@ -1,4 +1,4 @@
-//! A daemon under test: its configuration in a folder of its own, its socket, its metrics.
+//! A daemon under test, with its configuration in a private folder, its socket and its metrics.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
@@ -22,14 +22,14 @@ pub struct Daemon {
     pub port: u16,
 }
 
-/// What a daemon is started with, before it is.
+/// A daemon that has not been started yet.
 pub struct Setup {
     pub folder: PathBuf,
     pub port: u16,
     pub command: Faultline,
 }
 
-/// A folder that no other test has.
+/// A folder that no other test uses.
 pub fn own_folder() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Setup {
 
 fn write_config(folder: &Path, port: u16, probes: &str, extra: &str) {
     let socket = folder.join("control.sock");
-    // Tests that count exactly must not be in each other's budget.
+    // Tests that count exactly must not use up each other's budget.
     let overhead = if extra.contains("[overhead]") { "" } else { "[overhead]\nmax = \"off\"\n" };
     let text = format!(
         "{probes}\n[metrics]\nlisten = \"127.0.0.1:{port}\"\n\
@@ -115,7 +115,7 @@ impl Daemon {
         faultline(fixed.into_iter().chain(args.iter().copied())).run()
     }
 
-    /// What a successful `ctl --json` says.
+    /// The output of a successful `ctl --json`.
     #[track_caller]
     pub fn ask(&self, args: &[&str]) -> Value {
         let finished = self.ctl(&[args, &["--json"]].concat()).succeeded();
@@ -130,14 +130,14 @@ impl Daemon {
         probes.iter().find(|probe| probe["name"] == name).cloned().unwrap_or(Value::Null)
     }
 
-    /// The body of what is served at a path.
+    /// The body of the response at a path.
     pub fn http(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         body(stream)
     }
 
-    /// A raw request to the control socket; the whole answer.
+    /// Sends a raw request to the control socket; returns the whole answer.
     pub fn raw_control(&self, request: &str) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -179,7 +179,7 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// Ends it as systemd would.
+    /// Stops it as systemd would.
     #[track_caller]
     pub fn stop(self) -> Finished {
         self.running.signal(libc::SIGTERM);
@@ -226,7 +226,7 @@ pub fn sum_of(text: &str, name: &str, labels: &[&str]) -> f64 {
         .sum()
 }
 
-/// Runs a program; what it printed, if it succeeded.
+/// Runs a program; returns what it printed if it succeeded.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();

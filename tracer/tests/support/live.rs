@@ -1,5 +1,5 @@
-//! A target and a run of faultline side by side: attached while the target waits, so that every
-//! call that it makes is counted and figures are exact.
+//! A target and a run of faultline side by side. The run attaches while the target waits, so that every
+//! call the target makes is counted and figures are exact.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
@@ -25,31 +25,31 @@ pub struct Traced {
     pub running: Running,
 }
 
-/// How a target and the run that traced it have ended.
+/// How a target and the run that traced it ended.
 pub struct Ended {
     pub finished: Finished,
     pub target: ExitStatus,
-    /// What the target printed that nobody has read before.
+    /// What the target printed and was not read before.
     pub printed: String,
 }
 
-/// The probes of one program: each is `PROGRAM:` and what is given.
+/// The probes of one program: each is `PROGRAM:` followed by one of these.
 pub fn probes_of(program: &Path, functions: &[&str]) -> Vec<String> {
     functions.iter().map(|function| format!("{}:{function}", program.display())).collect()
 }
 
-/// A copy of a program of its own file: breakpoints are set in files, so that a test which traces
-/// every process sees the processes of no other test.
+/// A program's copy in a file of its own. Breakpoints are set in files, so a test that traces every process
+/// then does not see the processes of other tests.
 pub fn private_copy(program: &Path, name: &str) -> PathBuf {
     let copy = program.with_file_name(format!("{name}.private"));
     copy_program(program, &copy);
     copy
 }
 
-/// Copies a program that is to be started.
+/// Copies a program that will be started.
 ///
-/// A child does it: a file that is open for writing cannot be executed, and whatever another test starts
-/// meanwhile has a copy of our descriptor until it executes.
+/// A child does it: a file that is open for writing cannot be executed, and any program that another test
+/// starts meanwhile holds a copy of our descriptor until it executes.
 pub fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("--").arg(from).arg(to).status().unwrap().success());
 }
@@ -71,7 +71,7 @@ impl Traced {
         Self { target, running }
     }
 
-    /// Lets the target begin and waits until it is `done`.
+    /// Starts the target's work and waits until it is `done`.
     pub fn go(&mut self) {
         self.target.send("go");
         self.done();
@@ -90,7 +90,7 @@ impl Traced {
         Ended { finished: self.running.finish(), target, printed }
     }
 
-    /// Ends the run with Ctrl-C, and then lets the target go on to its end.
+    /// Ends the run with Ctrl-C, and then lets the target continue to its end.
     pub fn interrupt(self) -> Ended {
         self.running.signal(libc::SIGINT);
         let finished = self.running.finish();
@@ -100,7 +100,7 @@ impl Traced {
 }
 
 impl Ended {
-    /// Asserts that both ended well; the summary.
+    /// Asserts that both ended well; returns the summary.
     #[track_caller]
     pub fn well(self) -> Finished {
         assert!(self.target.success(), "the target ended with {}", self.target);
@@ -129,7 +129,7 @@ fn threads(pid: i32) -> io::Result<String> {
     Ok(names)
 }
 
-/// Waits until something is so; the test fails if it never is.
+/// Waits until a condition holds; the test fails if it never does.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -139,7 +139,7 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The summary of a `--json` run of any length: its last line, conserved, and as many events
+/// The summary of a `--json` run of any length: its last line. Asserts conservation, and as many events
 /// before it as it says. Does not parse the events.
 #[track_caller]
 pub fn summary_of(output: &str) -> Value {
@@ -167,14 +167,14 @@ pub fn probe<'a>(summary: &'a Value, function: &str) -> &'a Value {
         .unwrap_or_else(|| panic!("no probe of `{function}`: {summary}"))
 }
 
-/// A run of faultline whose standard output is what the test makes of it.
+/// A run of faultline whose standard output the test provides.
 pub struct Bare {
     pub child: Child,
     stderr: mpsc::Receiver<String>,
 }
 
 impl Bare {
-    /// Starts faultline, or a command that becomes it.
+    /// Starts faultline, or a command that executes it.
     pub fn start(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
         let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
         let mut stream = child.stderr.take().unwrap();
@@ -196,7 +196,7 @@ impl Bare {
         assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
     }
 
-    /// Waits for the end; its status and what it said on standard error.
+    /// Waits for the end; returns its status and its standard error.
     #[track_caller]
     pub fn finish(mut self) -> (ExitStatus, String) {
         let mut status = None;
@@ -208,7 +208,7 @@ impl Bare {
     }
 }
 
-/// `puppet.c`, which does what it is told.
+/// `puppet.c`, which follows commands.
 pub struct Puppet {
     pub target: Target,
     counted: Option<PathBuf>,
@@ -231,18 +231,18 @@ impl Puppet {
         self.target.pid()
     }
 
-    /// Tells it something; what it answers.
+    /// Sends it a command; returns its answer.
     pub fn tell(&mut self, line: &str) -> String {
         self.target.send(line);
         self.target.line()
     }
 
-    /// Has it call `tick` so often, from its first thread.
+    /// Makes it call `tick` this many times, from its first thread.
     pub fn step(&mut self, calls: u64) {
         assert_eq!(self.tell(&format!("step {calls}")), "stepped");
     }
 
-    /// Has so many threads call `tick` over and over, counted.
+    /// Makes this many threads call `tick` over and over, counted.
     pub fn go(&mut self, threads: u64) {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let file = folder.join(format!("puppet.{}.count", self.pid()));
@@ -257,14 +257,14 @@ impl Puppet {
         u64::from_ne_bytes(*bytes.first_chunk().unwrap())
     }
 
-    /// Waits until it has made so many more calls.
+    /// Waits until it has made this many more calls.
     #[track_caller]
     pub fn wait_called(&self, more: u64) {
         let goal = self.called() + more;
         wait_until("the target makes calls", || self.called() >= goal);
     }
 
-    /// Asserts that it lives, that its threads run on unharmed, and ends it.
+    /// Asserts that it is alive and its threads still run unharmed, and ends it.
     #[track_caller]
     pub fn ends_well(mut self) {
         if self.counted.is_some() {

@@ -1,8 +1,8 @@
-//! What the integration tests share: target programs that are built here, runs of the real binary
-//! on the real kernel, and the law of conservation.
+//! Shared by the integration tests: target programs that are built here, runs of the real binary on the
+//! real kernel, and the law of conservation.
 //!
-//! They need root (or CAP_BPF and CAP_PERFMON) and fail without. Only what a kernel is too old for is
-//! skipped: see [`skip`].
+//! They need root (or CAP_BPF and CAP_PERFMON) and fail without it. Only tests that a kernel is too old for
+//! are skipped: see [`skip`].
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(
@@ -37,20 +37,20 @@ pub mod namespace;
 pub mod prometheus;
 pub mod reads;
 
-/// How long anything may take before the test calls it hung. Far above what is ever needed: it
-/// is no statement about speed.
+/// How long anything may take before the test considers it stuck. Far more than is ever needed: it says
+/// nothing about speed.
 pub const HUNG_AFTER: Duration = Duration::from_secs(120);
 
-/// Whether `cargo xtask vm` runs the test in an emulated machine, where all takes ten times as long:
-/// what is repeated to find what is rare is repeated less often there.
+/// Whether `cargo xtask vm` runs the test in an emulated machine, where everything takes ten times as long.
+/// Tests that repeat something to catch a rare bug repeat it less often there.
 pub fn is_emulated() -> bool {
     std::env::var_os("FAULTLINE_EMULATED").is_some()
 }
 
-/// Compiles `tests/targets/NAME` (`.c` or `.cc`) with the given flags besides `-O1 -g`; the path
-/// of the program. Each flavour is compiled once, whoever comes first.
+/// Compiles `tests/targets/NAME` (`.c` or `.cc`) with the given flags in addition to `-O1 -g`; returns the
+/// path of the program. Each variant is compiled once, by the first test that needs it.
 pub fn target(source: &str, flags: &[&str]) -> PathBuf {
-    // Two at once would replace each other's file, and a breakpoint be set in the wrong one.
+    // Two at once would replace each other's file, and a breakpoint would be set in the wrong one.
     static BUILDING: Mutex<()> = Mutex::new(());
     let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let source_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(source);
@@ -82,8 +82,8 @@ pub fn target(source: &str, flags: &[&str]) -> PathBuf {
     program
 }
 
-/// Whether one link takes many probes here: Linux 6.6. Without it, each takes a link and a grace
-/// period, and ten thousand a quarter of an hour, so that tests of so many make do with ten.
+/// Whether one link takes many probes here: Linux 6.6. Without it, each needs a link and a grace period,
+/// and ten thousand take a quarter of an hour, so tests with that many use ten instead.
 pub fn kernel_batches() -> bool {
     faultline_engine::kernel::Features::probe().unwrap().batches()
 }
@@ -117,7 +117,7 @@ pub fn spawn(command: &mut Command) -> Child {
     })
 }
 
-/// A run of faultline that is being prepared.
+/// A run of faultline that has not been started yet.
 pub struct Faultline {
     command: Command,
 }
@@ -175,12 +175,12 @@ impl Faultline {
         self
     }
 
-    /// With a hard limit of its own (`RLIMIT_…`), which it may not raise.
+    /// With its own hard limit (`RLIMIT_…`), which it may not raise.
     pub fn limited(mut self, resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> Self {
         let limit = move || {
             /// `CAP_SYS_RESOURCE`, with which the hard limit could be raised too.
             const SYS_RESOURCE: libc::c_long = 24;
-            // SAFETY: takes a capability from the child that is about to be.
+            // SAFETY: drops a capability from the child that is about to start.
             if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, SYS_RESOURCE) } != 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -201,7 +201,7 @@ impl Faultline {
         self.start().finish()
     }
 
-    /// Starts it, its outputs collected.
+    /// Starts it and collects its outputs.
     pub fn start(mut self) -> Running {
         let mut child = spawn(self.command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let stdout = collect(child.stdout.take().unwrap());
@@ -220,10 +220,10 @@ fn collect(mut stream: impl io::Read + Send + 'static) -> mpsc::Receiver<Vec<u8>
     told
 }
 
-/// What each task of a process does, and where in the kernel: for the report of one that hangs.
+/// What each task of a process is doing, and where in the kernel: for the report about a stuck one.
 fn tasks_of(pid: u32) -> String {
     if is_emulated() {
-        // What the CPUs run goes to the guest's console.
+        // The backtraces of the CPUs go to the guest's console.
         let _ = fs::write("/proc/sysrq-trigger", "l");
     }
     let mut text = String::new();
@@ -289,7 +289,7 @@ impl Finished {
         self.json().into_iter().filter(|line| line["type"] == "event").collect()
     }
 
-    /// The summary of a `--json` run: its last line, and conserved.
+    /// The summary of a `--json` run: its last line. Asserts conservation.
     #[track_caller]
     pub fn summary(&self) -> Value {
         let lines = self.json();
@@ -334,8 +334,8 @@ pub fn assert_conserved(summary: &Value) {
     }
 }
 
-/// A target program that tells on its standard output when it is ready (`ready`) and begins when
-/// it is sent a line; what else it prints is collected.
+/// A target program that says on its standard output when it is ready (`ready`), and begins when it is sent
+/// a line. The rest of its output is collected.
 pub struct Target {
     pub child: Child,
     stdout: BufReader<std::process::ChildStdout>,
@@ -370,7 +370,7 @@ impl Target {
         writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Closes its input and waits for it; what it printed since.
+    /// Closes its input and waits for it; returns what it printed since.
     pub fn finish(mut self) -> (ExitStatus, String) {
         drop(self.child.stdin.take());
         let mut rest = String::new();

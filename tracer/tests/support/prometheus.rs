@@ -1,4 +1,4 @@
-//! A real Prometheus, with a configuration and data of its own.
+//! A real Prometheus, with its own configuration and data.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
@@ -50,14 +50,14 @@ impl Prometheus {
         prometheus
     }
 
-    /// The value of a PromQL expression that gives one.
+    /// The value of a PromQL expression that yields a single one.
     pub fn query(&self, expression: &str) -> Option<f64> {
         let result = self.samples(expression);
         assert!(result.len() <= 1, "{expression} gives several: {result:?}");
         result.first()?["value"][1].as_str()?.parse().ok()
     }
 
-    /// All that a PromQL expression gives.
+    /// Everything that a PromQL expression yields.
     pub fn samples(&self, expression: &str) -> Vec<Value> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let form: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();

@@ -1,4 +1,4 @@
-//! How values of events were read, and what a summary says of all reads.
+//! How values of events were read, and what a summary says about all reads.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
@@ -17,7 +17,7 @@ pub enum Read {
 pub use Read::{Truncated, Unread, Whole};
 
 impl Read {
-    /// Of the argument `name` (or `ret`) of an event.
+    /// The outcome for the argument `name` (or `ret`) of an event.
     pub fn of(event: &Value, name: &str) -> Self {
         let value = if name == "ret" { &event["ret"] } else { &event["args"][name] };
         let truncated = event["truncated"].as_array().is_some_and(|t| t.contains(&name.into()));
@@ -42,7 +42,7 @@ pub fn unread(errno: &str) -> Read {
     Unread(errno.to_owned())
 }
 
-/// What a summary says of reads.
+/// What a summary says about reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reads {
     pub resident: u64,
@@ -51,7 +51,7 @@ pub struct Reads {
     pub failed: u64,
 }
 
-/// Asserts what became of the reads, and that each failure has its errno.
+/// Asserts the outcomes of the reads, and that each failure has its errno.
 #[track_caller]
 pub fn assert_reads(summary: &Value, expected: Reads) {
     let reads = &summary["reads"];

@@ -1,7 +1,7 @@
 //! Tests that a kernel is too old for.
 //!
-//! A test may skip only where the kernel lacks something, named with the version that brought it;
-//! on a kernel that should have it, it fails instead. `cargo xtask vm` shows what was skipped.
+//! A test may skip only where the kernel lacks something, named with the version that introduced it; on a
+//! kernel that should have it, it fails instead. `cargo xtask vm` shows what was skipped.
 
 use std::{
     fs::{self, OpenOptions},
@@ -9,8 +9,7 @@ use std::{
     thread,
 };
 
-/// Whether the running test is to end here, because the kernel lacks `what`, which Linux `since`
-/// brought.
+/// Whether the running test must end here because the kernel lacks `what`, which Linux `since` introduced.
 ///
 /// # Panics
 /// If the kernel is not older than that.

@@ -1,4 +1,4 @@
-//! A run whose output is looked at while it runs.
+//! A run whose output is examined while it runs.
 
 use std::{
     io::{BufRead as _, BufReader, Read},
@@ -48,12 +48,12 @@ impl Stream {
         self.lines.lock().unwrap().clone()
     }
 
-    /// Waits until so many of the lines satisfy `wanted`, and gives those.
+    /// Waits until this many of the lines satisfy `wanted`, and returns them.
     #[track_caller]
     pub fn wait_for(&self, count: usize, wanted: impl Fn(&str) -> bool) -> Vec<Line> {
         let started = Instant::now();
         loop {
-            // Looked at first: what came before the end is still seen.
+            // Checked first, so that lines from before the end are still seen.
             let ended = self.reader.is_finished();
             let mut found = self.lines();
             found.retain(|line| wanted(&line.text));

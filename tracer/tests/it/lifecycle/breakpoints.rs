@@ -1,4 +1,4 @@
-//! Breakpoints: there during a run, gone after it; ten thousand of them.
+//! Breakpoints are there during a run and gone after it, even ten thousand of them.
 
 use std::{fs::File, os::unix::process::ExitStatusExt as _};
 
@@ -27,8 +27,8 @@ fn address_of_tick(puppet: &mut Puppet) -> u64 {
     u64::from_str_radix(puppet.tell("where").trim_start_matches("0x"), 16).unwrap()
 }
 
-/// Check that a breakpoint is there during a run, gone after it, and gone also after faultline was
-/// killed; that other processes have none; and that the target goes on right through all of it.
+/// Check that a breakpoint is there during a run, gone after it, and and also gone after faultline was
+/// killed; that other processes have none; and that the target keeps running through all of it.
 #[test]
 fn breakpoints_go() {
     let program = private_copy(&Puppet::program(), "breakpoints_go");
@@ -64,8 +64,8 @@ fn breakpoints_go() {
     other.ends_well();
 }
 
-/// Check that `--dry-run` tells what would be attached, and attaches nothing: it does not even
-/// need the privileges to.
+/// Check that `--dry-run` shows what would be attached and attaches nothing: it does not even need the
+/// privileges for it.
 #[test]
 fn dry_run() {
     let program = Reachable::new("dry_run");

@@ -1,4 +1,4 @@
-//! The law of conservation: every hit accounted for.
+//! The law of conservation: every hit is accounted for.
 
 use std::{fs, io, io::Read as _, os::unix::process::ExitStatusExt as _};
 
@@ -12,8 +12,8 @@ use super::{
     trace_command, values_by_task,
 };
 
-/// Check that a million calls from four threads arrive, every single one and in the order of its
-/// thread, where the buffer is large enough for them.
+/// Check that a million calls from four threads arrive, every single one and in order within its thread, if
+/// the buffer is large enough for them.
 #[test]
 fn a_million_calls() {
     let program = target("calls.c", &[]);
@@ -36,7 +36,7 @@ fn a_million_calls() {
     }
 }
 
-/// Check that what does not fit into the buffer is counted, to the last hit, and the rest arrives.
+/// Check that hits that do not fit into the buffer are counted, to the last one, and the rest arrive.
 #[test]
 fn a_buffer_too_small() {
     let program = target("calls.c", &[]);
@@ -49,7 +49,7 @@ fn a_buffer_too_small() {
     wait_counting(run.pid());
     target.send("go");
     assert_eq!(target.line(), "done 200000");
-    // Nobody has read yet.
+    // Nothing has been read yet.
     assert!(target.finish().0.success());
     let mut output = String::new();
     unread.read_to_string(&mut output).unwrap();
@@ -63,7 +63,7 @@ fn a_buffer_too_small() {
     assert_eq!(delivered + number(&summary["dropped"], "ring_full"), 200_000, "{summary}");
 }
 
-/// Check that `--max-events` writes just so many events, and counts what came after.
+/// Check that `--max-events` writes exactly that many events, and counts those that came after.
 #[test]
 fn max_events() {
     let Ticking { mut puppet, running } = Ticking::start(&["--max-events", "10"]);

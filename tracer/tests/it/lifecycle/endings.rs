@@ -2,8 +2,8 @@
 
 use super::{Ticking, support::number};
 
-/// Check that Ctrl-C, SIGTERM and SIGHUP are the normal end of a run, in the middle of the
-/// target's calls, and that the target goes on.
+/// Check that Ctrl-C, SIGTERM and SIGHUP are the normal end of a run, in the middle of the target's calls,
+/// and that the target keeps running.
 #[test]
 fn signals() {
     for (signal, name) in
@@ -34,7 +34,7 @@ fn duration() {
     puppet.ends_well();
 }
 
-/// Check that a run ends with the process that it traces, and without it there is nothing to end.
+/// Check that a run ends with the process that it traces, and does not start if there is no such process.
 #[test]
 fn end_of_the_process() {
     let Ticking { mut puppet, running } = Ticking::start(&[]);
@@ -46,7 +46,7 @@ fn end_of_the_process() {
     assert_eq!(summary["stopped_by"], "the traced process ended");
 }
 
-/// Check that a process has ended when it is dead, although its parent does not ask for its status.
+/// Check that a dead process counts as ended although its parent has not waited for it.
 #[test]
 fn end_of_a_process_that_nobody_waits_for() {
     let Ticking { mut puppet, running } = Ticking::start(&[]);

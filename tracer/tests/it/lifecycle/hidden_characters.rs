@@ -1,4 +1,4 @@
-//! Names that try to command a terminal: no JSON of any command lets them.
+//! Names that contain terminal control sequences: no command's JSON lets them through.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -13,7 +13,7 @@ use super::support::{
 /// Clears the screen, begins a C1 control sequence, and reverses the text from there on.
 const HIDDEN: &str = "fn\u{1b}[2J\u{9b}1m\u{202e}\"\\é";
 
-/// A program with such a function, and with such a name.
+/// A program whose name and function contain them.
 struct Evil {
     folder: PathBuf,
     program: PathBuf,
@@ -32,7 +32,7 @@ impl Evil {
         Self { folder, program }
     }
 
-    /// A probe on that function: what is hidden is written as escapes, in quotes.
+    /// A probe on that function, with the hidden characters written as escapes, in quotes.
     fn probe(&self) -> String {
         format!("\"{}\":/^fn.\\[/", self.program.display().to_string().escape_default())
     }
@@ -48,7 +48,7 @@ impl Drop for Evil {
     }
 }
 
-/// The lines of a command, which are JSON, and have nothing in them that a terminal would obey.
+/// The lines of a command's output, which are JSON and contain nothing that a terminal would act on.
 #[track_caller]
 fn lines(finished: &Finished) -> Vec<Value> {
     let hidden = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
@@ -56,8 +56,8 @@ fn lines(finished: &Finished) -> Vec<Value> {
     finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Check that `--json` of every command escapes what a terminal would obey, as events do, and that the
-/// names come back whole.
+/// Check that every command's `--json` escapes terminal control sequences, as events do, and that the names
+/// can be recovered intact.
 #[test]
 fn json_of_every_command_has_no_hidden_characters() {
     let evil = Evil::new();

@@ -1,4 +1,4 @@
-//! Runs from beginning to end: every hit accounted for, exactly, and a clean end whatever ends it.
+//! Runs from beginning to end: every hit is accounted for, exactly, and every ending is clean.
 
 mod breakpoints;
 mod commands;
@@ -30,7 +30,7 @@ fn tick() -> String {
     probes_of(&Puppet::program(), &[TICK]).remove(0)
 }
 
-/// A file of a test's own.
+/// A private file of a test.
 fn scratch(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
@@ -59,7 +59,7 @@ impl Ticking {
     }
 }
 
-/// The last line of what a run said: its summary, when it could not be written where it belongs.
+/// The last line on standard error: the summary, if it could not be written where it belongs.
 #[track_caller]
 fn summary_on_stderr(stderr: &str) -> Value {
     let line = stderr.lines().find(|line| line.starts_with(r#"{"type":"summary""#));

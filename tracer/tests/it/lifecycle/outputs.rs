@@ -18,8 +18,8 @@ use super::{
     tick, trace_command,
 };
 
-/// Check that an output that is closed (`| head -1`) ends the run, without an error, and that the
-/// summary is told nevertheless.
+/// Check that a closed output (`| head -1`) ends the run without an error, and that the summary is still
+/// shown.
 #[test]
 fn closed_pipe() {
     for json in [false, true] {
@@ -74,8 +74,9 @@ fn full_disk() {
     puppet.ends_well();
 }
 
-/// Bug: `ulimit -f` ended a run by SIGXFSZ. Check that it is as a full disk, whether the file is
-/// ours or standard output; that a command has the default again; and that no half line is left.
+/// Bug: `ulimit -f` killed a run with SIGXFSZ. Check that it acts like a full disk, whether the file is
+/// ours or standard output; that a command gets the default action back; and that no incomplete line is
+/// left.
 #[test]
 fn file_size_limit() {
     const LIMIT: u64 = 64 * 1024;
@@ -122,8 +123,8 @@ fn is_event(line: &str) -> bool {
     serde_json::from_str::<Value>(line).unwrap()["type"] == "event"
 }
 
-/// Check that a reader that does not read keeps nobody from ending the run, and that what it did
-/// not take is counted. Bug: it found half an event at the end when it came late.
+/// Check that a reader that does not read cannot keep the run from ending, and that what it did not read is
+/// counted. Bug: a late reader found half an event at the end.
 #[test]
 fn stalled_reader() {
     let mut puppet = Puppet::start();
@@ -131,7 +132,7 @@ fn stalled_reader() {
     let (pid, tick) = (puppet.pid(), tick());
     let run = Bare::start(&mut trace_command(["--json", "-p", &pid, &tick]), stdout);
     wait_counting(run.pid());
-    // The pipe takes 64 KiB, some hundred events.
+    // The pipe holds 64 KiB, a few hundred events.
     puppet.go(2);
     puppet.wait_called(5000);
     run.signal(libc::SIGINT);
@@ -141,7 +142,7 @@ fn stalled_reader() {
     assert_eq!(status.code(), Some(0), "{stderr}");
     let mut taken = String::new();
     reader.read_to_string(&mut taken).unwrap();
-    // Behind the last event that found room, there may be some for the summary (seen on 7.2).
+    // After the last event that fit, there may be room for the summary (seen on 7.2).
     let last = taken.lines().last().unwrap();
     let is_on_stdout = last.starts_with(r#"{"type":"summary""#);
     let summary = summary_on_stderr(if is_on_stdout { last } else { &stderr });
@@ -155,8 +156,8 @@ fn stalled_reader() {
     puppet.ends_well();
 }
 
-/// Check that a reader that is slow, and slower than a summary of megabytes is waited for at once, gets
-/// all of it.
+/// Check that a slow reader gets all of a summary of megabytes, even if that takes longer than a single
+/// wait.
 #[test]
 fn slow_reader() {
     let program = target("functions.c", &["-O0"]);
@@ -186,8 +187,8 @@ fn slow_reader() {
     assert_eq!(number(&summary, "hits"), summary["probes"].as_array().unwrap().len() as u64);
 }
 
-/// Check that `-o` writes a file, events and summary, and standard output stays empty; and that
-/// one that cannot be created is an error before anything is attached.
+/// Check that `-o` writes events and summary to a file and leaves standard output empty; and that a file
+/// that cannot be created is an error before anything is attached.
 #[test]
 fn output_file() {
     let file = scratch("output_file.json");
@@ -208,8 +209,8 @@ fn output_file() {
     assert!(refused.stderr.starts_with(said), "{}", refused.stderr);
 }
 
-/// Check that a file that is removed while it is written costs nothing but the file: the summary
-/// is told elsewhere.
+/// Check that removing the file while it is written loses nothing but the file: the summary is shown
+/// elsewhere.
 #[test]
 fn output_file_removed() {
     let file = scratch("output_file_removed.json");
@@ -223,7 +224,7 @@ fn output_file_removed() {
     puppet.ends_well();
 }
 
-/// Check that an event of a quiet probe is shown at once, while the run goes on.
+/// Check that an event of a quiet probe is shown at once, while the run continues.
 #[test]
 fn quiet_probe() {
     let mut puppet = Puppet::start();
@@ -254,7 +255,7 @@ fn quiet_probe() {
     puppet.ends_well();
 }
 
-/// Check that a run without a standard output is as one whose output nobody wants.
+/// Check that a run without a standard output acts like one whose output was closed.
 #[test]
 fn stdout_closed() {
     let mut puppet = Puppet::start();

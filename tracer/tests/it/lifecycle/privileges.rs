@@ -1,4 +1,4 @@
-//! What a user has to be allowed.
+//! Which privileges a user needs.
 
 use std::{
     fs, io, io::BufRead as _, io::BufReader, io::Read as _, os::unix::fs::PermissionsExt as _,
@@ -14,7 +14,7 @@ use super::{
     },
 };
 
-/// Programs where an ordinary user can reach them.
+/// Copies of the programs where an ordinary user can access them.
 pub(super) struct Reachable {
     folder: PathBuf,
     faultline: PathBuf,
@@ -66,7 +66,7 @@ impl Drop for Reachable {
     }
 }
 
-/// Check that a user who may not trace is told in one line which capability is missing.
+/// Check that a user without privileges gets one line that names the missing capability.
 #[test]
 fn without_privileges() {
     let reachable = Reachable::new("without_privileges");
@@ -84,8 +84,8 @@ fn without_privileges() {
     }
 }
 
-/// Check that CAP_BPF and CAP_PERFMON are all that an ordinary user needs; with CAP_SYS_ADMIN
-/// where each probe takes a link, before 6.6.
+/// Check that CAP_BPF and CAP_PERFMON are all that an ordinary user needs; before 6.6, where each probe
+/// needs a link, also CAP_SYS_ADMIN.
 #[test]
 fn with_two_capabilities() {
     let reachable = Reachable::new("with_two_capabilities");

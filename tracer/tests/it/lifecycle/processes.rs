@@ -18,8 +18,8 @@ use super::{
     tick, values_by_task,
 };
 
-/// Check that `-p` traces its process with all its threads, and neither its children nor anybody
-/// else who runs the same program.
+/// Check that `-p` traces its process with all its threads, but neither its children nor other processes of
+/// the same program.
 #[test]
 fn only_the_process_and_its_threads() {
     let Ticking { mut puppet, running } = Ticking::start(&[]);
@@ -52,7 +52,7 @@ fn two_processes() {
     two.step(7);
     other.step(100);
     one.ends_well();
-    // The watch looks every 100 ms: if one process ended the run, this would not be seen.
+    // The watch looks every 100 ms: if the end of one process ended the run, these calls would not be seen.
     std::thread::sleep(Duration::from_millis(500));
     two.step(2);
     two.ends_well();
@@ -67,7 +67,7 @@ fn two_processes() {
     other.ends_well();
 }
 
-/// Check that a process that starts its program anew is traced on.
+/// Check that a process that executes its program again is still traced.
 #[test]
 fn target_execs() {
     let Ticking { mut puppet, running } = Ticking::start(&[]);
@@ -80,7 +80,7 @@ fn target_execs() {
     puppet.ends_well();
 }
 
-/// Check that a process that is none is said to be none, and a thread is not taken for a process.
+/// Check that a pid without a process is reported as such, and that a thread is not taken for a process.
 #[test]
 fn processes_that_cannot_be() {
     let mut gone = Command::new("true").spawn().unwrap();

@@ -1,4 +1,4 @@
-//! Probes that cannot be.
+//! Probes that are refused.
 
 use super::{
     TICK,
@@ -21,7 +21,7 @@ fn wrong_probe() {
     assert!(finished.stderr.starts_with("error: unknown type `sting`"), "{}", finished.stderr);
 }
 
-/// Check that a function that is not there is an error, with the name that was meant.
+/// Check that a missing function is an error that suggests the name that was meant.
 #[test]
 fn unknown_function() {
     let probe = probes_of(&Puppet::program(), &["tikc"]).remove(0);
@@ -32,8 +32,8 @@ fn unknown_function() {
     assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
 }
 
-/// Check that what can be probed is, that the rest is told with its reason, and that `--strict`
-/// makes a failure of that.
+/// Check that everything that can be probed is, that the rest is reported with the reason, and that
+/// `--strict` turns that into a failure.
 #[test]
 fn some_good_some_not() {
     let mut puppet = Puppet::start();
@@ -63,7 +63,7 @@ fn some_good_some_not() {
     puppet.ends_well();
 }
 
-/// Check that a probe inside an instruction is refused before it can do harm, and one at the next
+/// Check that a probe inside an instruction is refused before it can do harm, and that one at the next
 /// instruction is not.
 #[test]
 fn offset_inside_an_instruction() {

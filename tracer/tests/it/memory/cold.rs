@@ -1,4 +1,4 @@
-//! Pages that are not there: on disk only, or gone again while they are read.
+//! Pages that are not resident: only on disk, or evicted again while they are read.
 
 use std::{path::Path, process::Command};
 
@@ -8,8 +8,8 @@ use super::{
     trace_command, unread, whole,
 };
 
-/// Check that a string on each of 64 pages that are on disk only is read, and that each is counted
-/// as faulted in; and that a bpftrace beside it is given the same pages.
+/// Check that a string on each of 64 pages that are only on disk is read, and that each is counted as
+/// faulted in; and that a bpftrace is given the same pages for comparison.
 #[test]
 fn cold_pages_are_read() {
     let program = target("cold_pages.c", &[]);
@@ -54,9 +54,9 @@ fn cold_pages_that_bpftrace_reads(program: &Path) -> usize {
         .count()
 }
 
-/// Check strings on pages that another thread throws out all the time: each is right, or not read
-/// for a reason; never empty, never cut. (Bug: a page that went again was blamed on the next one,
-/// which may not even be mapped: EFAULT.)
+/// Check strings on pages that another thread keeps evicting: each is right, or unread with a reason; never
+/// empty, never truncated. (Bug: an evicted page was blamed on the next one, which may not even be mapped:
+/// EFAULT.)
 #[test]
 fn evicted_pages() {
     const CALLS: usize = 5000;
@@ -73,7 +73,7 @@ fn evicted_pages() {
         assert_eq!(events.len(), CALLS);
         for event in events {
             let read = Read::of(&event, "text");
-            // Never EFAULT: the memory is mapped all the time.
+            // Never EFAULT: the memory stays mapped.
             assert!(read == whole(text) || read == unread("EAGAIN"), "{event}");
         }
     }

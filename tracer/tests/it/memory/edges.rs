@@ -10,7 +10,7 @@ use super::{
     trace_command, truncated, unread, whole,
 };
 
-/// What is read of each call of `edges`, and how many of an event's values come from memory.
+/// What to read from each call of `edges`, and how many of an event's values come from memory.
 const EDGES: [(&str, u64); 15] = [
     ("take_str(name: str[32], text: str[16])", 2),
     ("take_path(name: str[32], text: str)", 2),
@@ -33,7 +33,7 @@ const EDGES: [(&str, u64); 15] = [
     ("give_str() -> str[16]", 1),
 ];
 
-/// The run that the tests of edges look at, made once.
+/// The run that these tests examine, made once.
 fn edges() -> &'static Finished {
     static RUN: OnceLock<Finished> = OnceLock::new();
     RUN.get_or_init(|| {
@@ -49,7 +49,7 @@ fn edge_events(function: &str) -> Vec<Value> {
     edges().events().into_iter().filter(|event| event["probe"] == label.as_str()).collect()
 }
 
-/// Asserts what was read of the argument `arg` in each call of a function, in order.
+/// Asserts how the argument `arg` was read in each call of a function, in order.
 #[track_caller]
 fn assert_edges(function: &str, arg: &str, expected: &[(&str, Read)]) {
     edges().summary();
@@ -68,7 +68,8 @@ fn alphabet(length: usize) -> String {
     ('a'..='z').cycle().take(length).collect()
 }
 
-/// Check strings at the edges: of their limit, of pages, of what is mapped, of what is text.
+/// Check strings at the edges: at their limit, at the ends of pages and of mappings, and at the limits of
+/// text.
 #[test]
 fn strings_at_the_edges() {
     let expected = [
@@ -103,7 +104,7 @@ fn strings_at_the_edges() {
     assert_edges("take_path", "text", &expected);
 }
 
-/// Check that what is not UTF-8 is said to be escaped, and only that.
+/// Check that strings that are not UTF-8 are marked as escaped, and only those.
 #[test]
 fn escaped_values_are_named() {
     edges().summary();
@@ -115,7 +116,7 @@ fn escaped_values_are_named() {
     }
 }
 
-/// Check ranges at the edges: of length arguments, of the limit, of pages, of what is mapped.
+/// Check ranges at the edges: of length arguments, at the limit, and at the ends of pages and of mappings.
 #[test]
 fn ranges_at_the_edges() {
     let most = alphabet(16384);
@@ -148,7 +149,7 @@ fn ranges_at_the_edges() {
     assert_edges("take_fixed", "bytes", &fixed);
 }
 
-/// Check that lengths themselves are shown as what they are.
+/// Check that lengths themselves are shown unchanged.
 #[test]
 fn lengths_are_shown() {
     let lengths = |function| -> Vec<Value> {
@@ -241,7 +242,7 @@ fn arguments_on_the_stack() {
     );
 }
 
-/// Check that a string which is returned is read from a cold page, and that a null one is not.
+/// Check that a returned string is read from a cold page, and that a null one is not.
 #[test]
 fn returned_strings() {
     edges().summary();
@@ -253,8 +254,8 @@ fn returned_strings() {
     assert_eq!(returned, [whole("given back"), unread("EFAULT")]);
 }
 
-/// Check that every read of memory at the edges is counted, under what became of it, and that
-/// exactly the pages that were cold are counted as faulted in.
+/// Check that every read of memory at the edges is counted under its outcome, and that exactly the cold
+/// pages are counted as faulted in.
 #[test]
 fn reads_at_the_edges_add_up() {
     let events = edges().events();
@@ -280,8 +281,8 @@ fn reads_at_the_edges_add_up() {
     assert_eq!(number(&summary["faults"], "count"), 32, "{summary}");
 }
 
-/// Check that no byte which a terminal would obey is ever written, neither as text nor as JSON:
-/// not of strings, not of the task's name.
+/// Check that no byte that a terminal would act on is ever written, neither as text nor as JSON: not from
+/// strings, and not from the task's name.
 #[test]
 fn nothing_reaches_the_terminal_raw() {
     let program = target("edges.c", &[]);
@@ -307,7 +308,7 @@ fn nothing_reaches_the_terminal_raw() {
 
 // Bugs
 
-/// Bug: the record of a failed read said that it was whole, and was dropped as undecodable.
+/// Bug: the record of a failed read claimed to be complete, and was dropped as undecodable.
 #[test]
 fn failed_reads_are_not_undecodable() {
     let summary = edges().summary();
@@ -323,28 +324,28 @@ fn edge_summary(function: &str) -> Value {
     probes.iter().find(|probe| probe["probe"] == label.as_str()).unwrap().clone()
 }
 
-/// Bug: pages that were resident were faulted in too, and counted, where a page after them was
-/// not, and where a read failed.
+/// Bug: resident pages were also faulted in and counted if a page after them was not resident, or if a read
+/// failed.
 #[test]
 fn resident_pages_are_not_counted_as_faults() {
     let faults = |function| number(&edge_summary(function)["faults"], "count");
     // One page of "into a cold page", two of "from cold to cold", one of "in a cold page".
     assert_eq!(faults("take_str"), 4);
-    // One of "into a cold page", three of "three cold pages"; none of what runs into a hole.
+    // One of "into a cold page", three of "three cold pages"; none of reads that run into a hole.
     assert_eq!(faults("take_u64"), 4);
     assert_eq!(faults("take_fixed"), 0);
 }
 
-/// Bug: on 6.12, where the helper says 0 of an empty string and not 1, it was read 256 times over
-/// and then given up.
+/// Bug: on 6.12, where the helper returns 0 for an empty string instead of 1, an empty string was read 256
+/// times and then given up.
 #[test]
 fn empty_strings_are_read() {
     let event = edge_events("take_str").into_iter().find(|event| event["args"]["name"] == "empty");
     assert_eq!(Read::of(&event.unwrap(), "text"), whole(""));
 }
 
-/// Bug: a pointer so near the end of the address space that its string wraps was EAGAIN, as if it
-/// could be read another time.
+/// Bug: a pointer so close to the end of the address space that its string wraps gave EAGAIN, as if it
+/// could be read at another time.
 #[test]
 fn end_of_addresses_is_no_reason_to_try_again() {
     let failed = &edge_summary("take_str")["reads"]["failed_by_errno"];

@@ -25,8 +25,8 @@ fn command_line(program: &Path, args: &[&str]) -> String {
     shlex::try_join([program.to_str().unwrap()].into_iter().chain(args.iter().copied())).unwrap()
 }
 
-/// Traces a command with these probes of it (`FUNCTION(ARGS)`), as JSON. Kernels without multi links
-/// have to be forced to fault pages in; on others that changes nothing.
+/// Traces a command with these probes (`FUNCTION(ARGS)`), as JSON. Kernels without multi links fault pages
+/// in only with `--force`; on others it changes nothing.
 fn trace_command(program: &Path, args: &[&str], probes: &[&str]) -> Finished {
     let probes = probes.iter().map(|probe| format!("{}:{probe}", program.display()));
     let options = ["trace", "--json", "--force", "-c"].map(str::to_owned).into_iter();
