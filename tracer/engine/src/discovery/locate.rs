@@ -1,4 +1,4 @@
-//! From a request to the file that its target is, and to a plan of its functions there.
+//! Finds the file of a request's target, and plans its functions there.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,18 +17,18 @@ use crate::{
     request::{Request, Selection},
 };
 
-/// Finds files and plans functions. What it has read is kept.
+/// Finds files and plans functions. Keeps what it has read.
 #[derive(Debug)]
 pub(crate) struct Locator {
     host: Host,
     resolver: Resolver,
     view: View,
-    /// Targets that are not there in this view: saying so is expensive, and a thousand requests may be for
+    /// Targets missing in this view. Building that error is expensive, and a thousand requests may share
     /// one target.
     missing: HashMap<String, Arc<str>>,
-    /// Targets that a file system did not answer for, and the process through whose eyes.
+    /// Targets whose file system did not answer, with the process whose view it was.
     avoided: HashSet<(Arc<str>, Option<u32>)>,
-    /// Asks a child first where a file system may not answer.
+    /// Sends a child ahead where a file system may not answer.
     guard: Option<Unanswered>,
 }
 
@@ -44,7 +44,7 @@ impl Locator {
         }
     }
 
-    /// Looks for these targets no more.
+    /// Stops looking for these targets.
     pub(crate) fn avoid(&mut self, avoided: impl IntoIterator<Item = (Arc<str>, Option<u32>)>) {
         self.avoided = avoided.into_iter().collect();
     }
@@ -99,7 +99,7 @@ impl Locator {
             classes: self.host.classes(),
             quirks: self.host.quirks(),
             may_be_filtered: match (view, &request.selection) {
-                // A command takes over what we have.
+                // A command inherits our files.
                 (_, Selection::Command) => is_filtered(Pid::own()),
                 (View::Process(pid), _) => is_filtered(pid),
                 (View::Host, _) => true,
@@ -122,8 +122,8 @@ fn chain(error: impl Into<anyhow::Error>) -> Arc<str> {
     format!("{:#}", error.into()).into()
 }
 
-/// Whether the two are one file: by any name, or the same lower file of two overlay mounts. A
-/// breakpoint in one is a breakpoint in the other.
+/// Whether the two are the same file: under any name, or as the lower file of two overlay mounts. A
+/// breakpoint in one is then a breakpoint in the other.
 pub(crate) fn is_same_file(one: &ObjectFile, other: &ObjectFile) -> bool {
     one.id() == other.id()
         || one.id().differs_by_device_alone(&other.id())
@@ -170,7 +170,7 @@ fn is_on_overlay(file: &ObjectFile) -> bool {
         return false;
     };
     let mut filesystem = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: `path` is NUL-terminated, and the kernel fills the structure that is given to it.
+    // SAFETY: `path` is NUL-terminated, and the kernel fills the structure that we pass.
     let done = unsafe { libc::statfs(path.as_ptr(), filesystem.as_mut_ptr()) };
     // SAFETY: every bit pattern is a `statfs`, and it was zeroed.
     let filesystem = unsafe { filesystem.assume_init() };

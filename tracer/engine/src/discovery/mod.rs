@@ -1,9 +1,9 @@
-//! One look at this machine: where requests are to be attached and are not yet, and where they are attached
-//! and have nothing to do any more.
+//! One look at this machine: where requests still have to be attached, and where attached ones have lost
+//! their target.
 //!
-//! Takes requests and what is attached of them; gives a `Discovery`. It reads files and `/proc`, and
-//! attaches nothing. A file system may keep it waiting for ever: it says in its `StepMarker` what it is
-//! at, and runs on a thread that can be given up.
+//! Takes requests and what is attached for them; gives a `Discovery`. It reads files and `/proc`, and
+//! attaches nothing. A file system may block it for ever, so it records its current step in a `StepMarker`
+//! and runs on a thread that can be given up.
 
 mod guard;
 mod locate;
@@ -33,39 +33,39 @@ use crate::{
     request::{Placement, Request, Selection},
 };
 
-/// A place for a probe: its file, and the process if it is not for all.
+/// Where to probe: a file, and the process unless it is for all of them.
 pub(crate) type At = (Arc<ObjectFile>, Option<Process>);
 
-/// Which part of a request: its functions in files of one content. Never used twice.
+/// Identifies a part of a request: its functions in files with the same content. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PartId(pub(crate) u64);
 
-/// A request, and what is attached of it.
+/// A request, and what is attached for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(crate) request: Arc<Request>,
     pub(crate) parts: Vec<KnownPart>,
 }
 
-/// A part that is planned.
+/// A part that is already planned.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownPart {
     pub(crate) id: PartId,
-    /// The file that its functions were found in.
+    /// The file in which its functions were found.
     pub(crate) file: Arc<ObjectFile>,
     /// Functions in it.
     pub(crate) functions: usize,
     pub(crate) places: Vec<KnownPlace>,
 }
 
-/// A place that is attached to.
+/// A place that is attached.
 #[derive(Debug, Clone)]
 pub(crate) struct KnownPlace {
     pub(crate) id: PlaceId,
     pub(crate) at: At,
 }
 
-/// Functions of a request that are not planned yet, in files of one content.
+/// Functions of a request that are not planned yet, in files with the same content.
 #[derive(Debug)]
 pub(crate) struct NewPart {
     pub(crate) request: Arc<Request>,
@@ -74,7 +74,7 @@ pub(crate) struct NewPart {
     pub(crate) at: Vec<At>,
 }
 
-/// Functions that are planned, in one more place.
+/// Functions that are already planned, in one more place.
 #[derive(Debug)]
 pub(crate) struct NewPlace {
     pub(crate) name: Arc<str>,
@@ -82,37 +82,37 @@ pub(crate) struct NewPlace {
     pub(crate) at: At,
 }
 
-/// What is to be done.
+/// What to attach and detach.
 #[derive(Debug, Default)]
 pub(crate) struct Discovery {
     pub(crate) parts: Vec<NewPart>,
     pub(crate) places: Vec<NewPlace>,
-    /// Places that have nothing to do any more.
+    /// Places whose target is gone.
     pub(crate) gone: Vec<(Arc<str>, PlaceId)>,
-    /// Why requests lead to nothing somewhere, of those that were looked at.
+    /// Why some of the requests found nothing in some view.
     pub(crate) problems: HashMap<Arc<str>, Arc<str>>,
-    /// Requests whose target was found somewhere.
+    /// Requests whose target was found in some view.
     pub(crate) found: HashSet<Arc<str>>,
-    /// Times that a file had none of a request's functions.
+    /// How often a file had none of a request's functions.
     without_function: usize,
 }
 
-/// Saying why there is no such function is expensive, and thousands of requests may be wrong alike. Some
-/// may be: a function that one container's file lacks is in another's.
+/// Explaining why a function is missing is expensive, and thousands of requests may have the same mistake.
+/// A few misses are normal: one container's file may lack a function that another's has.
 const ENOUGH_WITHOUT: usize = 32;
 
-/// What is looked at.
+/// What to look at.
 #[derive(Debug, Clone)]
 pub(crate) enum Scope {
     /// Everything.
     Whole,
-    /// Everything, for those who want all or nothing: some functions that are not there end it.
+    /// Everything, for callers that want all or nothing: a few missing functions end the look.
     WholeOrNothing,
-    /// Only processes that have just begun: these, and those that were not there at the last look.
+    /// Only new processes: these, and any that were not there at the last look.
     Begun(Vec<Pid>),
 }
 
-/// What a look is at, for whoever waits for it.
+/// The current step of a look, for the thread that waits for it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StepMarker(Arc<Mutex<Option<(Step, Instant)>>>);
 
@@ -126,7 +126,7 @@ impl StepMarker {
     }
 }
 
-/// Everything that a look needs, kept from one to the next.
+/// The state that looks share, kept from one to the next.
 #[derive(Debug)]
 pub(crate) struct Looker {
     locator: Locator,
@@ -137,7 +137,7 @@ pub(crate) struct Looker {
 }
 
 impl Looker {
-    /// With `guard`, a child is asked first where a file system may not answer.
+    /// With `guard`, a child is sent ahead where a file system may not answer.
     pub(crate) fn new(host: Host, guard: Option<Unanswered>) -> Self {
         Self {
             locator: Locator::new(host, guard),
@@ -147,7 +147,7 @@ impl Looker {
         }
     }
 
-    /// Never looks there again: a file system did not answer.
+    /// Avoids these from now on: their file system did not answer.
     pub(crate) fn avoid(&mut self, avoided: impl IntoIterator<Item = (Arc<str>, Option<u32>)>) {
         self.locator.avoid(avoided);
     }
@@ -200,7 +200,7 @@ impl Looker {
         discovery
     }
 
-    /// Calls `see` for each place where a request may be.
+    /// Calls `see` for each place where a request may apply.
     fn sightings(
         &mut self,
         known: &[Known],
@@ -239,7 +239,8 @@ impl Looker {
                 all
             }
         };
-        // Numbers are given again: the oldest process comes first, so that what it shares is found there.
+        // Pids are reused, so this sorts by age: the oldest process comes first, and shared files are found
+        // through it.
         pids.sort_unstable();
         pids.dedup();
         for pid in pids {
@@ -264,14 +265,14 @@ impl Looker {
     }
 }
 
-/// Where it is attached already.
+/// The place where it is already attached.
 fn attached_at(known: &Known, file: &ObjectFile, process: Option<Process>) -> Option<PlaceId> {
     let places = known.parts.iter().flat_map(|part| &part.places);
     let here = |place: &&KnownPlace| place.at.1 == process && is_same_file(&place.at.0, file);
     places.into_iter().find(here).map(|place| place.id)
 }
 
-/// Whether links can be limited to a process with all its threads: those of one breakpoint always can.
+/// Whether links can be limited to a process with all its threads. Single-breakpoint links always can.
 pub(crate) fn filters_by_process(features: Features) -> bool {
     features.pid_filter || !features.batches()
 }
@@ -310,14 +311,14 @@ impl Discovery {
             }),
             Err(problem) => {
                 self.without_function += 1;
-                // More to the point than that there is no such file elsewhere.
+                // This reason is more useful than that the file is missing elsewhere.
                 self.problems.insert(Arc::clone(name), problem);
             }
         }
     }
 
-    /// Of several processes that a request names, one may not have mapped a library yet that another has:
-    /// it is attached to as the other sees it.
+    /// A request may name several processes, of which one has not yet mapped a library that another has. It
+    /// is then attached to the file as the other one sees it.
     fn share_between_processes(&mut self) {
         let mut placed: HashMap<Arc<str>, HashSet<Process>> = HashMap::new();
         for part in &self.parts {
@@ -336,8 +337,8 @@ impl Discovery {
         }
     }
 
-    /// Drops functions that an earlier part has already, read in the same way: what one run names twice is
-    /// traced once.
+    /// Drops functions that an earlier part already has with the same arguments: a function that is named
+    /// twice in a run is traced once.
     pub(crate) fn drop_repeats(&mut self) {
         let mut seen: HashMap<_, Vec<&PlannedProbe>> = HashMap::new();
         let mut kept = Vec::new();
@@ -370,8 +371,7 @@ impl Discovery {
     }
 }
 
-/// What is attached and was not seen: the process has ended, or the file is not there any more and no
-/// process runs it.
+/// What is attached but was not seen: the process has ended, or the file is gone and no process runs it.
 fn gone(known: &[Known], seen: &HashSet<PlaceId>) -> Vec<(Arc<str>, PlaceId)> {
     let mut mapped = None;
     let mut gone = Vec::new();
@@ -396,7 +396,7 @@ fn gone(known: &[Known], seen: &HashSet<PlaceId>) -> Vec<(Arc<str>, PlaceId)> {
     gone
 }
 
-/// The plan of several parts together, which one load of the programs serves.
+/// The combined plan of several parts, served by one load of the programs.
 #[derive(Debug, Default)]
 pub(crate) struct Combined {
     pub(crate) plan: AttachPlan,
@@ -405,7 +405,7 @@ pub(crate) struct Combined {
     pub(crate) parts: Vec<PlannedPart>,
 }
 
-/// A part in a combined plan.
+/// A part within a combined plan.
 #[derive(Debug)]
 pub(crate) struct PlannedPart {
     pub(crate) request: Arc<Request>,
@@ -414,7 +414,7 @@ pub(crate) struct PlannedPart {
     pub(crate) at: Vec<At>,
 }
 
-/// Puts parts together, and moves each breakpoint to where it costs least.
+/// Combines parts, and moves each breakpoint to where it costs least.
 pub(crate) fn combine(parts: Vec<NewPart>, host: &Host) -> Combined {
     let mut combined = Combined::default();
     let moves = parts.iter().any(|part| part.request.placement == Placement::Auto);
@@ -430,7 +430,7 @@ pub(crate) fn combine(parts: Vec<NewPart>, host: &Host) -> Combined {
     combined
 }
 
-/// What a run is to trace, resolved and planned; nothing is attached.
+/// What a run will trace, resolved and planned. Nothing is attached yet.
 #[derive(Debug)]
 pub struct Prepared {
     pub(crate) combined: Combined,
@@ -439,10 +439,10 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Resolves and plans requests that want the same done in the same processes. What one of them names
+    /// Resolves and plans requests with the same action in the same processes. A function that is named
     /// twice is traced once.
     ///
-    /// Reads files: a file system that does not answer keeps it waiting.
+    /// Reads files: it blocks if a file system does not answer.
     #[must_use]
     pub fn new(host: &Host, requests: Vec<Request>) -> Self {
         let requests: Vec<_> = requests.into_iter().map(Arc::new).collect();
@@ -459,18 +459,18 @@ impl Prepared {
         Self { combined: combine(discovery.parts, host), problems }
     }
 
-    /// Nothing.
+    /// An empty plan.
     pub(crate) fn empty() -> Self {
         Self { combined: Combined::default(), problems: Vec::new() }
     }
 
-    /// What would be attached, and what cannot be.
+    /// What would be attached, and what cannot be attached.
     #[must_use]
     pub fn plan(&self) -> &AttachPlan {
         &self.combined.plan
     }
 
-    /// The same in one process, which is to execute the command: hits count from then on.
+    /// The same in one process, which will execute the command: hits count from that moment.
     #[must_use]
     pub fn in_process(mut self, process: Process) -> Self {
         for (_, of) in self.combined.parts.iter_mut().flat_map(|part| &mut part.at) {
@@ -479,7 +479,7 @@ impl Prepared {
         self
     }
 
-    /// The same functions and places, of which every call is only counted.
+    /// The same functions and places, but only counting every call.
     #[must_use]
     pub fn counting(&self) -> Self {
         let counted = |part: &PlannedPart| PlannedPart {
@@ -496,7 +496,7 @@ impl Prepared {
         }
     }
 
-    /// Links that it takes on a kernel with these features.
+    /// How many links it takes on a kernel with these features.
     #[must_use]
     pub fn links(&self, features: Features) -> usize {
         let Combined { plan, parts, .. } = &self.combined;
@@ -522,11 +522,11 @@ impl Prepared {
     }
 }
 
-/// What one request leads to in this machine's own files, for whoever only wants to know.
+/// The plan of one request in this machine's own files, for display only.
 ///
 /// # Errors
 ///
-/// Why it leads to nothing.
+/// Why there is nothing to plan.
 pub fn plan_on_host(host: &Host, request: &Request) -> Result<AttachPlan, Arc<str>> {
     let mut locator = Locator::new(*host, None);
     let mut plan = AttachPlan::default();
