@@ -1,7 +1,8 @@
-//! Where probes are attached, and the links that hold them there, by what can go alone.
+//! Where probes are attached, and the links that hold them, grouped by what can be released separately.
 //!
-//! On a kernel where each breakpoint has a link of its own, each probe can go alone; elsewhere all probes
-//! of a place share a link, and what stays of it when some go is exchanged for a new one.
+//! On a kernel where each breakpoint has its own link, each probe can be released separately. Elsewhere all
+//! probes of a place share a link; when some are removed, that link is exchanged for a new one with the
+//! rest.
 
 use std::{
     collections::HashSet,
@@ -19,25 +20,25 @@ use crate::{
     set::ProbeSet,
 };
 
-/// Places that are attached to before their links are held by threads: so many links go one after another
-/// if we are killed meanwhile, and for as long as that takes nobody can be started in our place.
+/// How many places to attach before threads take their links: this many links are released one after
+/// another if we are killed meanwhile, and until then no successor can be started.
 const PLACES_AT_ONCE: usize = 32;
 
-/// A process, for good: its number may be used again.
+/// A process, identified beyond pid reuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
-    /// Its number.
+    /// Its pid.
     pub pid: Pid,
-    /// When it was started.
+    /// When it started.
     pub started: StartTime,
 }
 
 impl Process {
-    /// The process that has this number now.
+    /// The process that has this pid now.
     ///
     /// # Errors
     ///
-    /// There is none, or it cannot be looked at.
+    /// There is no such process, or it cannot be inspected.
     pub fn of(pid: Pid) -> std::io::Result<Self> {
         Ok(Self { pid, started: process::start_time(pid)? })
     }
@@ -49,7 +50,7 @@ impl Process {
     }
 }
 
-/// Which place; never used twice.
+/// Identifies a place; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PlaceId(pub(crate) u64);
 
@@ -95,7 +96,7 @@ impl PlaceLinks {
     }
 }
 
-/// Probes, and where they are to be attached.
+/// Probes, and where to attach them.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) probes: Vec<ProbeId>,
@@ -106,10 +107,10 @@ pub(crate) struct Wanted {
 /// Who holds the links of a tracer.
 pub(crate) type Holders = Arc<Mutex<LinkHolders>>;
 
-/// Attaches probes of a set; by what was wanted, the links of each, or `None` where the process has
-/// ended. What the kernel has refused once is not offered to it again.
+/// Attaches probes of a set. For each wanted item this returns its links, or `None` if the process has
+/// ended. Probes that the kernel has refused once are not tried again.
 ///
-/// Blocks for some milliseconds a link.
+/// Blocks for some milliseconds per link.
 ///
 /// # Errors
 ///
@@ -158,7 +159,7 @@ pub(crate) fn attach(
     Ok((all, sum))
 }
 
-/// The links of a place that are not held yet.
+/// The links of a place, before holders take them.
 type Attached = Option<Vec<(Vec<ProbeId>, Links)>>;
 
 fn attach_chunk(
@@ -188,7 +189,7 @@ fn attach_chunk(
             let accepted = piece.probes.iter().filter(|id| !refused.contains(id)).copied();
             Some((accepted.collect(), links?))
         });
-        // One piece without its process is a place without it.
+        // If one piece has lost its process, the whole place has.
         with_probes.collect::<Option<Vec<_>>>()
     };
     Ok((counts.into_iter().map(of_place).collect(), report))

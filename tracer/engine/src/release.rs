@@ -1,5 +1,5 @@
-//! The one way to let go of links: on a thread of its own, because the kernel waits until no task is inside
-//! a handler.
+//! The only way to release links: on a separate thread, because the kernel waits until no task is inside a
+//! handler.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -13,35 +13,35 @@ use crate::{
     set::ProbeSet,
 };
 
-/// How long a drain may take for what is left.
+/// How long a drain may take for the remaining records.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
-/// Longer than any handler takes that does not wait for a page.
+/// Longer than any handler takes unless it waits for a page.
 const HANDLER_TIME: Duration = Duration::from_millis(2);
-/// From when on a release is said to wait for somebody, and how often.
+/// After how long to report that a release is waiting for a task, and how often.
 const TELL_AFTER: Duration = Duration::from_millis(500);
 const TELL_EVERY: Duration = Duration::from_secs(2);
-/// Links that are released one after another and are worth waiting for.
+/// Up to this many links, releasing them one after another is worth waiting for.
 const FEW_LINKS: usize = 8;
 
-/// What is to be let go.
+/// What to release.
 #[derive(Debug)]
 pub(crate) struct Release {
     pub(crate) links: Vec<HeldLinks>,
-    /// Sets that end with it: no hit of theirs counts any more, and what they have recorded is written.
+    /// Sets that end with it: their hits no longer count, and what they have recorded is written.
     pub(crate) ending: Vec<Arc<ProbeSet>>,
     /// Sets whose tasks may hold it up.
     pub(crate) sets: Vec<Arc<ProbeSet>>,
     pub(crate) progress: Arc<Progress>,
 }
 
-/// What was let go.
+/// What was released.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Released {
     /// How many links.
     pub links: usize,
     /// How long it took, and the grace period.
     pub report: DetachReport,
-    /// Every record of the sets that ended was handed on.
+    /// Every record of the ending sets was passed on.
     pub drained: bool,
 }
 
@@ -52,7 +52,7 @@ impl Release {
         let Self { links, ending, sets, progress } = self;
         let started = Instant::now();
         if !ending.is_empty() {
-            // Who was inside a handler when counting stopped is inside a fault by now, or done.
+            // A task that was inside a handler when counting stopped is either in a fault by now or done.
             std::thread::sleep(HANDLER_TIME);
         }
         let count = links.iter().map(HeldLinks::len).sum();

@@ -17,7 +17,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct StuckWatch {
     faults: Faults,
     /// By [`StuckTask::key`].
-    told: HashSet<u64>,
+    reported: HashSet<u64>,
     /// By [`StuckTask::process_key`].
     silenced: HashSet<u32>,
 }
@@ -48,7 +48,7 @@ impl std::fmt::Display for StuckReport {
 impl StuckWatch {
     /// Watches these faults.
     pub(crate) fn new(faults: Faults) -> Self {
-        Self { faults, told: HashSet::new(), silenced: HashSet::new() }
+        Self { faults, reported: HashSet::new(), silenced: HashSet::new() }
     }
 
     /// Looks once: switches stuck processes to reading without faulting, and gives the tasks that were not
@@ -63,7 +63,7 @@ impl StuckWatch {
             if self.silenced.insert(task.process_key()) {
                 self.faults.stop_faulting(&task)?;
             }
-            if self.told.insert(task.key) {
+            if self.reported.insert(task.key) {
                 reports.push(report(task));
             }
         }

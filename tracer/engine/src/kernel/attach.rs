@@ -1,10 +1,10 @@
-//! Attaches as a transaction: in the end everything is attached that the kernel accepts, and what
-//! it refuses is known by name; or nothing is.
+//! Attaches as a transaction. In the end, either everything that the kernel accepts is attached and every
+//! refused probe is known by name, or nothing is attached.
 //!
-//! The work is a queue of [`Job`]s, each the points of one link to be. Threads take them, and each
-//! becomes a link, a refused point, or smaller jobs: a link that the kernel refuses does not say
-//! which of its points is at fault. So those that are likely to be are tried alone, and what is left
-//! is halved. Each failure waits out a grace period, which the threads do at the same time.
+//! The work is a queue of [`Job`]s, each with the points of one future link. Threads take them, and each
+//! job becomes a link, a refused point, or smaller jobs: when the kernel refuses a link, it does not say
+//! which of its points is at fault. So the likely culprits are tried alone, and the rest is halved. Each
+//! failure waits for a grace period; the threads do that in parallel.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -28,31 +28,31 @@ use super::{
 use faultline_plan::{PlannedProbe, ProbeId};
 use faultline_resolve::{ObjectFile, Pid, SkipReason, Skipped};
 
-/// Most breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
+/// Maximum number of breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
 const MAX_POINTS: usize = 1 << 20;
 
 /// Some probes of one file, in one process or in all. They get links of their own, so that one
 /// piece can be released while the others stay.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece<'a> {
-    /// The file, held open: it is attached to as it was parsed, whatever becomes of its path.
+    /// The file, held open: it is attached to as it was parsed, whatever happens to its path.
     pub file: &'a ObjectFile,
-    /// The only process that is traced; every process that maps the file if `None`.
+    /// The only process to trace; if `None`, every process that maps the file.
     pub process: Option<Pid>,
     /// The probes, all of them in this file.
     pub probes: &'a [ProbeId],
 }
 
-/// What became of the pieces.
+/// The result of attaching.
 #[derive(Debug, Default)]
 pub struct AttachReport {
     /// Probes that are attached.
     pub probes: usize,
-    /// Links that they took.
+    /// Links that they needed.
     pub links: usize,
     /// Probes that the kernel refused.
     pub refused: Vec<Skipped>,
-    /// The same, in the same order.
+    /// The reasons, in the same order.
     pub refused_ids: Vec<ProbeId>,
     /// How long it took.
     pub took: Duration,
@@ -61,7 +61,7 @@ pub struct AttachReport {
 }
 
 impl AttachReport {
-    /// Adds what was attached after this, in the time that it took.
+    /// Adds the report of a later attach, including its time.
     pub fn add(&mut self, other: Self) {
         self.probes += other.probes;
         self.links += other.links;
@@ -85,7 +85,7 @@ impl AttachReport {
 pub struct SlowestFile {
     /// The file.
     pub file: PathBuf,
-    /// From the beginning of its first link to the end of its last.
+    /// From the start of its first link to the end of its last.
     pub took: Duration,
 }
 
@@ -97,16 +97,16 @@ struct Point {
     doubtful: bool,
 }
 
-/// The points of a link to be.
+/// The points of a future link.
 #[derive(Debug)]
 struct Job {
-    /// Index of the piece that the link is for.
+    /// Index of the piece that the link belongs to.
     piece: usize,
     at_return: bool,
     points: Vec<Point>,
 }
 
-/// What is attached, being attached, and still to be.
+/// What is attached, being attached, and still waiting.
 #[derive(Debug)]
 struct State {
     queue: VecDeque<Job>,
@@ -117,12 +117,12 @@ struct State {
     /// By piece: its process has ended.
     gone: Vec<bool>,
     refused: BTreeMap<ProbeId, SkipReason>,
-    /// By piece: when its first link was begun, and when the last one ended.
+    /// By piece: when its first link was started, and when its last one was finished.
     times: Vec<Option<(Instant, Instant)>>,
     failed: Option<KernelError>,
 }
 
-/// How a link is made.
+/// How to make a link.
 #[derive(Debug)]
 enum Maker {
     Multi,
@@ -200,8 +200,8 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// Does it. Where it fails, what was attached is released again. A piece whose process has ended
-    /// has no links.
+    /// Runs the transaction. If it fails, everything attached so far is released again. A piece whose
+    /// process has ended has no links.
     pub(super) fn run(
         self,
         progress: &Progress,
@@ -254,7 +254,7 @@ impl<'a> Transaction<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a thread for each job that waits, besides the one that asks, as far as they may be.
+    /// Starts a thread for each waiting job, in addition to the calling one, up to the limit.
     fn hire<'scope>(
         &'scope self,
         scope: &'scope thread::Scope<'scope, '_>,
@@ -263,7 +263,7 @@ impl<'a> Transaction<'a> {
         let mut state = self.lock();
         let wanted = (state.running + state.queue.len()).min(self.maker.kind().at_once());
         for _ in state.workers + 1..wanted {
-            // Where no thread can be had, those that there are do the work.
+            // If no thread can be started, the existing ones do the work.
             if small_thread(scope, move || self.work(scope, progress)).is_err() {
                 break;
             }
@@ -271,7 +271,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Takes jobs until there are none and none can come.
+    /// Takes jobs until there are none left and no more can come.
     fn work<'scope>(
         &'scope self,
         scope: &'scope thread::Scope<'scope, '_>,
@@ -331,7 +331,7 @@ impl<'a> Transaction<'a> {
                 state = self.lock();
             }
         }
-        // Who waits must see the end too.
+        // Waiting threads must notice the end, too.
         self.settled.notify_all();
     }
 
@@ -341,7 +341,7 @@ impl<'a> Transaction<'a> {
         self.programs.features().filters_by_process().then(|| process.get())
     }
 
-    /// Whether a link cannot be made because its process is no more.
+    /// Whether a link cannot be made because its process has ended.
     fn has_ended(&self, job: &Job, error: &io::Error) -> bool {
         error.raw_os_error() == Some(libc::ESRCH) && self.pid(job).is_some()
     }
@@ -367,7 +367,7 @@ impl<'a> Transaction<'a> {
 }
 
 impl Job {
-    /// Smaller jobs, one of which has the point that is at fault.
+    /// Splits it into smaller jobs, one of which has the culprit.
     fn split(self) -> Vec<Self> {
         let Self { piece, at_return, points } = self;
         let job = |points| Self { piece, at_return, points };
@@ -382,8 +382,8 @@ impl Job {
     }
 }
 
-/// The links to be: returns and entries of each piece. A call whose entry is seen has its return seen
-/// too.
+/// The links to make: returns first, then entries of each piece. So a call whose entry is seen also has its
+/// return seen.
 fn jobs(probes: &[PlannedProbe], pieces: &[Piece<'_>], features: Features) -> VecDeque<Job> {
     let points_a_link = if features.batches() { MAX_POINTS } else { 1 };
     let mut jobs = VecDeque::new();
@@ -416,7 +416,7 @@ fn unsupported(probes: &[PlannedProbe], pieces: &[Piece<'_>]) -> BTreeMap<ProbeI
         .collect()
 }
 
-/// Links that these pieces take on a kernel with these features.
+/// How many links these pieces need on a kernel with these features.
 pub fn links_needed(probes: &[PlannedProbe], pieces: &[Piece<'_>], features: Features) -> usize {
     jobs(probes, pieces, features).len()
 }
@@ -434,7 +434,7 @@ fn slowest(pieces: &[Piece<'_>], times: &[Option<(Instant, Instant)>]) -> Option
     took.max_by_key(|slowest| slowest.took)
 }
 
-/// Perf events that are uprobes ask for more than the programs do: `CAP_PERFMON` is not enough.
+/// Uprobe perf events need more privileges than the programs: `CAP_PERFMON` is not enough.
 fn privileged(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::EACCES) => io::Error::new(
@@ -445,7 +445,8 @@ fn privileged(error: io::Error) -> io::Error {
     }
 }
 
-/// Whether an error is not a matter of one point: the process is gone, no privilege, no memory.
+/// Whether an error is not about a single point: the process has ended, a privilege is missing, or memory
+/// ran out.
 fn is_general(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
         || matches!(
@@ -454,7 +455,7 @@ fn is_general(error: &io::Error) -> bool {
         )
 }
 
-/// `ENOTSUPP`, an error number of the kernel's own that the C library does not know.
+/// `ENOTSUPP`, an error number internal to the kernel, which the C library does not know.
 const ENOTSUPP: i32 = 524;
 
 /// Why the kernel refused a point.
@@ -482,7 +483,7 @@ mod tests {
         jobs.iter().map(|job| job.points.iter().map(|point| point.id.0).collect()).collect()
     }
 
-    /// Check that doubtful points are tried alone and what is left is halved, none lost.
+    /// Check that doubtful points are tried alone and the rest is halved, and that none is lost.
     #[test]
     fn a_refused_link_is_split() {
         let split = job([(0, false), (1, true), (2, false), (3, true)]).split();

@@ -1,16 +1,16 @@
-//! Exchanges links: new ones with some of the probes are attached before the old one, which has all
-//! of them, is released, so that no hit of those that stay is lost, and none counts twice. See
-//! [`tracer_common::exchange`] for how the programs tell.
+//! Exchanges links. New links with some of the probes are attached before the old link, which has all of
+//! them, is released. So no hit of the probes that stay is lost, and none counts twice. See
+//! [`tracer_common::exchange`] for how the programs distinguish the links.
 //!
-//! Between the two, all hits have to end that began before ([`Programs::outlast_hits`]). A hit runs the
-//! programs of its breakpoint one after another, newest first, and new ones come before it: one that
-//! has been preempted behind the new link's place, within the program of another probe or of another
-//! tracer, has still to meet the old one.
+//! Between the two steps, all hits that began earlier have to end ([`Programs::outlast_hits`]). A hit runs
+//! the programs of its breakpoint one after another, newest first, and a new link goes to the front. A hit
+//! that was preempted past that position, within the program of another probe or of another tracer, has yet
+//! to meet the old link.
 //!
-//! An exchange may end only when the old link is really gone: closing it waits for that, if nobody else
-//! has a copy of its descriptor, such as a child of ours that has not executed yet.
+//! An exchange may end only when the old link is really gone. Closing it waits for that, provided nothing
+//! else has a copy of its descriptor, such as a child of ours that has not executed yet.
 //!
-//! Only links of many breakpoints need it: where each breakpoint has its own, that one is released.
+//! Only multi links need this: where each breakpoint has its own link, that link is simply released.
 
 use std::{
     io,
@@ -42,14 +42,14 @@ use super::{
 use faultline_plan::ProbeId;
 use faultline_resolve::Pid;
 
-/// How long hits are waited for. One that takes longer hangs in a page fault.
+/// How long to wait for hits. One that takes longer is stuck in a page fault.
 const OUTLASTED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Tasks that may ever be hit while links are exchanged, those that have ended since then aside; an
+/// How many tasks may be hit while links are exchanged, not counting tasks that have ended since. An
 /// exchange takes some tens of milliseconds.
 pub(super) const MAX_MARKED_TASKS: u32 = 16_384;
 
-/// What user space tells the running programs.
+/// What user space communicates to the running programs.
 #[derive(Debug)]
 pub(super) struct ControlWords(MappedArray<u64>);
 
@@ -69,7 +69,7 @@ impl ControlWords {
         self.0.load(offset_of!(Control, enabled) / 8).cast_signed()
     }
 
-    /// As a program does.
+    /// Adds one, as a program does.
     pub(super) fn add_enabled(&self) {
         self.0.add(offset_of!(Control, enabled) / 8, 1);
     }
@@ -83,12 +83,13 @@ impl ControlWords {
     }
 }
 
-/// Since when the calls of each probe count, where returns are traced and breakpoints come and go.
+/// The time since which each probe's calls count, if returns are traced and breakpoints are attached and
+/// detached.
 #[derive(Debug)]
 pub(super) struct Gates(MappedArray<u64>);
 
 impl Gates {
-    /// All are open.
+    /// Starts with all gates open.
     pub(super) fn new(gates: MappedArray<u64>) -> Self {
         Self(gates)
     }
@@ -114,7 +115,7 @@ impl Gates {
 /// The generations of links.
 #[derive(Debug)]
 pub(super) struct Generations {
-    /// That of the links that are attached now.
+    /// The generation of links that are attached at this moment.
     current: AtomicU32,
     marks: Mutex<HashMap<MapData, u64, Marks>>,
 }
@@ -128,19 +129,20 @@ impl Generations {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// From now on, links that are attached take the hits of those that are attached already.
+    /// From now on, newly attached links take over the hits of the existing ones.
     pub(super) fn begin(&self, control: &ControlWords) {
         let generation = self.current.fetch_add(1, Ordering::Relaxed) + 1;
         control.set_exchange(generation);
     }
 
-    /// The old links are released, or the new ones are; hits that may have been counted twice, since
-    /// the programs were loaded.
+    /// Ends the exchange: either the old links or the new ones were released. Returns how many hits may
+    /// have been counted twice since the programs were loaded.
     pub(super) fn end(&self, control: &ControlWords) -> u64 {
         control.set_exchange(0);
-        // What is left is of hits that met only the new link; the next exchange has another generation.
-        // Only a task that has ended can lose its marks: one that was preempted while it writes them
-        // goes on writing, and the kernel may have given that memory to another task's marks.
+        // The remaining marks are from hits that met only the new link; the next exchange has another
+        // generation. Only delete the marks of tasks that have ended: a task that was preempted while
+        // writing its marks continues to write, and by then the kernel may have reused that memory for
+        // another task's marks.
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let tasks: Vec<(u64, Marks)> = marks.iter().filter_map(Result::ok).collect();
         if tasks.len() > MAX_MARKED_TASKS as usize / 2 {
@@ -153,11 +155,11 @@ impl Generations {
 }
 
 impl Programs {
-    /// Waits until all hits have ended that have begun.
+    /// Waits until all hits that have begun have ended.
     ///
-    /// What a kernel does so is to release a link: here one of a function of ours that nobody calls. A
-    /// child does it, since it cannot be interrupted as long as a task hangs inside a handler; after
-    /// two seconds nobody waits for it any more, and that is told.
+    /// The way to make a kernel wait for that is to release a link: here one on a function of our own that
+    /// is never called. A child does it, because the wait cannot be interrupted while a task is stuck
+    /// inside a handler. After two seconds the wait is given up and reported.
     ///
     /// # Errors
     ///
@@ -165,7 +167,7 @@ impl Programs {
     pub fn outlast_hits(&self) -> Result<(), KernelError> {
         let failed = |source| KernelError::Attach { file: "/proc/self/exe".into(), source };
         if !self.features().batches() {
-            // No link is exchanged.
+            // Links are never exchanged here.
             return Ok(());
         }
         let address = calibrate::measured_return() as *const () as usize;

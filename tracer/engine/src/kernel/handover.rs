@@ -1,14 +1,14 @@
-//! Releases links in a process of its own.
+//! Releases links in a separate process.
 //!
-//! Closing the last descriptor of a link waits, uninterruptibly, until no task is inside a handler.
-//! A task that hangs in a page fault would so keep us from ending, however often we are told to. So
-//! where a task is inside a fault, a child of ours gets the descriptors and closes them; it may
-//! hang, and we need not. Where each breakpoint has a link and the kernel takes minutes to close
-//! them, we need not wait for that either.
+//! Closing the last descriptor of a link waits, uninterruptibly, until no task is inside a handler. A task
+//! that is stuck in a page fault would thus keep us from exiting, however often we are signalled. So if a
+//! task is inside a fault, a child gets the descriptors and closes them: the child may get stuck, but we do
+//! not. If each breakpoint has its own link and the kernel takes minutes to close them, we do not have to
+//! wait for that either.
 //!
-//! The child reads from its standard input the numbers of the descriptors that it is to close, once
-//! that is closed; none if its parent is no more. To its standard output it writes, for each link,
-//! how many nanoseconds that took.
+//! The child reads from its standard input the numbers of the descriptors to close, up to the end of the
+//! input; there are none if its parent has died. To its standard output it writes, for each link, how many
+//! nanoseconds the close took.
 
 use std::{
     env,
@@ -26,7 +26,7 @@ use super::{
     links::{Link, LinkKind, release_each},
 };
 
-/// The argument that makes this program a releaser.
+/// The argument that turns this program into a releaser.
 const RELEASER: &str = "__release-links";
 
 /// A child that holds the links.
@@ -40,7 +40,7 @@ pub struct Releaser {
 }
 
 impl Links {
-    /// Hands the links to a child. The breakpoints stay until it is told to release them.
+    /// Hands the links to a child. The breakpoints stay until the child is asked to release them.
     ///
     /// # Errors
     ///
@@ -58,9 +58,9 @@ impl Links {
         let descriptors: Vec<RawFd> = links.iter().map(|(descriptor, _)| *descriptor).collect();
         let mut command = Command::new("/proc/self/exe");
         command.arg0("faultline").arg(RELEASER).stdin(Stdio::piped()).stdout(Stdio::piped());
-        // Nobody who reads what we write must wait for its end.
+        // A reader of our output must not have to wait for the child's end.
         command.stderr(Stdio::null());
-        // Out of the terminal's foreground group: Ctrl-C is for us.
+        // In its own process group: Ctrl-C is meant for us.
         command.process_group(0);
         let inherit = move || {
             for descriptor in &descriptors {
@@ -81,16 +81,16 @@ impl Links {
 }
 
 impl Releaser {
-    /// Has the links released, and waits until they are.
+    /// Makes the child release the links, and waits for it.
     ///
-    /// Blocks as long as a task is inside a handler: not for the async threads.
+    /// Blocks while a task is inside a handler: do not call it from async code.
     pub fn release(self, progress: &Progress) -> DetachReport {
         let started = Instant::now();
         let Self { mut child, mut hold, mut told, links } = self;
         progress.begin(links.iter().map(|(_, points)| points).sum());
         let numbers: Vec<u8> =
             links.iter().flat_map(|(descriptor, _)| descriptor.to_ne_bytes()).collect();
-        // A child that is gone has released them.
+        // A child that has exited has released them.
         let _ = hold.write_all(&numbers);
         drop(hold);
         let points = progress.total().checked_div(links.len()).unwrap_or(0);
@@ -101,30 +101,31 @@ impl Releaser {
             grace = Some(grace.map_or(took, |grace| grace.min(took)));
             progress.add(points);
         }
-        // The child has nothing more to say; it ends when the last link is closed.
+        // The child has nothing more to report; it exits when the last link is closed.
         let _ = child.wait();
         DetachReport { took: started.elapsed(), grace }
     }
 }
 
-/// If this process was started as a releaser, is one, and does not return until its time has come.
+/// Acts as a releaser if this process was started as one, and then returns only once its work is done.
 pub(crate) fn be_releaser_if_asked() -> bool {
     let mut arguments = env::args_os().skip(1);
     if arguments.next().is_none_or(|argument| argument != RELEASER) {
         return false;
     }
-    // Until our parent closes its end, or is no more. What is not named closes when we end.
+    // Waits until our parent closes its end or dies. Descriptors that are not named are closed when we
+    // exit.
     let mut numbers = Vec::new();
     let _ = io::stdin().lock().read_to_end(&mut numbers);
     let (numbers, _) = numbers.as_chunks();
     let links = numbers.iter().map(|number| {
-        // SAFETY: the parent left us its links under these numbers, and nobody else here owns them.
+        // SAFETY: the parent left us its links under these numbers, and nothing else here owns them.
         let descriptor = unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*number)) };
         Link { descriptor, points: 0, kind: LinkKind::Single }
     });
     release_each(links.collect(), LinkKind::Single.at_once(), |_, took| {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        // Our parent may have gone.
+        // Our parent may have died.
         let _ = io::stdout().lock().write_all(&took_ns.to_ne_bytes());
         let _ = io::stdout().lock().flush();
     });

@@ -1,9 +1,9 @@
-//! Threads that keep links in descriptor tables of their own.
+//! Threads that keep links in their own descriptor tables.
 //!
-//! A process that is killed closes its descriptors one after another, and each link waits for a
-//! grace period of the kernel: 5,000 links took 267 s to go, during which the dead process could not
-//! be replaced. Threads die at the same time, so links that lie in the tables of many threads
-//! (`unshare(CLONE_FILES)`) go many at once. A thread ends with the last of its links.
+//! A process that is killed closes its descriptors one after another, and each link waits for a grace
+//! period of the kernel. With 5,000 links this took 267 s, during which the dead process could not be
+//! replaced. Threads die in parallel, so links in the descriptor tables of many threads
+//! (`unshare(CLONE_FILES)`) are released in parallel. A thread ends with the last of its links.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,36 +23,36 @@ use super::{
     links::{Link, LinkKind},
 };
 
-/// Links of a thread, as long as there may be more threads: so many go one after another when we
-/// are killed.
+/// Links per thread, until the maximum number of threads is reached: this many are released one after
+/// another when we are killed.
 const LINKS_A_HOLDER: usize = 8;
-/// Most threads. They only sleep.
+/// Maximum number of threads. They only sleep.
 const MAX_HOLDERS: usize = 256;
 /// A holder's stack.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// Who holds links: this process, or threads of it with tables of their own.
+/// Holds links: in this process, or in threads of it with their own tables.
 #[derive(Debug)]
 pub struct LinkHolders {
     holding: Holding,
     all: BTreeMap<u64, Holder>,
     /// Names this process to its holders.
     process: Option<OwnedFd>,
-    /// Names of holders and of what they hold; none is used twice.
+    /// Keys of holders and of what they hold; never reused.
     next_key: u64,
-    /// This kernel or sandbox does not let us: links stay where they are.
+    /// This kernel or sandbox does not allow it: links stay where they are.
     refused: bool,
     /// A child of ours may release links.
     helper: bool,
 }
 
-/// Where links lie.
+/// Where to keep links.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Holding {
-    /// In this process's own table: for few links, or for as long as a person waits.
+    /// In this process's own table: for few links, or for runs that a user waits for.
     #[default]
     Here,
-    /// In tables of many threads, so that thousands go quickly when we are killed.
+    /// In the tables of many threads, so that thousands are released quickly when we are killed.
     InThreads,
 }
 
@@ -61,11 +61,11 @@ struct Holder {
     /// The thread ends when all of these are gone.
     orders: mpsc::Sender<Order>,
     links: Arc<AtomicUsize>,
-    /// It is closing links, and may have to wait.
+    /// It is closing links and may be blocked.
     busy: Arc<AtomicBool>,
 }
 
-/// Links that a thread holds; they go when this is dropped, which nobody waits for.
+/// Links that a thread holds. Dropping this releases them without waiting.
 #[derive(Debug)]
 pub struct HeldLinks {
     held: Held,
@@ -78,7 +78,7 @@ enum Held {
     Here(Links),
 }
 
-/// Says what is whose.
+/// Identifies links within a holder.
 #[derive(Debug)]
 struct Ticket {
     holder: u64,
@@ -107,13 +107,13 @@ enum Order {
     HandOver { keys: Vec<u64>, done: mpsc::Sender<DetachReport> },
 }
 
-/// A release that was begun.
+/// A release in progress.
 #[derive(Debug)]
 pub struct Releasing {
     here: Vec<Links>,
     tell: mpsc::Sender<DetachReport>,
     done: mpsc::Receiver<DetachReport>,
-    /// Reports that are to come.
+    /// Reports that are still to come.
     parts: usize,
     started: Instant,
     progress: Arc<Progress>,
@@ -126,13 +126,13 @@ impl LinkHolders {
         Self { holding, all: BTreeMap::new(), process: None, next_key: 0, refused: false, helper }
     }
 
-    /// Whether links go to threads.
+    /// Where links are kept.
     #[must_use]
     pub fn holding(&self) -> Holding {
         self.holding
     }
 
-    /// Has these links held; in the order given.
+    /// Puts these links into holders, in the order given.
     pub fn hold(&mut self, all: Vec<Links>) -> Vec<HeldLinks> {
         if self.holding == Holding::Here {
             return all.into_iter().map(HeldLinks::here).collect();
@@ -149,11 +149,11 @@ impl LinkHolders {
         let results: Vec<_> = done.iter().collect();
         let failed = results.iter().any(Result::is_err) || results.len() != asked;
         if failed {
-            // What is held all the same is let go with its ticket; ours keeps the links.
+            // Whatever the holder did take is released with its ticket; our table keeps the links.
             self.refused = true;
             return all.into_iter().map(HeldLinks::here).collect();
         }
-        // Ours are not the last any more, so nothing is waited for when they are closed.
+        // Our descriptors are no longer the last ones, so closing them does not block.
         held.into_iter()
             .zip(all)
             .map(|(held, links)| match held {
@@ -191,8 +191,8 @@ impl LinkHolders {
         self.next_key
     }
 
-    /// Begins to release links. `hand_over` has a child of ours do it, for when a task hangs inside
-    /// a handler: whoever closes a link then waits for it and cannot be killed.
+    /// Starts to release links. With `hand_over` a child does it, for when a task is stuck inside a
+    /// handler: a process that closes a link then blocks and cannot be killed.
     pub fn release(
         &mut self,
         links: Vec<HeldLinks>,
@@ -245,12 +245,12 @@ impl LinkHolders {
         Releasing { here: Vec::new(), tell, done, parts, started: Instant::now(), progress }
     }
 
-    /// Lets go of holders that nothing is left to: each ends once it has done what it was told.
+    /// Dismisses holders with no links left: each ends once it has carried out its orders.
     fn dismiss_idle(&mut self) {
         self.all.retain(|_, holder| holder.links.load(Ordering::Relaxed) != 0);
     }
 
-    /// A holder that has room and waits for nothing.
+    /// A holder that has room and is not blocked.
     fn place_for(&mut self, links: usize) -> Option<u64> {
         if self.refused {
             return None;
@@ -277,8 +277,8 @@ impl LinkHolders {
                 Some(id)
             }
             Err(error) => {
-                tracing::debug!("links are not held by threads of their own: {error}");
-                // Where only no thread can be had at the moment, there may be one the next time.
+                tracing::debug!("cannot hold links in separate threads: {error}");
+                // If a thread just cannot be started at the moment, there may be one the next time.
                 self.refused = error.kind() != io::ErrorKind::WouldBlock;
                 None
             }
@@ -293,7 +293,7 @@ impl LinkHolders {
         let own = std::process::id();
         // SAFETY: the call takes no pointer.
         let number = descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, own, 0) })?;
-        // SAFETY: the kernel has just made it (close-on-exec), and nobody else owns it.
+        // SAFETY: the kernel has just made it (close-on-exec), and nothing else owns it.
         self.process = Some(unsafe { OwnedFd::from_raw_fd(number) });
         Ok(number)
     }
@@ -309,7 +309,7 @@ impl HeldLinks {
         self.links
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.links == 0
     }
@@ -318,7 +318,7 @@ impl HeldLinks {
 impl Releasing {
     /// Waits until all are released.
     ///
-    /// Blocks as long as a task is inside a handler.
+    /// Blocks while a task is inside a handler.
     pub fn wait(self) -> DetachReport {
         let mut grace = None::<Duration>;
         let mut add = |other: Option<Duration>| {
@@ -358,8 +358,7 @@ impl Holder {
     }
 }
 
-/// Gives the thread a descriptor table of its own, with nothing in it but standard streams and
-/// `kept`.
+/// Gives the thread its own descriptor table, which contains only the standard streams and `kept`.
 fn own_table(kept: RawFd) -> io::Result<()> {
     // SAFETY: the call takes no pointer, and this thread has not opened anything yet.
     if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
@@ -368,7 +367,7 @@ fn own_table(kept: RawFd) -> io::Result<()> {
     let kept = kept.cast_unsigned();
     for (first, last) in [(3, kept - 1), (kept + 1, u32::MAX)] {
         if first <= last {
-            // SAFETY: the table is this thread's own, and nothing that it uses lies in the range.
+            // SAFETY: the table is this thread's own, and it uses no descriptor in the range.
             unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         }
     }
@@ -382,7 +381,7 @@ fn descriptor(number: libc::c_long) -> io::Result<RawFd> {
     }
 }
 
-/// Takes links over and releases them, as it is told; ends when nobody can tell it anything more.
+/// Takes over and releases links as ordered; ends when no more orders can come.
 fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
     let mut held: HashMap<u64, Links> = HashMap::new();
     for order in orders {
@@ -415,7 +414,7 @@ fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
     }
 }
 
-/// Has a child of ours release the links, and tells when it has; if we end before, it goes on.
+/// Makes a child release the links, and reports when it has. If we exit first, the child continues.
 fn hand_over(links: Links, done: mpsc::Sender<DetachReport>, progress: Arc<Progress>) {
     let wait = move || {
         let report = match links.hand_over() {
@@ -427,7 +426,7 @@ fn hand_over(links: Links, done: mpsc::Sender<DetachReport>, progress: Arc<Progr
         };
         let _ = done.send(report);
     };
-    // Where no thread can be had, the links go with what is dropped here.
+    // If no thread can be started, the links are released by what is dropped here.
     drop(thread::Builder::new().name("handed over".to_owned()).spawn(wait));
 }
 
@@ -437,7 +436,7 @@ fn take(process: RawFd, link: (RawFd, usize, LinkKind)) -> io::Result<Link> {
     // SAFETY: the call takes no pointer.
     let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) };
     let number = descriptor(taken)?;
-    // SAFETY: the kernel has just made it (close-on-exec), and nobody else owns it.
+    // SAFETY: the kernel has just made it (close-on-exec), and nothing else owns it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     Ok(Link { descriptor, points, kind })
 }

@@ -177,8 +177,8 @@ unsafe fn be_filtered(
         )
     };
     // SAFETY: a system call on a byte of ours.
-    let told = || unsafe { libc::write(tell, (&raw const byte).cast(), 1) } == 1;
-    if set == 0 && told() {
+    let announced = || unsafe { libc::write(tell, (&raw const byte).cast(), 1) } == 1;
+    if set == 0 && announced() {
         // SAFETY: a system call on a byte of ours.
         let go = unsafe { libc::read(wait, (&raw mut byte).cast(), 1) };
         if go == 1 {
