@@ -28,72 +28,72 @@ use crate::{
     set::{ProbeSet, SetId},
 };
 
-/// Reading counters takes so small a part of the time: there may be a million of them.
+/// Reading counters may take at most this fraction of the time: there may be a million of them.
 const LOOK_PART: u32 = 50;
-/// Probes that are named when they are detached; the rest is counted.
+/// How many detached probes to name; the rest are counted.
 const NAMED: usize = 3;
 
 /// A probe of a set.
 pub(crate) type Key = (SetId, ProbeId);
 
-/// The budget of the moment, for whoever shows it.
+/// The state of the budget, for display.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OverheadStatus {
-    /// The share of all CPUs that probes may take.
+    /// The share of all CPUs that probes may use.
     pub limit: f64,
-    /// What is done above it.
+    /// What to do above it.
     pub policy: String,
-    /// The most that was taken in one look of at least 10 ms: a share of all CPUs.
+    /// The highest usage in a look over at least 10 ms: a share of all CPUs.
     pub peak: f64,
-    /// CPU time that hits have cost, estimated.
+    /// Estimated CPU time that hits have cost.
     pub hits: Duration,
-    /// CPU time of attaching and detaching for the budget's sake.
+    /// CPU time of the budget's own attaching and detaching.
     pub work: Duration,
-    /// Times that the budget was exceeded and something was done.
+    /// How often the budget was exceeded and corrected.
     pub exceeded: u64,
-    /// Probes that were detached, each time that they were.
+    /// How often probes were detached.
     pub detached: u64,
-    /// Probes that were attached again.
+    /// How often probes were attached again.
     pub attached_again: u64,
-    /// Probes that are detached now.
+    /// How many probes are detached now.
     pub away: usize,
-    /// How long probes were attached, of the time that there was a budget.
+    /// How long probes were attached while there was a budget.
     pub attached: Duration,
     /// How long there has been a budget.
     pub elapsed: Duration,
 }
 
-/// What the budget has decided, for a person.
+/// A decision of the limiter, for people.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LimiterNotice {
-    /// Probes are detached.
+    /// Probes were detached.
     Detached {
-        /// The share of all CPUs that probes took.
+        /// The share of all CPUs that probes used.
         share: f64,
         /// The limit.
         limit: OverheadLimit,
-        /// The costliest by label, with the share that each took.
+        /// The costliest by label, with the share that each used.
         named: Vec<(Arc<str>, f64)>,
         /// How many more there are, and their share.
         more: (usize, f64),
-        /// When they are tried again.
+        /// When they will be retried.
         again_in: Duration,
     },
-    /// Probes are attached again, to see whether they still cost too much.
+    /// Probes are being attached again, to see whether they still cost too much.
     TryingAgain {
         /// The label of one.
         first: Arc<str>,
         /// How many more.
         more: usize,
     },
-    /// From now on probes are attached a part of the time.
+    /// From now on probes are attached only part of the time.
     DutyCycle {
-        /// The share of all CPUs that probes took.
+        /// The share of all CPUs that probes used.
         share: f64,
         /// The limit.
         limit: OverheadLimit,
     },
-    /// Detaching or attaching failed; it is tried again.
+    /// Detaching or attaching failed; it will be retried.
     Failed {
         /// Why.
         error: String,
@@ -103,7 +103,7 @@ pub enum LimiterNotice {
 impl fmt::Display for LimiterNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let over = |share: f64, limit: OverheadLimit| {
-            // Rounded up, so that it never reads as what is allowed.
+            // Rounded up, so that it never looks like an allowed value.
             let percent = (share * 10_000.0).ceil() / 100.0;
             format!("over budget: {percent:.2} % of all CPUs, at most {} %", limit.percent())
         };
@@ -152,7 +152,7 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// Keeps the budget of all sets together.
+/// Keeps the joint budget of all sets.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     budget: Budget<Key>,
@@ -187,17 +187,17 @@ impl Limiter {
         self.budget.is_busy()
     }
 
-    /// Whether a probe is detached, and is to stay so.
+    /// Whether a probe is detached and must stay so.
     pub(crate) fn is_away(&self, set: SetId, probe: ProbeId) -> bool {
         self.budget.is_away(&(set, probe))
     }
 
-    /// How long nobody needs to look.
+    /// How long until the next look.
     pub(crate) fn wait(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
-    /// Looks at what probes have cost; what is to be done about it.
+    /// Looks at what probes have cost; returns what to do about it.
     pub(crate) fn look(&mut self, sets: &BTreeMap<SetId, Arc<ProbeSet>>) -> Correction<Key> {
         let began = Instant::now();
         self.meters.retain(|id, _| sets.contains_key(id));
@@ -224,21 +224,21 @@ impl Limiter {
         correction
     }
 
-    /// What was decided is done, and took so much CPU time.
+    /// Reports that the decision was carried out, and how much CPU time it took.
     pub(crate) fn done(&mut self, correction: &Correction<Key>, work: Duration) {
         let now = Instant::now();
         self.budget.done(now, correction, work);
         self.next = now + self.budget.next_look();
     }
 
-    /// What was decided failed: it is decided again, later.
+    /// Reports that the decision failed: it will be made again later.
     pub(crate) fn failed(&mut self, correction: &Correction<Key>, work: Duration) {
         let now = Instant::now();
         self.budget.failed(now, correction, work);
         self.next = now + self.budget.next_look();
     }
 
-    /// What a person should know of a decision.
+    /// The notice about a decision.
     pub(crate) fn notice(
         &mut self,
         correction: &Correction<Key>,

@@ -1,4 +1,5 @@
-//! Changes: what is new is attached before what is old is released, and what stays is not touched.
+//! Changes of requests: new probes are attached before old ones are released, and the ones that stay are
+//! left alone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,7 +27,7 @@ use crate::{
     set::SetId,
 };
 
-/// Contents of its files that a request may be without a place for, before the oldest is forgotten.
+/// How many file contents without a place a request may keep before the oldest is forgotten.
 const KEPT_EMPTY: usize = 2;
 
 /// Where a request comes from.
@@ -34,7 +35,7 @@ const KEPT_EMPTY: usize = 2;
 pub enum Origin {
     /// The configuration.
     Config,
-    /// Somebody has added it: a new configuration leaves it alone.
+    /// A client added it: a new configuration leaves it alone.
     Control,
 }
 
@@ -43,23 +44,23 @@ pub enum Origin {
 pub(super) struct Probed {
     pub(super) request: Arc<Request>,
     pub(super) origin: Origin,
-    /// One for each content of its files: those that are alike share a part.
+    /// One for each distinct content of its files: identical files share a part.
     pub(super) parts: Vec<Part>,
     /// Why it is not attached, if it is not.
     pub(super) problem: Option<Arc<str>>,
-    /// Functions that it names and that cannot be probed, with the reason.
+    /// Functions that it names but that cannot be probed, with the reason.
     pub(super) skipped: HashMap<Arc<str>, Skipped>,
-    /// What its functions counted where they are not attached any more.
+    /// What its functions counted at places that are no longer attached.
     pub(super) retired: HashMap<Arc<str>, Arc<Figures>>,
 }
 
-/// The functions of a request in files of one content.
+/// The functions of a request in files with the same content.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(super) id: PartId,
     pub(super) set: SetId,
     pub(super) ids: Vec<ProbeId>,
-    /// The file that they were found in.
+    /// The file in which they were found.
     pub(super) file: Arc<ObjectFile>,
     pub(super) places: Vec<Place>,
 }
@@ -76,17 +77,17 @@ impl Probed {
         }
     }
 
-    /// What is attached somewhere.
+    /// The parts that are attached somewhere.
     pub(super) fn live_parts(&self) -> impl Iterator<Item = &Part> {
         self.parts.iter().filter(|part| !part.places.is_empty())
     }
 
-    /// Every place that it is attached in.
+    /// Every place where it is attached.
     pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
         self.parts.iter().flat_map(|part| &part.places)
     }
 
-    /// What a look needs to know of it.
+    /// What a look needs to know about it.
     fn known(&self) -> Known {
         let place = |place: &Place| KnownPlace {
             id: place.id,
@@ -101,7 +102,7 @@ impl Probed {
         Known { request: Arc::clone(&self.request), parts: self.parts.iter().map(part).collect() }
     }
 
-    /// Notes why it is attached nowhere, if it is not.
+    /// Records why it is not attached anywhere, if that is so.
     fn note_problem(&mut self, problem: Option<&Arc<str>>, was_found: bool) {
         if self.places().next().is_some() {
             self.problem = None;
@@ -110,7 +111,7 @@ impl Probed {
         } else if was_found {
             let can_be = self.parts.iter().any(|part| !part.ids.is_empty());
             self.problem = Some(match can_be {
-                true => "its target was gone before it was attached".into(),
+                true => "the target disappeared before it was attached".into(),
                 false => "none of its functions can be probed".into(),
             });
         } else if self.problem.is_none() {
@@ -120,9 +121,9 @@ impl Probed {
 }
 
 impl Pending {
-    /// Answers that it was not done.
+    /// Answers with a failure.
     pub(super) fn fail(self, error: TracerError) {
-        // Who asked may have gone.
+        // The requester may have gone.
         match self {
             Self::Change { reply, .. } => drop(reply.send(Err(error))),
             Self::Attach { reply, .. } => drop(reply.send(Err(error))),
@@ -130,7 +131,7 @@ impl Pending {
     }
 }
 
-/// What a change comes to.
+/// What a change amounts to.
 struct Difference {
     new: Vec<Request>,
     leaving: Vec<Arc<str>>,
@@ -139,13 +140,13 @@ struct Difference {
 }
 
 impl Engine {
-    /// Takes a change up when nothing else is being worked on.
+    /// Queues a change; it starts when no other work is in progress.
     pub(super) fn enqueue(&mut self, pending: Pending) {
         self.queue.push_back(pending);
         self.next_pending();
     }
 
-    /// Has a change that was given up tried again, before the others.
+    /// Requeues a change that was given up, ahead of the others.
     pub(super) fn requeue(&mut self, pending: Option<Pending>) {
         if let Some(pending) = pending {
             self.queue.push_front(pending);
@@ -173,7 +174,7 @@ impl Engine {
                 let progress_of_job = Arc::clone(&progress);
                 let input =
                     Input::Prepared { combined: Box::new(combined), progress: progress_of_job };
-                // What was prepared is with the job; who waits for it is told by its result.
+                // The prepared plan is with the job; the requester is answered with its result.
                 let prepared = Box::new(Prepared::empty());
                 self.start_job(input, Some(Pending::Attach { prepared, progress, reply }));
             }
@@ -192,7 +193,7 @@ impl Engine {
                     let live = stays.flat_map(|(_, probed)| probed.live_parts());
                     let staying = live.map(|part| part.ids.len()).sum();
                     let scope = if may_wait { Scope::Whole } else { Scope::WholeOrNothing };
-                    // What a new configuration says holds for what it asks for.
+                    // The new configuration's settings already apply to its own requests.
                     let before = self.options.settings.clone();
                     if let Change::Configure { settings, .. } = &change {
                         self.options.settings = settings.clone();
@@ -205,7 +206,7 @@ impl Engine {
         }
     }
 
-    /// What is new and what goes.
+    /// What is added and what is removed.
     fn difference(&self, change: &Change) -> Result<Difference, TracerError> {
         match change {
             Change::Configure { requests, .. } => {
@@ -253,7 +254,7 @@ impl Engine {
         }
     }
 
-    /// Releases what goes, and puts settings in force, when nothing can fail any more.
+    /// Releases what is removed, and applies settings, once nothing can fail any more.
     fn settle(&mut self, change: &Change, leaving: &[Arc<str>]) -> Changed {
         let mut links = Vec::new();
         let mut removed = leaving.to_vec();
@@ -282,7 +283,7 @@ impl Engine {
         self.limit_overhead();
     }
 
-    /// Puts the budget of the settings in force. What the one before has detached is attached again.
+    /// Applies the budget of the settings. Probes that the previous budget has detached are attached again.
     pub(super) fn limit_overhead(&mut self) {
         let limit = self.settings().limit;
         if self.limiter.as_ref().map(Limiter::limit) == limit || self.correcting {
@@ -298,17 +299,17 @@ impl Engine {
         self.options.observer.overhead(self.limiter.as_ref().map(Limiter::status));
     }
 
-    /// Looks for targets that came and went: everywhere, or among processes that have begun.
+    /// Looks for new and lost targets: everywhere, or among new processes.
     pub(super) fn scan(&mut self, begun: Option<Vec<Pid>>) {
         let known = self.requests.values().map(Probed::known).collect();
         let scope = begun.map_or(Scope::Whole, Scope::Begun);
         self.start_job(Input::Look { known, scope, staying: 0 }, None);
     }
 
-    /// Takes in what a job has found and attached.
+    /// Handles what a job has found and attached.
     pub(super) fn worked(&mut self, worked: Worked) {
         if !self.is_current(&worked) {
-            // It was given up, and has come back: it is looked there again.
+            // It was given up but has come back: its targets are looked at again.
             self.avoided.clear();
             if let Ok(attachments) = worked.result {
                 self.discard(attachments);
@@ -330,7 +331,7 @@ impl Engine {
         self.next_pending();
     }
 
-    /// Releases what nobody wants any more.
+    /// Releases attachments that are no longer wanted.
     fn discard(&mut self, attachments: Attachments) {
         let Attachments { sets, parts, places, .. } = attachments;
         let mut links = into_links(parts.into_iter().map(|(_, part)| part));
@@ -365,7 +366,7 @@ impl Engine {
     }
 
     fn changed(&mut self, change: &Change, worked: Worked) -> Result<Changed, TracerError> {
-        // Nothing else was changed meanwhile but what the budget has: names are still as they were.
+        // Only the budget can have changed anything in the meantime, so the names are still valid.
         let Difference { new, mut leaving, origin, .. } = self.difference(change)?;
         let Worked { looker, started, problems, found, skipped, result, .. } = worked;
         self.looker = Some(looker);
@@ -373,7 +374,7 @@ impl Engine {
         let took_something = !attachments.sets.is_empty();
         leaving.extend(new.iter().map(|request| Arc::clone(&request.name)));
         leaving.retain(|name| self.requests.contains_key(name));
-        // What is new counts before what is old is released.
+        // New probes count before old ones are released.
         let mut links = Vec::new();
         for name in &leaving {
             if let Some(probed) = self.requests.remove(name) {
@@ -408,7 +409,7 @@ impl Engine {
         Ok(Changed { added, removed, kept, took: started.elapsed() })
     }
 
-    /// Has new sets count, and puts parts and places where they belong.
+    /// Starts counting in new sets, and puts parts and places where they belong.
     fn take_in(&mut self, attachments: Attachments, skipped: Vec<(Arc<str>, Skipped)>) {
         let Attachments { sets, parts, places, report, failures } = attachments;
         for refused in report.refused {
@@ -453,12 +454,12 @@ impl Engine {
         }
     }
 
-    /// Takes in what a scan has found.
+    /// Handles what a scan has found.
     fn scanned(&mut self, worked: Worked) {
         let Worked { looker, started, problems, found, skipped, gone, whole, result, .. } = worked;
         self.looker = Some(looker);
         if whole {
-            // What was in the way is looked for again.
+            // Whatever failed is looked for again.
             self.requests.values_mut().for_each(|probed| probed.problem = None);
         }
         let mut added = 0;
@@ -476,7 +477,7 @@ impl Engine {
             }
             Err(error) => {
                 let text = chain(&error);
-                // It is tried at each look.
+                // It is retried at each look.
                 if self.told_failure != text {
                     self.notice(Notice::TargetsFailed(text.clone()));
                     self.told_failure.clone_from(&text);
@@ -492,7 +493,7 @@ impl Engine {
         let mut links = self.drop_places(&gone);
         for probed in self.requests.values_mut() {
             if probed.problem.is_none() && probed.places().next().is_none() {
-                probed.problem = Some("its target is gone".into());
+                probed.problem = Some("the target has disappeared".into());
             }
         }
         links.extend(self.forget_empty());
@@ -507,7 +508,7 @@ impl Engine {
         self.release(links, None);
     }
 
-    /// Takes out places that have nothing to do any more; their links are to be released.
+    /// Removes places whose target is gone; the caller must release their links.
     fn drop_places(&mut self, gone: &[(Arc<str>, PlaceId)]) -> Vec<HeldLinks> {
         let alone = filters_by_process(self.features);
         let mut links = Vec::new();
@@ -531,7 +532,7 @@ impl Engine {
                 }
             }
         }
-        // A process may be in a set for several requests; where one has lost it, all have.
+        // A process may be in a set for several requests; if one has lost it, all have.
         for (id, pid) in ended {
             if let Some(set) = self.sets.get(&id)
                 && let Err(error) = set.programs().forget_process(pid)
@@ -542,8 +543,7 @@ impl Engine {
         links
     }
 
-    /// Forgets contents of files that are nowhere any more, but for the last few; what they counted is
-    /// kept.
+    /// Forgets file contents that exist nowhere any more, except the last few; their counts are kept.
     fn forget_empty(&mut self) -> Vec<HeldLinks> {
         let mut forgotten = Vec::new();
         for probed in self.requests.values_mut() {
@@ -565,7 +565,7 @@ impl Engine {
     }
 }
 
-/// The links of parts that go.
+/// The links of parts that are removed.
 pub(super) fn into_links(parts: impl IntoIterator<Item = Part>) -> Vec<HeldLinks> {
     let places = parts.into_iter().flat_map(|part| part.places);
     places.flat_map(|place| place.links.into_links()).collect()

@@ -1,8 +1,8 @@
-//! Carries out what the overhead budget decides, and tells it whether it succeeded.
+//! Carries out the overhead budget's decisions, and reports back whether they succeeded.
 //!
-//! To take some probes out of a link that holds thousands, a link with the others is attached first and the
-//! old one released then: see [`kernel::exchange`](crate::kernel). Both wait for the kernel, and so are done
-//! on threads of their own; until both are done, the budget decides nothing else.
+//! To take some probes out of a link that holds thousands, a link with the others is attached first, and
+//! then the old one is released: see [`kernel::exchange`](crate::kernel). Both steps wait for the kernel,
+//! and so run on separate threads. Until both are done, the budget decides nothing else.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -27,9 +27,9 @@ use crate::{
 struct Item {
     place: PlaceId,
     set: SetId,
-    /// Links that hold what is to go.
+    /// Links that hold the probes to remove.
     old: PlaceLinks,
-    /// What is to be attached: what stays of them, or what comes.
+    /// What to attach: the probes that stay, or the new ones.
     wanted: Wanted,
 }
 
@@ -47,14 +47,14 @@ pub(crate) struct Corrected {
     replaced: Vec<Replaced>,
 }
 
-/// Probes that somebody wants detached, or attached again.
+/// Probes that a caller wants detached, or attached again.
 pub(crate) struct Adjustment {
     pub(super) keys: Vec<Key>,
     pub(super) attach: bool,
     pub(super) reply: Reply,
 }
 
-/// Who waits for an adjustment.
+/// The caller that waits for an adjustment.
 type Reply = oneshot::Sender<Result<(), TracerError>>;
 
 /// A correction that is being carried out.
@@ -64,22 +64,23 @@ pub(super) struct Correcting {
     reply: Option<Reply>,
     /// Sets whose links are exchanged.
     exchanged: Vec<Arc<ProbeSet>>,
-    /// CPU time of this process when it was begun.
+    /// CPU time of this process at its start.
     before: Duration,
 }
 
 impl Engine {
-    /// Looks what the probes cost, if it is time, and has done what is to be done.
+    /// Checks what the probes cost, if it is time, and starts what has to be done.
     pub(super) fn keep_budget(&mut self) {
         let Some(limiter) = &mut self.limiter else { return };
         if !limiter.wait().is_zero() || self.correcting && !limiter.is_correcting() {
-            // Somebody's wish is being done.
+            // A caller's adjustment is in progress.
             return;
         }
         let mut correction = limiter.look(&self.sets);
         if correction == Correction::Nothing {
             if !self.correcting && !self.late.is_empty() {
-                // They were being attached when it was decided that they go. It is not decided again.
+                // They were being attached when the budget decided to detach them. That decision will not
+                // be made again.
                 correction = Correction::Detach(Vec::new());
             }
         } else if let Some(notice) = limiter.notice(&correction, &self.sets) {
@@ -145,12 +146,13 @@ impl Engine {
         }
     }
 
-    /// Has no limit any more: attaches what the budget has detached.
+    /// There is no limit any more: attaches what the budget has detached.
     pub(super) fn attach_missing(&mut self) {
         self.correct(Correction::Resume, None);
     }
 
-    /// Takes the links that hold any of these probes out of their places, with what else is in them.
+    /// Removes the links that hold any of these probes from their places, along with everything else in
+    /// those links.
     fn take_out(&mut self, out: &HashSet<Key>) -> Vec<Item> {
         let mut by_set: HashMap<SetId, HashSet<ProbeId>> = HashMap::new();
         for (set, probe) in out {
@@ -178,7 +180,7 @@ impl Engine {
         items
     }
 
-    /// Takes all links out.
+    /// Removes all links.
     fn take_all_out(&mut self) -> Vec<Item> {
         let mut items = Vec::new();
         for part in self.requests.values_mut().flat_map(|probed| &mut probed.parts) {
@@ -198,7 +200,7 @@ impl Engine {
         items
     }
 
-    /// What is not attached where it could be. Of places that share a link, the first has it.
+    /// What is missing where it could be attached. If places share a link, the first one has it.
     fn missing(&self, is_wanted: impl Fn(Key) -> bool) -> Vec<Item> {
         let alone = crate::discovery::filters_by_process(self.features);
         let mut items = Vec::new();
@@ -228,8 +230,8 @@ impl Engine {
         items
     }
 
-    /// The new links are attached, or could not be: they go to their places, and the old ones are released,
-    /// or go back.
+    /// Handles the result of attaching new links. On success they go to their places and the old ones are
+    /// released; on failure the old ones are put back.
     pub(super) fn corrected(&mut self, corrected: Corrected) {
         let Corrected { mut correcting, result, replaced } = corrected;
         let failed = result.is_err();
@@ -247,7 +249,7 @@ impl Engine {
                 }
             }
         }
-        // Places that are gone by now.
+        // Places that have disappeared by now.
         for (old, new) in places.into_values() {
             links.extend(old.into_links().chain(new.into_links()));
         }
@@ -317,7 +319,7 @@ impl Engine {
         }
     }
 
-    /// A correction is done: the kernel has let go of what it replaced.
+    /// A correction is done: the kernel has released what it replaced.
     pub(super) fn settled(&mut self, correcting: Correcting) {
         let Correcting { correction, reply, exchanged, before } = correcting;
         for set in &exchanged {
@@ -363,7 +365,7 @@ impl Engine {
 }
 
 impl Correcting {
-    /// Attaches what is wanted. If that fails, nothing has changed.
+    /// Attaches what is missing. If that fails, nothing has changed.
     fn run(
         mut self,
         items: Vec<Item>,
@@ -408,7 +410,7 @@ impl Correcting {
         if result.is_ok()
             && let Some(set) = self.exchanged.first()
         {
-            // Hits that began before may still have to meet the old links.
+            // Hits that began earlier may have yet to meet the old links.
             result = set.programs().outlast_hits();
         }
         if result.is_err() {
@@ -427,7 +429,7 @@ impl Correcting {
     }
 }
 
-/// CPU time that this process has used, all threads together.
+/// The CPU time that all threads of this process have used.
 fn own_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is ours and lives through the call.

@@ -1,4 +1,4 @@
-//! The thread: takes commands, keeps the budget, looks after what is attached.
+//! The engine's thread: handles commands, keeps the budget, and maintains what is attached.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -33,13 +33,13 @@ use crate::{
     set::{ProbeSet, SetId},
 };
 
-/// How often the thread looks after its sets when nobody wants anything.
+/// How often the thread checks its sets when there are no commands.
 const TICK: Duration = Duration::from_millis(100);
-/// How often calls of tasks that have ended are looked for, and events that found no room.
+/// How often to look for open calls of ended tasks, and for lost events.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 const FULL_EVERY: Duration = Duration::from_millis(500);
 
-/// Numbers that are never used twice.
+/// Unique numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Numbers(Arc<AtomicU64>);
 
@@ -58,7 +58,7 @@ pub(super) struct Leaving {
     correction: Option<Correcting>,
 }
 
-/// A change that waits for its turn, or for its job.
+/// A change that waits for its turn or for its job.
 pub(super) enum Pending {
     Change {
         change: Change,
@@ -71,7 +71,7 @@ pub(super) enum Pending {
     },
 }
 
-/// The thread's own.
+/// The state of the thread.
 pub(super) struct Engine {
     pub(super) options: Options,
     pub(super) features: Features,
@@ -79,32 +79,32 @@ pub(super) struct Engine {
     pub(super) requests: BTreeMap<Arc<str>, Probed>,
     pub(super) sets: BTreeMap<SetId, Arc<ProbeSet>>,
     pub(super) leaving: Vec<Leaving>,
-    /// What sets that are gone have counted, by CPU.
+    /// The counts of sets that are gone, by CPU.
     pub(super) retired: Vec<CpuFigures>,
     pub(super) holders: Holders,
     pub(super) limiter: Option<Limiter>,
-    /// The budget's decision is being carried out.
+    /// The correction that is being carried out.
     pub(super) correcting: bool,
-    /// Probes that were attached while the budget decided that they go.
+    /// Probes that were being attached when the budget decided to detach them.
     pub(super) late: HashSet<(SetId, ProbeId)>,
-    /// Probes that somebody wants detached or attached again.
+    /// Probes that a caller wants detached or attached again.
     pub(super) adjustments: VecDeque<Adjustment>,
     pub(super) looker: Option<Looker>,
     /// Targets whose file systems do not answer.
     pub(super) unanswered: Unanswered,
     pub(super) job: Option<Job>,
     pub(super) queue: VecDeque<Pending>,
-    /// Targets that a file system did not answer for, and the process through whose eyes.
+    /// Targets whose file system did not answer, with the process whose view it was.
     pub(super) avoided: HashSet<(Arc<str>, Option<u32>)>,
     watch: ProcessWatch,
-    /// Processes that have begun and are to be looked at.
+    /// New processes to look at.
     begun: HashSet<Pid>,
     tell: mpsc::Sender<Command>,
     next_scan: Instant,
     next_tick: Instant,
     next_forget: Instant,
     next_full: Instant,
-    /// How often each drain had looked the last time.
+    /// How often each drain had looked at the last check.
     looks: BTreeMap<SetId, u64>,
     /// Why the last scan could not attach what it found.
     pub(super) told_failure: String,
@@ -152,7 +152,7 @@ impl Engine {
                     let _ = reply.send(self.stop(commands, within, &progress));
                     return;
                 }
-                Ok(command) => self.obey(command),
+                Ok(command) => self.handle(command),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
@@ -162,7 +162,7 @@ impl Engine {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle(&mut self, command: Command) {
         match command {
             Command::Change(change, reply) => self.enqueue(Pending::Change { change, reply }),
             Command::Attach(prepared, progress, reply) => {
@@ -176,7 +176,7 @@ impl Engine {
             Command::Worked(worked) => self.worked(*worked),
             Command::Corrected(corrected) => self.corrected(*corrected),
             Command::Released(id, released) => self.released(id, &released),
-            // The loop that receives it ends with it.
+            // The receiving loop handles this one itself, because it ends with it.
             Command::Stop { reply, .. } => drop(reply),
         }
     }
@@ -196,7 +196,7 @@ impl Engine {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        // The budget may want to be looked after more often than this.
+        // The budget may need attention more often than this.
         if now < self.next_tick {
             return;
         }
@@ -220,7 +220,7 @@ impl Engine {
         }
     }
 
-    /// Looks for tasks that hang in a fault that we caused, and hands on the programs' messages.
+    /// Looks for tasks that are stuck in a fault that we caused, and passes on the programs' messages.
     fn watch_faults(&self) {
         for set in self.sets.values().chain(self.leaving.iter().flat_map(|of| &of.sets)) {
             for report in set.newly_stuck() {
@@ -246,7 +246,7 @@ impl Engine {
         });
     }
 
-    /// Has everything looked at, or processes that have begun, when it is time and nothing else is done.
+    /// Starts a look at everything, or at new processes, when it is due and no other work is in progress.
     fn look_for_targets(&mut self, now: Instant) {
         self.begun.extend(self.watch.begun(self.options.settings.settle));
         if self.job.is_some() || !self.queue.is_empty() {
@@ -267,7 +267,7 @@ impl Engine {
         }
     }
 
-    /// Requests by name, as they are asked for.
+    /// Whether a request of this name is known with the same content.
     pub(super) fn is_known(&self, request: &Request) -> bool {
         self.requests.get(&request.name).is_some_and(|known| *known.request == *request)
     }
@@ -276,7 +276,7 @@ impl Engine {
         &self.options.settings
     }
 
-    /// Releases links and sets that nobody is in any more, on a thread of its own.
+    /// Releases links and unused sets, on a separate thread.
     pub(super) fn release(&mut self, links: Vec<HeldLinks>, correction: Option<Correcting>) {
         let used: HashSet<SetId> =
             self.requests.values().flat_map(|of| &of.parts).map(|part| part.set).collect();
@@ -311,13 +311,13 @@ impl Engine {
             let _ = tell.send(Command::Released(id, released));
         };
         if let Err(error) = std::thread::Builder::new().name("release".to_owned()).spawn(work) {
-            // What the thread was to own is dropped by now, which releases it just as well.
+            // The links have been dropped with the thread's closure, which releases them as well.
             tracing::error!("failed to start a thread: {error}");
             self.released(id, &Released::default());
         }
     }
 
-    /// Notes that a release is done.
+    /// Records that a release is done.
     fn released(&mut self, id: u64, released: &Released) {
         let Some(place) = self.leaving.iter().position(|leaving| leaving.id == id) else { return };
         let Leaving { sets, correction, .. } = self.leaving.swap_remove(place);
@@ -335,7 +335,7 @@ impl Engine {
         }
     }
 
-    /// Stops counting and releases everything; how it went.
+    /// Stops counting and releases everything; returns the result.
     fn stop(
         &mut self,
         commands: &mpsc::Receiver<Command>,
@@ -344,7 +344,7 @@ impl Engine {
     ) -> Stopped {
         let deadline = within.map(|within| Instant::now() + within);
         let overhead = self.limiter.take().map(|mut limiter| {
-            // Of this look only the figures are of interest.
+            // Only the figures of this look matter.
             let _ = limiter.look(&self.sets);
             limiter.status()
         });
@@ -375,7 +375,7 @@ impl Engine {
                     }
                     self.released(id, &released);
                 }
-                // What was being attached goes at once: nothing that it is for is there any more.
+                // What was being attached is released at once: its requests no longer exist.
                 Ok(Command::Worked(worked)) => self.worked(*worked),
                 Ok(Command::Corrected(corrected)) => self.corrected(*corrected),
                 // Too late for anything else: who asks sees that nobody answers.

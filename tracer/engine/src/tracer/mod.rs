@@ -1,13 +1,14 @@
-//! The owner of the probes, of a run as of the daemon.
+//! The owner of the probes, for a run as well as for the daemon.
 //!
 //! A [`Tracer`] is a handle on a thread that attaches, limits and releases, one change after another. It
-//! only decides: whatever may wait for a file system, a lock of the kernel or a task that hangs is done on
-//! threads that it can do without, and that report back. So it answers, keeps the budget and stops whatever
-//! hangs.
+//! only makes decisions. Anything that may block on a file system, a kernel lock or a stuck task runs on
+//! other threads, which report back and can be given up. So it keeps answering, keeps the budget, and can
+//! stop, whatever is stuck.
 //!
-//! - A run [prepares](crate::discovery::Prepared) what it wants, [attaches](Tracer::attach) it,
+//! - A run [prepares](crate::discovery::Prepared) its requests, [attaches](Tracer::attach) them,
 //!   [begins](ProbeSet::begin), and [stops](Tracer::stop).
-//! - The daemon [changes](Tracer::change) its requests, and has targets looked for that come and go.
+//! - The daemon [changes](Tracer::change) its requests, and the tracer looks for targets that appear and
+//!   disappear.
 
 mod apply;
 mod correct;
@@ -45,36 +46,36 @@ pub struct Options {
     pub host: Host,
     /// What can change while it runs.
     pub settings: Settings,
-    /// Where links lie.
+    /// Where to keep links.
     pub holding: Holding,
     /// This program calls [`helper::run_if_asked`](crate::helper::run_if_asked) before all
     /// else, so that it can be started as a child that does what may wait for ever. Without it, a task
     /// that hangs in a page fault can keep this process from ending.
     pub helper: bool,
-    /// The programs' own messages go to the log.
+    /// Pass the programs' own messages to the log.
     pub diagnostics: bool,
-    /// Requests come and go, and so do their targets.
+    /// Requests and their targets may change while it runs.
     pub changes: bool,
-    /// Who handles events; without one they are counted as lost when the ring buffer is full.
+    /// Makes the handlers of events. Without one, events are counted as lost once the ring buffer is full.
     pub handlers: Option<HandlerFactory>,
-    /// Who hears what happens.
+    /// Observes what happens.
     pub observer: Arc<dyn Observer>,
 }
 
 /// What can change while a tracer runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// How much of all CPUs the probes may take.
+    /// How much of all CPUs the probes may use.
     pub limit: Option<OverheadLimit>,
     /// Bytes of the ring buffer of each set whose action is events: a power of two, at least 256 KiB.
     pub buffer_bytes: u32,
-    /// How often all processes and files are looked at again.
+    /// How often to scan all processes and files.
     pub rescan_every: Duration,
-    /// How soon after a program is started it is looked at.
+    /// How soon after a program starts to look at it.
     pub settle: Duration,
-    /// Whether copies of the targets' files in other mount namespaces are probed too.
+    /// Whether to probe copies of the targets' files in other mount namespaces, too.
     pub containers: bool,
-    /// Most functions that may be probed at once.
+    /// Maximum number of functions probed at once.
     pub max_functions: usize,
 }
 
@@ -108,12 +109,12 @@ impl Options {
     }
 }
 
-/// Who hears what happens; called on the tracer's threads, and not to wait.
+/// Observes what happens. Called on the tracer's threads, so it must not block.
 pub trait Observer: Send + Sync {
-    /// Something that a person should know.
+    /// Something the user should know.
     fn notice(&self, notice: Notice);
 
-    /// Whether [`published`](Self::published) is wanted: putting it together takes some microseconds a
+    /// Whether [`published`](Self::published) is used: building its arguments takes some microseconds per
     /// function.
     fn wants_catalog(&self) -> bool {
         false
@@ -124,33 +125,33 @@ pub trait Observer: Send + Sync {
         drop((catalog, requests));
     }
 
-    /// Places were attached to.
+    /// Places were attached.
     fn attached(&self, took: Duration) {
         let _ = took;
     }
 
-    /// What the budget does; `None` where there is none.
+    /// The state of the budget; `None` if there is none.
     fn overhead(&self, status: Option<OverheadStatus>) {
         drop(status);
     }
 
-    /// How the tracer is, several times a second.
+    /// The tracer's health, several times a second.
     fn vitals(&self, vitals: &Vitals) {
         let _ = vitals;
     }
 }
 
-/// Notices alone are of interest.
+/// A plain sender only takes notices.
 impl<F: Fn(Notice) + Send + Sync> Observer for F {
     fn notice(&self, notice: Notice) {
         self(notice);
     }
 }
 
-/// How a tracer is at a moment.
+/// The health of a tracer at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Vitals {
-    /// Everything that drains events has looked for some since the last time.
+    /// Every drain of events has looked for some since the last report.
     pub drains_alive: bool,
     /// Tasks inside a page fault on our behalf.
     pub tasks_in_fault: usize,
@@ -160,24 +161,24 @@ pub struct Vitals {
     pub slow: Vec<Slow>,
 }
 
-/// Why something that was asked for was not done. Nothing has changed then.
+/// Why a request failed. Nothing has changed then.
 #[derive(Debug, Error)]
 pub enum TracerError {
-    /// The kernel does not let us.
+    /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// The system has no thread left.
+    /// The system cannot start another thread.
     #[error("failed to start a thread")]
     Thread(#[source] std::io::Error),
     /// Too many functions.
     #[error("{all} functions would be probed; the limit is {most} (limits.max_functions)")]
     TooManyFunctions {
-        /// As many as there would be.
+        /// How many there would be.
         all: usize,
-        /// As many as there may be.
+        /// How many are allowed.
         most: usize,
     },
-    /// A request leads to nothing, and may not wait.
+    /// A request finds nothing to probe, and may not wait for it.
     #[error("`{name}`: {why}")]
     NothingToProbe {
         /// The request.
@@ -205,22 +206,22 @@ pub enum TracerError {
 /// A change of the requests.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// These are all requests of the configuration: what is new in it is attached, what is not in it any
-    /// more is released, and the rest is left alone.
+    /// All requests of the configuration: new ones are attached, missing ones are released, and the rest
+    /// are left alone.
     Configure {
         /// The requests.
         requests: Vec<Request>,
-        /// What else it says.
+        /// Its settings.
         settings: Settings,
     },
-    /// These come besides.
+    /// Adds requests.
     Add {
         /// The requests.
         requests: Vec<Request>,
-        /// Those that lead to nothing now may wait for their targets.
+        /// Requests that find nothing now may wait for their targets.
         may_wait: bool,
     },
-    /// These go.
+    /// Removes requests.
     Remove {
         /// Their names.
         names: Vec<String>,
@@ -230,26 +231,26 @@ pub enum Change {
 /// What a change did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Changed {
-    /// Requests that are new.
+    /// Requests that were added.
     pub added: Vec<Added>,
-    /// Requests that are gone.
+    /// Requests that were removed.
     pub removed: Vec<String>,
-    /// Requests that were not touched.
+    /// Requests that were left alone.
     pub kept: usize,
     /// How long it took.
     pub took: Duration,
 }
 
-/// A request that is new.
+/// A request that was added.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Added {
     /// Its name.
     pub name: String,
     /// Functions that are probed.
     pub functions: usize,
-    /// Functions that cannot be.
+    /// Functions that cannot be probed.
     pub skipped: usize,
-    /// Why it waits, if it does.
+    /// Why it is waiting for its target, if it is.
     pub waiting: Option<String>,
 }
 
@@ -258,22 +259,22 @@ pub struct Added {
 pub struct Attached {
     /// Its probes. They count once it [begins](ProbeSet::begin).
     pub set: Arc<ProbeSet>,
-    /// How it went.
+    /// The report of the attach.
     pub report: AttachReport,
 }
 
-/// How everything went in the end.
+/// The result of stopping.
 #[derive(Debug, Clone, Default)]
 pub struct Stopped {
     /// What was released last.
     pub released: Released,
-    /// The kernel has let go of everything.
+    /// Whether the kernel has released everything.
     pub complete: bool,
-    /// What the overhead budget has done, if there was one.
+    /// What the overhead budget did, if there was one.
     pub overhead: Option<OverheadStatus>,
 }
 
-/// What the thread is told.
+/// A command to the thread.
 pub(crate) enum Command {
     Change(Change, oneshot::Sender<Result<Changed, TracerError>>),
     Attach(Box<Prepared>, Arc<Progress>, oneshot::Sender<Result<Attached, TracerError>>),
@@ -298,7 +299,7 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let (reply, _) = oneshot::channel();
-        // Where it has stopped already, nobody listens.
+        // If it has already stopped, nothing is listening.
         let _ = self.commands.send(Command::Stop { within: None, progress: Arc::default(), reply });
     }
 }
@@ -342,17 +343,17 @@ impl Tracer {
         Ok(set)
     }
 
-    /// Changes the requests. Attaches what is new before it releases what is old; if it fails, nothing has
-    /// changed. Answers when the new ones count; the old ones are released in the background.
+    /// Changes the requests. Attaches new probes before it releases old ones; if it fails, nothing has
+    /// changed. Answers once the new ones count; the old ones are released in the background.
     pub fn change(&self, change: Change) -> oneshot::Receiver<Result<Changed, TracerError>> {
         let (reply, answer) = oneshot::channel();
-        // Where the thread is gone, the answer says so.
+        // If the thread is gone, the answer says so.
         let _ = self.0.commands.send(Command::Change(change, reply));
         answer
     }
 
-    /// Loads and attaches what a run has prepared. Nothing counts before it [begins](ProbeSet::begin), but
-    /// that a [command](crate::request::Selection::Command) does when it is executed.
+    /// Loads and attaches what a run has prepared. Hits do not count before it [begins](ProbeSet::begin),
+    /// except that those of a [command](crate::request::Selection::Command) count from its exec.
     pub fn attach(
         &self,
         prepared: Prepared,
@@ -364,13 +365,13 @@ impl Tracer {
         answer
     }
 
-    /// Has the overhead budget watch over a run whose hits count from now on.
+    /// Puts a run under the overhead budget. Call this when its hits start to count.
     pub fn watch(&self, set: &Arc<ProbeSet>) {
         let _ = self.0.commands.send(Command::Watch(Arc::clone(set)));
     }
 
-    /// Takes some probes of a set out of its links; the others lose no hit, and none counts twice. Answers
-    /// when the kernel has let go of them.
+    /// Detaches some probes of a set. The others lose no hit, and none counts twice. Answers once the
+    /// kernel has released the detached ones.
     pub fn detach(
         &self,
         set: &ProbeSet,
@@ -380,7 +381,7 @@ impl Tracer {
         self.adjust(keys, false)
     }
 
-    /// Attaches probes of a set again that were [detached](Self::detach). Answers when they count.
+    /// Attaches probes of a set again that were [detached](Self::detach). Answers once they count.
     pub fn attach_again(
         &self,
         set: &ProbeSet,

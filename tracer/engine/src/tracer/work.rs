@@ -1,5 +1,5 @@
-//! Looking, loading and attaching: what may wait for a file system or a lock of the kernel, on a thread that
-//! can be given up.
+//! Looking, loading and attaching. These may block on a file system or a kernel lock, and so run on a
+//! thread that can be given up.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -26,42 +26,42 @@ use crate::{
     set::{GroupKey, LoadContext, ProbeSet, SetId},
 };
 
-/// From when on a step is unusually slow, and how often that is said.
+/// After how long a step is unusually slow, and how often to report that.
 const SLOW_AFTER: Duration = Duration::from_secs(5);
 const TELL_SLOW_EVERY: Duration = Duration::from_secs(10);
 
-/// What is being worked on.
+/// The job in progress.
 pub(super) struct Job {
-    /// Tells it from those that were given up.
+    /// Distinguishes it from jobs that were given up.
     number: u64,
     marker: StepMarker,
-    /// What waits for it; a scan is nothing that anybody waits for.
+    /// The change that waits for it; nothing waits for a scan.
     pub(super) pending: Option<Pending>,
-    /// When it was last said that it is slow.
+    /// When its slowness was last reported.
     told: Option<Instant>,
 }
 
 impl Job {
-    /// Whether it may be attaching: from then on it is waited for.
+    /// Whether it may be attaching: from then on it is never given up.
     pub(super) fn is_attaching(&self) -> bool {
         self.marker.get().is_some_and(|(step, _)| step == Step::Attaching)
     }
 }
 
-/// What is to be looked for.
+/// What to look for.
 pub(super) enum Input {
-    /// Where these requests are.
+    /// Where these requests apply.
     Look {
         known: Vec<Known>,
         scope: Scope,
         /// Functions of requests that stay beside these.
         staying: usize,
     },
-    /// Nothing: it was looked for already.
+    /// Nothing: everything is already prepared.
     Prepared { combined: Box<Combined>, progress: Arc<Progress> },
 }
 
-/// The thread's own.
+/// The state of the worker thread.
 struct Worker {
     number: u64,
     looker: Looker,
@@ -70,13 +70,13 @@ struct Worker {
     holders: Holders,
     /// Sets that parts are in, and their functions.
     sets: HashMap<PartId, (SetId, Arc<ProbeSet>, Vec<ProbeId>)>,
-    /// What the budget has detached.
+    /// Probes that the budget has detached.
     away: HashSet<(SetId, ProbeId)>,
     containers: bool,
     max_functions: usize,
 }
 
-/// What came of it.
+/// The result of a job.
 pub(crate) struct Worked {
     pub(super) number: u64,
     pub(super) looker: Looker,
@@ -89,19 +89,19 @@ pub(crate) struct Worked {
     pub(super) result: Result<Attachments, TracerError>,
 }
 
-/// What was attached.
+/// The attachments that a job made.
 #[derive(Debug, Default)]
 pub(super) struct Attachments {
     pub(super) sets: Vec<(SetId, Arc<ProbeSet>)>,
     pub(super) parts: Vec<(Arc<str>, Part)>,
     pub(super) places: Vec<(Arc<str>, PartId, Place)>,
     pub(super) report: AttachReport,
-    /// Why places of sets that there are already could not be attached to.
+    /// Why places of existing sets could not be attached.
     pub(super) failures: Vec<String>,
 }
 
 impl Engine {
-    /// Starts a job; the looker is back when it is done.
+    /// Starts a job. The looker is handed to it, and comes back when it is done.
     pub(super) fn start_job(&mut self, input: Input, pending: Option<Pending>) {
         let mut looker = self.looker.take().unwrap_or_else(|| {
             // There was none yet, or it is with a thread that was given up.
@@ -158,13 +158,13 @@ impl Engine {
         }
     }
 
-    /// Whether results are those of the job that is waited for.
+    /// Whether results belong to the current job.
     pub(super) fn is_current(&self, worked: &Worked) -> bool {
         self.job.as_ref().is_some_and(|job| job.number == worked.number)
     }
 
-    /// Looks whether the job waits for something; gives it up where others can go on without it. What is
-    /// slow at this moment.
+    /// Checks whether the job is blocked, and gives it up if the others can continue without it. Returns
+    /// what is slow at this moment.
     pub(super) fn watch_job(&mut self) -> Vec<Slow> {
         let Some(job) = &mut self.job else { return Vec::new() };
         let Some((step, since)) = job.marker.get() else { return Vec::new() };
@@ -179,7 +179,7 @@ impl Engine {
             self.options.observer.notice(Notice::Slow(slow.clone()));
         }
         if let Step::Resolving { target, pid, .. } = &slow.step {
-            // The thread may come back one day; then it is looked there again.
+            // The thread may come back some day; then its targets are looked at again.
             self.avoided.insert((Arc::clone(target), *pid));
             if let Some(job) = self.job.take() {
                 self.requeue(job.pending);
@@ -242,8 +242,7 @@ impl Worker {
         Worked { number, looker, started, problems, found, skipped, gone, whole, result }
     }
 
-    /// Whether there may be as many functions as there will be when what came is attached and what is gone
-    /// is not.
+    /// Checks the limit on functions for the time when new targets are attached and lost ones detached.
     fn check_limit(
         &self,
         discovery: &Discovery,
@@ -262,7 +261,7 @@ impl Worker {
         if all > most { Err(TracerError::TooManyFunctions { all, most }) } else { Ok(()) }
     }
 
-    /// Loads a set for each group of parts that want the same done, and attaches it. If one fails, none is
+    /// Loads and attaches a set for each group of parts with the same action. If one fails, none is
     /// attached.
     fn load_all(&self, parts: Vec<NewPart>) -> Result<Attachments, TracerError> {
         let mut groups: Vec<(GroupKey, Vec<NewPart>)> = Vec::new();
@@ -326,8 +325,8 @@ impl Worker {
         Ok(Attachments { sets: vec![(id, Arc::new(set))], parts, report, ..Attachments::default() })
     }
 
-    /// What is to be attached at these places of a part. Where the kernel cannot limit a link to a process,
-    /// one link serves all places of a file.
+    /// What to attach at these places of a part. If the kernel cannot limit a link to a process, one link
+    /// serves all places of a file.
     fn wanted(&self, ids: &[ProbeId], at: &[At], there: &[At]) -> Vec<Wanted> {
         let alone = filters_by_process(self.context.features);
         let wanted = at.iter().enumerate().map(|(index, (file, process))| {
@@ -339,7 +338,7 @@ impl Worker {
         wanted.collect()
     }
 
-    /// Attaches what is planned in more places. What fails is told, and tried again at the next look.
+    /// Attaches planned functions in more places. Failures are reported, and retried at the next look.
     fn attach_places(&self, places: Vec<NewPlace>, attachments: &mut Attachments) {
         let mut by_set: BTreeMap<SetId, Vec<NewPlace>> = BTreeMap::new();
         for place in places {
@@ -397,7 +396,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        // A transparent error says what its cause says.
+        // A transparent error repeats its cause.
         if !text.ends_with(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
@@ -407,7 +406,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Fails if one of the requests leads to nothing, and says why.
+/// Fails with the reason if one of the requests finds nothing to probe.
 fn refuse_waiting(known: &[Known], discovery: &Discovery) -> Option<TracerError> {
     let is_planned = |plan: &AttachPlan| !plan.probes.is_empty();
     let found: HashSet<_> = discovery
@@ -416,7 +415,7 @@ fn refuse_waiting(known: &[Known], discovery: &Discovery) -> Option<TracerError>
         .filter(|part| is_planned(&part.plan))
         .map(|part| &part.request.name)
         .collect();
-    // Those with a problem first: for their sake the others were not looked for.
+    // Requests with a problem first: because of them, the others were not looked for.
     let missing =
         known.iter().map(|known| &known.request.name).filter(|name| !found.contains(name));
     let name = missing.max_by_key(|name| discovery.problems.contains_key(*name))?;
