@@ -1,4 +1,4 @@
-//! One run: attach, wait until it is to end, stop. What every tracing command shares.
+//! One run: attach, wait for the end, stop. Shared by every tracing command.
 
 use std::{
     process::ExitStatus,
@@ -34,24 +34,24 @@ use faultline_output::{
 };
 use faultline_resolve::Pid;
 
-/// How often the end of traced processes is looked for, and progress is shown.
+/// How often to check whether the traced processes have ended, and to show progress.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
-/// From when on the user may end the wait for the kernel.
+/// After this time the user may give up waiting for the kernel.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Links that are released one after another and are worth waiting for.
 const FEW_LINKS: usize = 8;
 /// How long a command that is still running at the end has to react to SIGTERM.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
-/// How long an output that takes nothing is waited for at the end.
+/// How long to wait at the end for an output that accepts nothing.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is told where the kernel takes long.
+/// Shown when the kernel takes long.
 const SLOW_DETACH: &str = "\
     the probes are off; this kernel removes their breakpoints one after another (Ctrl-C to exit now; \
     the kernel finishes removing breakpoints)";
 const EXIT_NOW: &str = "(Ctrl-C to exit now)";
 
-/// Probes that are attached, and what is known of them.
+/// The attached probes, and what is known about them.
 pub(super) struct Session {
     pub(super) set: Arc<ProbeSet>,
     pub(super) host: Host,
@@ -72,13 +72,13 @@ pub(super) enum Reason {
     Signal(&'static str),
     /// The command of `-c` ended.
     CommandEnded,
-    /// Every process of `-p` ended.
+    /// All processes of `-p` ended.
     ProcessesEnded,
-    /// The time of `--duration` is over.
+    /// The time given by `--duration` is over.
     Duration,
-    /// The events of `--max-events` are written.
+    /// All events allowed by `--max-events` were written.
     Limit,
-    /// Nobody reads the output any more.
+    /// The output has no reader any more.
     OutputClosed,
     /// The output cannot be written.
     OutputFailed(String),
@@ -98,7 +98,7 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// What is known when the run has ended.
+/// What is known once the run has ended.
 pub(super) struct Ended {
     pub(super) set: Arc<ProbeSet>,
     pub(super) host: Host,
@@ -109,17 +109,17 @@ pub(super) struct Ended {
     pub(super) reason: Reason,
     pub(super) ran: Duration,
     pub(super) stopped: Stopped,
-    /// What the overhead budget has done, if there was one.
+    /// What the overhead limiter did, if there was a limit.
     pub(super) overhead: Option<Overhead>,
     pub(super) command: Option<ExitStatus>,
-    /// Every record was taken out of the ring buffer and handed on.
+    /// Every record was taken out of the ring buffer and passed on.
     pub(super) drained: bool,
-    /// The kernel has not let go of everything, and the user did not want to wait for it.
+    /// The kernel has not released everything, and the user chose not to wait for it.
     pub(super) abandoned: bool,
 }
 
 impl Session {
-    /// Loads and attaches. Nothing counts yet.
+    /// Loads the programs and attaches the probes. Hits do not count yet.
     pub(super) async fn attach(
         selected: Selected,
         buffer_bytes: u32,
@@ -131,7 +131,7 @@ impl Session {
         let interrupts = Interrupts::new()?;
         let Selected { host, mut prepared, pids, command, overhead, force, skipped, .. } = selected;
         let held = command.as_deref().map(HeldCommand::start).transpose()?;
-        let of = |pid: Pid| Process::of(pid).context("a process to trace is gone");
+        let of = |pid: Pid| Process::of(pid).context("a process to trace has ended");
         let mut processes = pids.into_iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
         if let Some(held) = &held {
             let process = of(held.pid())?;
@@ -175,9 +175,9 @@ impl Session {
         })
     }
 
-    /// Lets hits count, waits until the run is to end, and detaches.
+    /// Starts counting hits, waits for the end of the run, and detaches.
     ///
-    /// When it returns, everything that was hit is handed on or counted.
+    /// When it returns, every hit has been passed on or counted.
     pub(super) async fn run(
         mut self,
         duration: Option<Duration>,
@@ -187,7 +187,7 @@ impl Session {
         let started = Instant::now();
         let mut enabled_by_us = false;
         let mut command = match self.held.take() {
-            // Hits count from its first instruction on.
+            // Hits count from its first instruction.
             Some(held) => {
                 self.tracer.watch(&self.set);
                 let command = held.release()?;
@@ -200,7 +200,7 @@ impl Session {
                 None
             }
         };
-        // Only now: who reads it may count on it.
+        // Only now: a reader of this line may rely on it.
         if tell {
             report::attached(&self.attached, &self.notes);
         }
@@ -240,7 +240,7 @@ impl Session {
             }
         };
         if enabled_by_us && !self.set.saw_command() {
-            tell!("warning: hits of the command's first moments may be missing");
+            tell!("warning: hits may be missing from the command's first moments");
         }
         self.set.end();
         let ran = started.elapsed();
@@ -271,7 +271,7 @@ impl Session {
         })
     }
 
-    /// What the overhead budget has done, for the summary.
+    /// What the overhead limiter did, for the summary.
     fn overhead(&self, stopped: &Stopped) -> Option<Overhead> {
         let status = stopped.overhead.as_ref()?;
         let cpus = faultline_engine::collect::catalog::online_cpus() as f64;
@@ -295,7 +295,7 @@ impl Session {
         !self.processes.is_empty() && self.processes.iter().all(|process| process.has_ended())
     }
 
-    /// Releases everything; how it went, and whether the wait was given up.
+    /// Releases everything. Returns the result, and whether the wait was given up.
     async fn stop(&mut self) -> Result<(Stopped, bool), Failure> {
         let started = Instant::now();
         let mut line = ProgressLine::new("detaching");
@@ -329,16 +329,16 @@ impl Session {
     }
 }
 
-/// Says what the tracer has noticed.
+/// Shows a notice of the tracer.
 fn say(notice: &Notice, say: &dyn Fn(&str)) {
     match notice {
-        // The summary says it.
+        // The summary reports these.
         Notice::Released { .. } | Notice::Refused(_) => {}
         Notice::ReleaseWaits(_) => say(&format!("{notice} {EXIT_NOW}")),
         Notice::BufferFull => say(&format!(
-            "warning: {notice} (--buffer makes it larger; --where, --sample and --rate take less)"
+            "warning: {notice} (use --buffer for a larger buffer, or --where, --sample or --rate for fewer events)"
         )),
-        // What it decides is what was asked for.
+        // The limiter's decisions are what the user asked for, so they are not warnings.
         Notice::Limiter(limiter) if !matches!(limiter, LimiterNotice::Failed { .. }) => {
             say(&limiter.to_string());
         }
@@ -381,7 +381,7 @@ impl Interrupts {
     }
 }
 
-/// Waits for the command; for ever if there is none.
+/// Waits for the command to end; for ever if there is none.
 async fn ended(command: &mut Option<RunningCommand>) -> Option<ExitStatus> {
     match command {
         Some(command) => (&mut command.ended).await.ok(),
@@ -389,22 +389,21 @@ async fn ended(command: &mut Option<RunningCommand>) -> Option<ExitStatus> {
     }
 }
 
-/// Asks a command that outlives the run to end.
+/// Asks a command that outlives the run to exit.
 async fn stop_command(command: RunningCommand) -> Option<ExitStatus> {
     let Ok(pid) = i32::try_from(command.pid.get()) else { return None };
-    // SAFETY: the process is our child and not yet waited for by anybody but its thread, so the
-    // id is still its own.
+    // SAFETY: the process is our child and only its own thread waits for it, so the id still belongs to it.
     unsafe { libc::kill(pid, libc::SIGTERM) };
     match tokio::time::timeout(COMMAND_PATIENCE, command.ended).await {
         Ok(status) => status.ok(),
         Err(_) => {
-            tell!("warning: the command (process {pid}) goes on in spite of SIGTERM");
+            tell!("warning: the command (process {pid}) is still running after SIGTERM");
             None
         }
     }
 }
 
-/// Waits for something, and shows meanwhile how far it has come.
+/// Waits for some work and shows its progress meanwhile.
 async fn showing<T>(line: &mut ProgressLine, work: impl Future<Output = T>) -> T {
     let mut tick = interval(WATCH_EVERY);
     tokio::pin!(work);
@@ -416,8 +415,8 @@ async fn showing<T>(line: &mut ProgressLine, work: impl Future<Output = T>) -> T
     }
 }
 
-/// Runs what blocks on a thread of its own. Unlike the runtime's blocking threads, it does not
-/// keep the program from ending.
+/// Runs blocking work on its own thread. Unlike the runtime's blocking threads, it does not keep the
+/// program from exiting.
 pub(super) async fn blocking<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,

@@ -1,10 +1,10 @@
-//! The overhead budget: what is too dear goes, comes again, and is told; what stays counts on as if
-//! nothing had happened.
+//! The overhead budget: probes that are too expensive are detached, attached again and reported; the others
+//! keep counting as if nothing had happened.
 //!
 //! - runs: `--max-overhead` with either policy, one function and ten thousand
 //! - the daemon, with its default
-//! - what is no limit
-//! - from outside (ignored): what the target itself says, for docs/budget.md
+//! - invalid limits
+//! - from outside (ignored): what the target itself measures, for docs/budget.md
 
 use std::{
     path::PathBuf,
@@ -30,18 +30,18 @@ fn load_program() -> PathBuf {
     target("load.c", &["-O0"])
 }
 
-/// A copy of its own, for those that trace every process.
+/// A private copy, for tests that trace every process.
 fn own_load_program(name: &str) -> PathBuf {
     private_copy(&load_program(), &format!("load_{name}"))
 }
 
-/// What `mark` and `stop` of the target say: its calls.
+/// The target's answer to `mark` and `stop`: its calls.
 fn calls(target: &mut Target, command: &str) -> u64 {
     target.send(command);
     target.line().split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Has the target make calls that are not part of its load.
+/// Makes the target do calls that are not part of its load.
 fn call(target: &mut Target, calls: u64) {
     target.send(&format!("call {calls}"));
     assert_eq!(target.line(), "called");
@@ -68,9 +68,9 @@ fn summary(finished: &Finished) -> Value {
     summary
 }
 
-/// Check that a function that is too dear is detached, which is said with figures; that hits are
-/// conserved and never more than calls; and that it is attached again when the load is over, and
-/// counts exactly from then on.
+/// Check that a function that is too expensive is detached and reported with figures; that hits are
+/// conserved and never exceed the calls; and that it is attached again when the load is over, and counts
+/// exactly from then on.
 #[test]
 fn detached_and_attached_again() {
     let _alone = alone();
@@ -87,7 +87,7 @@ fn detached_and_attached_again() {
             && line.contains(":warm` (")
             && line.contains("trying again in ")
     });
-    // It is said before it is done; then the target is a hundred times as fast.
+    // The report comes before the detach; after that the target is a hundred times as fast.
     let before = calls(&mut target, "mark");
     wait_until("it is detached", || calls(&mut target, "mark") > before + 10_000_000);
     let called = calls(&mut target, "stop");
@@ -114,7 +114,7 @@ fn detached_and_attached_again() {
     assert!(target.finish().0.success());
 }
 
-/// Check that a run within its budget is as exact as one without, and says what it took.
+/// Check that a run within its budget is as exact as one without a budget, and reports what it used.
 #[test]
 fn within_the_budget_all_is_exact() {
     let _alone = alone();
@@ -137,14 +137,14 @@ fn within_the_budget_all_is_exact() {
     assert!(target.finish().0.success());
 }
 
-/// Check that under the duty cycle hits are conserved and are what was seen, and that what is
-/// estimated comes near what the target knows; in JSON and, marked, in text.
+/// Check that under the duty cycle hits are conserved and match what was seen, and that the estimate is
+/// close to the target's own count; in JSON and, marked as such, in text.
 #[test]
 fn duty_cycle_estimates() {
     let _alone = alone();
     for json in [true, false] {
         let program = load_program();
-        // 300,000 calls a second: some ten percent of a CPU.
+        // 300,000 calls a second: about ten percent of a CPU.
         let mut target = Target::start(&program, &["2", "one", "150"]);
         let pid = target.pid();
         let options = ["--max-overhead", "2%", "--overhead-policy", "duty-cycle", "-p", &pid];
@@ -161,7 +161,7 @@ fn duty_cycle_estimates() {
         assert!(target.finish().0.success());
         let near = |estimate: u64| {
             let ratio = estimate as f64 / called as f64;
-            // Where CPUs are short, what is attached and the target stand in each other's way.
+            // With few CPUs, the attached part of the time and the target compete with each other.
             assert!((0.4..1.6).contains(&ratio), "{estimate} of {called}");
         };
         if !json {
@@ -187,8 +187,8 @@ fn duty_cycle_estimates() {
     }
 }
 
-/// Check that calls that are open while their probes come and go are accounted for: events and
-/// returns, under either policy.
+/// Check that calls that are open while their probes are attached and detached are accounted for: events
+/// and returns, under either policy.
 #[test]
 fn returns_are_conserved() {
     let _alone = alone();
@@ -215,9 +215,10 @@ fn returns_are_conserved() {
     }
 }
 
-/// Check that what comes and goes counts whole calls: per thread and change at most one is lost, which
-/// was open then, and none is seen to end only. (Bugs: calls began after the return's breakpoint had
-/// gone, a fifth of all; and a later call ended one that was open before, for as long as the pause.)
+/// Check that probes that are attached and detached count whole calls: per thread and change at most one
+/// call is lost, which was open at that moment, and for none is only the end seen. (Bugs: a fifth of all
+/// calls began after the return's breakpoint was removed; and a later call ended one from before the pause,
+/// with the pause as its duration.)
 #[test]
 fn calls_come_and_go_whole() {
     let _alone = alone();
@@ -226,7 +227,7 @@ fn calls_come_and_go_whole() {
     }
     for policy in ["detach", "duty-cycle"] {
         let program = load_program();
-        // 300,000 calls a second, which have no end at the end.
+        // 300,000 calls a second, still running at the end.
         let mut target = Target::start(&program, &["2", "one", "150"]);
         let pid = target.pid();
         let options = ["--max-overhead", "1%", "--overhead-policy", policy, "--json", "-p", &pid];
@@ -249,8 +250,8 @@ fn calls_come_and_go_whole() {
     }
 }
 
-/// Check that of ten thousand functions called in turn nearly all are detached, or all are attached
-/// a part of the time, and that none is told to be hit more often than it was called.
+/// Check that of ten thousand functions called in turn nearly all are detached, or all are attached for
+/// part of the time, and that none is reported with more hits than calls.
 #[test]
 fn budget_of_ten_thousand() {
     let _alone = alone();
@@ -285,14 +286,14 @@ fn budget_of_ten_thousand() {
     }
 }
 
-/// Check that the daemon has a budget unless it is told otherwise: what is too dear goes, is told
-/// wherever one looks, and comes back; and that a reload puts another one in force.
+/// Check that the daemon has a budget by default: a probe that is too expensive is detached, is shown as
+/// such everywhere, and is attached again; and that a reload applies another budget.
 #[test]
 fn the_daemon_has_a_budget() {
     let _alone = alone();
     let program = own_load_program("daemon");
     let probes = probe("loads", &program, "hot");
-    // Nothing is said: the default.
+    // No setting: the default.
     let daemon = Daemon::start(&probes, "[overhead]\n");
     let mut target = Target::start(&program, &["2", "one"]);
     target.send("go");
@@ -335,14 +336,14 @@ fn the_daemon_has_a_budget() {
     daemon.stop();
 }
 
-/// Check that the daemon takes a part of a link out, and the others of its probe count on exactly.
+/// Check that the daemon detaches part of a link, and the probe's other functions keep counting exactly.
 #[test]
 fn the_daemon_exchanges_links() {
     let _alone = alone();
     let program = own_load_program("daemon_exchange");
     let probes = probe("loads", &program, "/^(hot|warm)$/");
     let daemon = Daemon::start(&probes, "[overhead]\n");
-    // `warm` is called without pause, `hot` not at all, until it has gone.
+    // `warm` is called without pause; `hot` is not called until it has been detached.
     let mut target = Target::start(&program, &["2", "push"]);
     let mut other = Target::start(&program, &["1", "one", "2"]);
     other.send("go");
@@ -383,7 +384,7 @@ fn limits_that_are_none() {
     assert!(finished.stderr.contains("duty-cycle"), "{}", finished.stderr);
 }
 
-/// What the target says of itself: CPU nanoseconds of its threads, and when.
+/// What the target reports about itself: the CPU nanoseconds of its threads, and when.
 fn mark(target: &mut Target) -> (f64, Instant) {
     target.send("mark");
     let at = Instant::now();
@@ -391,7 +392,7 @@ fn mark(target: &mut Target) -> (f64, Instant) {
     (line.split_once(' ').unwrap().1.parse().unwrap(), at)
 }
 
-/// The percentage of all CPUs that the target takes.
+/// The percentage of all CPUs that the target uses.
 fn percent(target: &mut Target, time: Duration) -> f64 {
     let (from_ns, from) = mark(target);
     thread::sleep(time);
@@ -400,11 +401,10 @@ fn percent(target: &mut Target, time: Duration) -> f64 {
     (to_ns - from_ns) / 1e7 / (to - from).as_secs_f64() / cpus
 }
 
-/// Tells, for docs/budget.md, what the budget keeps tracing to as the target sees it: the CPU time that
-/// 300,000 calls a second take from two seconds after it was attached to, above what they take before
-/// and after. At full speed a target's own speed changes more than that from second to second.
-/// Asserts nothing: run it on a machine at rest with
-/// `cargo xtask test --test alone -- --ignored --nocapture from_outside`.
+/// Prints, for docs/budget.md, how much tracing under the budget costs as seen by the target: the CPU time
+/// that 300,000 calls a second take from two seconds after attaching, above what they take before and
+/// after. At full speed a target's own speed varies more than that from second to second. Asserts nothing:
+/// run it on an idle machine with `cargo xtask test --test alone -- --ignored --nocapture from_outside`.
 #[test]
 #[ignore = "a measurement of five minutes"]
 fn from_outside() {

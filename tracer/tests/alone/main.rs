@@ -1,6 +1,6 @@
-//! Tests that cannot run beside others. They run one at a time: each begins with [`alone`].
+//! Tests that cannot run in parallel with others. They run one at a time: each begins with [`alone`].
 //!
-//! - `bench` measures this machine, and `budget` looks at shares of its time
+//! - `bench` measures this machine, and `budget` checks shares of its CPU time
 //! - `churn`, `descriptors` and `exchange` attach from this process: a test beside them that starts a
 //!   program would hand it copies of their links until it executes, and a link of which there is a
 //!   copy is not released; and they compare what this process holds before and after
@@ -26,7 +26,7 @@ mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Waits until no other test of this program runs, and keeps others from running.
+/// Waits until no other test of this program is running, and keeps others from starting.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
