@@ -24,7 +24,7 @@ use crate::{
 /// another if we are killed meanwhile, and until then no successor can be started.
 const PLACES_AT_ONCE: usize = 32;
 
-/// A process, identified beyond pid reuse.
+/// A process, identified even if its pid is reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
     /// Its pid.
