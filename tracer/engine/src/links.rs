@@ -6,7 +6,8 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use faultline_plan::ProbeId;
@@ -16,7 +17,10 @@ use faultline_resolve::{
 };
 
 use crate::{
-    kernel::{AttachReport, HeldLinks, Holding, KernelError, LinkHolders, Links, Piece, Progress},
+    kernel::{
+        AttachReport, HeldLinks, Holding, KernelError, LinkHolders, Links, Piece, Progress,
+        Releasing,
+    },
     set::ProbeSet,
 };
 
@@ -24,7 +28,7 @@ use crate::{
 /// another if we are killed meanwhile, and until then no successor can be started.
 const PLACES_AT_ONCE: usize = 32;
 
-/// A process, identified even if its pid is reused.
+/// A process, identified beyond pid reuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
     /// Its pid.
@@ -104,8 +108,68 @@ pub(crate) struct Wanted {
     pub(crate) process: Option<Process>,
 }
 
-/// Who holds the links of a tracer.
-pub(crate) type Holders = Arc<Mutex<LinkHolders>>;
+/// How long links that could not be kept are waited for: if a task hangs inside a handler, they go later.
+pub(crate) const UNDO_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The links of a tracer, and the sets whose tasks may hold up their release.
+///
+/// The kernel lets go of a link when no task is inside a handler, of whatever set. So who closes one has
+/// to know of all of them.
+#[derive(Debug)]
+pub(crate) struct LinkStore {
+    holders: Mutex<LinkHolders>,
+    sets: Mutex<Vec<Weak<ProbeSet>>>,
+}
+
+impl LinkStore {
+    pub(crate) fn new(holding: Holding, helper: bool) -> Self {
+        Self { holders: Mutex::new(LinkHolders::new(holding, helper)), sets: Mutex::default() }
+    }
+
+    /// Where links lie.
+    pub(crate) fn holding(&self) -> Holding {
+        self.lock().holding()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LinkHolders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a set that is about to be attached.
+    pub(crate) fn know(&self, set: &Arc<ProbeSet>) {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        sets.retain(|set| set.strong_count() != 0);
+        sets.push(Arc::downgrade(set));
+    }
+
+    /// Every set that tasks may be inside, also those that are being attached or released.
+    pub(crate) fn sets(&self) -> Vec<Arc<ProbeSet>> {
+        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        sets.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether a task is inside a fault at this moment.
+    pub(crate) fn anyone_inside(&self) -> bool {
+        self.sets().iter().any(|set| set.anyone_inside())
+    }
+
+    /// Begins to release links. A child does it where a task hangs inside a handler, so that nobody here
+    /// has to wait for it; `slowly` has a child do it in any case.
+    pub(crate) fn release(
+        &self,
+        links: Vec<HeldLinks>,
+        slowly: bool,
+        progress: &Arc<Progress>,
+    ) -> Releasing {
+        let hand_over = slowly || self.anyone_inside();
+        self.lock().release(links, hand_over, progress)
+    }
+
+    /// Releases links that could not be kept.
+    pub(crate) fn undo(&self, links: Vec<HeldLinks>) {
+        self.release(links, false, &Arc::default()).wait_within(UNDO_PATIENCE);
+    }
+}
 
 /// Attaches probes of a set. For each wanted item this returns its links, or `None` if the process has
 /// ended. Probes that the kernel has refused once are not tried again.
@@ -118,11 +182,10 @@ pub(crate) type Holders = Arc<Mutex<LinkHolders>>;
 pub(crate) fn attach(
     set: &ProbeSet,
     wanted: &[Wanted],
-    holders: &Holders,
+    store: &LinkStore,
     progress: &Progress,
 ) -> Result<(Vec<Option<PlaceLinks>>, AttachReport), KernelError> {
-    let lock = || holders.lock().unwrap_or_else(PoisonError::into_inner);
-    let at_once = match lock().holding() {
+    let at_once = match store.holding() {
         Holding::Here => wanted.len(),
         Holding::InThreads => PLACES_AT_ONCE,
     };
@@ -131,7 +194,7 @@ pub(crate) fn attach(
     for wanted in wanted.chunks(at_once.max(1)) {
         match attach_chunk(set, wanted, progress) {
             Ok((attached, report)) => {
-                let mut lock = lock();
+                let mut lock = store.lock();
                 all.extend(attached.into_iter().map(|place| {
                     let (probes, links): (Vec<_>, Vec<_>) = place?.into_iter().unzip();
                     Some(PlaceLinks(probes.into_iter().zip(lock.hold(links)).collect()))
@@ -141,8 +204,7 @@ pub(crate) fn attach(
             }
             Err(error) => {
                 let links = all.into_iter().flatten().flat_map(PlaceLinks::into_links).collect();
-                let releasing = lock().release(links, set.anyone_inside(), &Arc::default());
-                releasing.wait();
+                store.undo(links);
                 return Err(error);
             }
         }

@@ -2,13 +2,13 @@
 //! handler.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     kernel::{DetachReport, HeldLinks, Holding, Progress},
-    links::Holders,
+    links::LinkStore,
     notice::Notice,
     set::ProbeSet,
 };
@@ -29,8 +29,6 @@ pub(crate) struct Release {
     pub(crate) links: Vec<HeldLinks>,
     /// Sets that end with it: their hits no longer count, and what they have recorded is written.
     pub(crate) ending: Vec<Arc<ProbeSet>>,
-    /// Sets whose tasks may hold it up.
-    pub(crate) sets: Vec<Arc<ProbeSet>>,
     pub(crate) progress: Arc<Progress>,
 }
 
@@ -48,8 +46,8 @@ pub struct Released {
 impl Release {
     /// Lets go, and waits until the kernel has; as long as a task is inside a handler, that is for
     /// ever. Then what the ending sets have recorded is written.
-    pub(crate) fn run(self, holders: &Holders, tell: &dyn Fn(Notice)) -> Released {
-        let Self { links, ending, sets, progress } = self;
+    pub(crate) fn run(self, store: &LinkStore, tell: &dyn Fn(Notice)) -> Released {
+        let Self { links, ending, progress } = self;
         let started = Instant::now();
         if !ending.is_empty() {
             // A task that was inside a handler when counting stopped is either in a fault by now or done.
@@ -59,16 +57,12 @@ impl Release {
         let report = if count == 0 {
             DetachReport::default()
         } else {
-            let releasing = {
-                let mut holders = holders.lock().unwrap_or_else(PoisonError::into_inner);
-                // Where each breakpoint has a link, the kernel closes them one after another, which a
-                // person need not wait for: a child does it.
-                let slow = holders.holding() == Holding::Here
-                    && count > FEW_LINKS
-                    && sets.iter().any(|set| !set.features().batches());
-                let hand_over = slow || sets.iter().any(|set| set.anyone_inside());
-                holders.release(links, hand_over, &progress)
-            };
+            // Where each breakpoint has a link, the kernel closes them one after another, which a person
+            // need not wait for: a child does it.
+            let slowly = store.holding() == Holding::Here
+                && count > FEW_LINKS
+                && store.sets().iter().any(|set| !set.features().batches());
+            let releasing = store.release(links, slowly, &progress);
             std::thread::scope(|scope| {
                 let waiting = scope.spawn(move || releasing.wait());
                 let mut tell_next = started + TELL_AFTER;
@@ -76,6 +70,7 @@ impl Release {
                     std::thread::sleep(Duration::from_micros(200));
                     if Instant::now() > tell_next {
                         tell_next = Instant::now() + TELL_EVERY;
+                        let sets = store.sets();
                         let all = sets.iter().flat_map(|set| set.waiting());
                         all.for_each(|report| tell(Notice::ReleaseWaits(report)));
                     }

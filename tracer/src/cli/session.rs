@@ -38,6 +38,8 @@ use faultline_resolve::Pid;
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// After this time the user may give up waiting for the kernel.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long the tracer has to say what it has done so far when it is not waited for any more.
+const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
 /// Links that are released one after another and are worth waiting for.
 const FEW_LINKS: usize = 8;
 /// How long a command that is still running at the end has to react to SIGTERM.
@@ -311,7 +313,9 @@ impl Session {
                 Some(notice) = self.notices.recv() => say(&notice, &|text| line.say(text)),
                 stopped = &mut stopping => return Ok((stopped.unwrap_or_default(), false)),
                 _ = self.interrupts.next(), if may_leave => {
-                    let mut stopped = Stopped::default();
+                    let leaving = self.tracer.stop(Some(Duration::ZERO), &Arc::default());
+                    let stopped = tokio::time::timeout(LEAVE_PATIENCE, leaving).await;
+                    let mut stopped = stopped.ok().and_then(Result::ok).unwrap_or_default();
                     stopped.released.report.took = started.elapsed();
                     return Ok((stopped, true));
                 }

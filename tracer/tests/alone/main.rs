@@ -4,7 +4,7 @@
 //! - `churn`, `descriptors` and `exchange` attach from this process: a test beside them that starts a
 //!   program would hand it copies of their links until it executes, and a link of which there is a
 //!   copy is not released; and they compare what this process holds before and after
-//! - `stuck` and `daemon_stuck` have a task hang inside a probe, for which every release on this
+//! - `stuck`, `stuck_budget` and `daemon_stuck` have a task hang inside a probe, for which every release on this
 //!   machine waits
 
 #![allow(
@@ -21,6 +21,7 @@ mod daemon_stuck;
 mod descriptors;
 mod exchange;
 mod stuck;
+mod stuck_budget;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -12,9 +12,11 @@
 
 mod changes;
 mod churn;
+mod containers;
 mod deploy;
 mod hardening;
 mod prometheus;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
+mod workers;

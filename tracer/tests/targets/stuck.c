@@ -5,6 +5,8 @@
 // Prints `ready`, then obeys the lines that it is sent and answers each:
 //   hang      a thread `sleeper` passes a page that userfaultfd has   → `hanging`, once it waits
 //   calls N   passes resident memory N times to each function         → `called`
+//   load N    N threads pass resident memory to `same` without pause  → `loading`
+//   stop      ends them                                               → how often they called
 //   cold      passes another page of that kind                        → `passed`
 //   serve     serves both pages, and waits for the thread             → `served`
 // and ends with its input. It runs on one CPU only, so that the calls come where the thread hangs.
@@ -14,6 +16,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,9 +26,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { PAGE = 4096 };
+enum { PAGE = 4096, MAX_THREADS = 16 };
 
 static char *unserved;
+static char resident[PAGE] = "resident";
+static atomic_bool stopping;
 
 __attribute__((noinline)) void same(const char *text) { __asm__ volatile("" : : "r"(text) : "memory"); }
 __attribute__((noinline)) void other(const char *text) { __asm__ volatile("" : : "r"(text) : "memory"); }
@@ -45,6 +50,14 @@ static void *sleep_in(void *unused) {
     (void)unused;
     prctl(PR_SET_NAME, "sleeper");
     same(unserved);
+    return NULL;
+}
+
+static void *load(void *calls) {
+    while (!atomic_load(&stopping)) {
+        same(resident);
+        (*(unsigned long *)calls)++;
+    }
     return NULL;
 }
 
@@ -77,9 +90,10 @@ static void stay_here(void) {
 int main(void) {
     stay_here();
     int descriptor = take_over_pages();
-    char resident[PAGE] = "resident", line[64];
-    pthread_t sleeper;
-    int sleeps = 0, calls;
+    char line[64];
+    pthread_t sleeper, threads[MAX_THREADS];
+    unsigned long called[MAX_THREADS] = {0};
+    int sleeps = 0, calls, running = 0;
     answer("ready");
     while (fgets(line, sizeof line, stdin)) {
         if (strcmp(line, "hang\n") == 0) {
@@ -94,6 +108,24 @@ int main(void) {
                 other(resident);
             }
             answer("called");
+        } else if (sscanf(line, "load %d", &calls) == 1) {
+            check(calls <= MAX_THREADS, "load");
+            for (running = 0; running < calls; running++) {
+                called[running] = 0;
+                int error = pthread_create(&threads[running], NULL, load, &called[running]);
+                check(error == 0, "pthread_create");
+            }
+            answer("loading");
+        } else if (strcmp(line, "stop\n") == 0) {
+            unsigned long sum = 0;
+            atomic_store(&stopping, 1);
+            while (running > 0) {
+                pthread_join(threads[--running], NULL);
+                sum += called[running];
+            }
+            atomic_store(&stopping, 0);
+            printf("%lu\n", sum);
+            fflush(stdout);
         } else if (strcmp(line, "cold\n") == 0) {
             same(unserved + PAGE);
             answer("passed");

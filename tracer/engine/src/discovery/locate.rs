@@ -128,7 +128,16 @@ pub(crate) fn is_same_file(one: &ObjectFile, other: &ObjectFile) -> bool {
     one.id() == other.id()
         || one.id().differs_by_device_alone(&other.id())
             && (is_on_overlay(one) || is_on_overlay(other))
+            && changed_at(one).is_some_and(|when| Some(when) == changed_at(other))
             && has_same_content(one, other)
+}
+
+/// When the file or anything about it was last changed. A mount that has a copy of the lower file shows it
+/// with the number and the times of the original, but for this one.
+fn changed_at(file: &ObjectFile) -> Option<(i64, i64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs::metadata(file.attach_path()).ok()?;
+    Some((metadata.ctime(), metadata.ctime_nsec()))
 }
 
 /// Whether the same code lies in both at the same places.

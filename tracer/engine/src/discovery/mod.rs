@@ -131,7 +131,7 @@ impl StepMarker {
 pub(crate) struct Looker {
     locator: Locator,
     containers: Containers,
-    /// Processes that were there at the last look.
+    /// Processes that were there at the last look for all requests.
     seen: HashSet<Pid>,
     pub(crate) marker: StepMarker,
 }
@@ -153,8 +153,15 @@ impl Looker {
     }
 
     /// Looks. `containers`: whether copies of files in other mount namespaces count for requests that are
-    /// for all processes.
-    pub(crate) fn look(&mut self, known: &[Known], scope: &Scope, containers: bool) -> Discovery {
+    /// for all processes. `of_all`: whether these are all requests, so that a process which is looked at is
+    /// not new to any.
+    pub(crate) fn look(
+        &mut self,
+        known: &[Known],
+        scope: &Scope,
+        containers: bool,
+        of_all: bool,
+    ) -> Discovery {
         let mut discovery = Discovery::default();
         let mut seen = HashSet::new();
         self.locator.refresh();
@@ -162,7 +169,7 @@ impl Looker {
             self.containers = Containers::default();
         }
         let marker = self.marker.clone();
-        self.sightings(known, scope, containers, |locator, known, view, process| {
+        self.sightings(known, scope, (containers, of_all), |locator, known, view, process| {
             let request = &known.request;
             if matches!(scope, Scope::WholeOrNothing)
                 && discovery.without_function >= ENOUGH_WITHOUT
@@ -205,7 +212,7 @@ impl Looker {
         &mut self,
         known: &[Known],
         scope: &Scope,
-        containers: bool,
+        (containers, of_all): (bool, bool),
         mut see: impl FnMut(&mut Locator, &Known, View, Option<Process>),
     ) {
         let mut by_selection: BTreeMap<&Selection, Vec<&Known>> = BTreeMap::new();
@@ -235,7 +242,9 @@ impl Looker {
             }
             _ => {
                 let all = processes::all();
-                self.seen = all.iter().copied().collect();
+                if of_all {
+                    self.seen = all.iter().copied().collect();
+                }
                 all
             }
         };
@@ -450,7 +459,7 @@ impl Prepared {
             .iter()
             .map(|request| Known { request: Arc::clone(request), parts: Vec::new() })
             .collect();
-        let mut discovery = Looker::new(*host, None).look(&known, &Scope::Whole, false);
+        let mut discovery = Looker::new(*host, None).look(&known, &Scope::Whole, false, false);
         discovery.drop_repeats();
         let problem = |request: &Arc<Request>| {
             Some((Arc::clone(request), discovery.problems.get(&request.name)?.clone()))

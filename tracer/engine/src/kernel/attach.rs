@@ -31,6 +31,9 @@ use faultline_resolve::{ObjectFile, Pid, SkipReason, Skipped};
 /// Maximum number of breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
 const MAX_POINTS: usize = 1 << 20;
 
+/// How long what was attached in vain is waited for: a task may hang inside a handler.
+const UNDONE_WITHIN: Duration = Duration::from_secs(2);
+
 /// Some probes of one file, in one process or in all. They get links of their own, so that one
 /// piece can be released while the others stay.
 #[derive(Debug, Clone, Copy)]
@@ -216,7 +219,7 @@ impl<'a> Transaction<'a> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let links: Vec<_> = state.links.into_iter().map(Links::new).collect();
         if let Some(error) = state.failed {
-            Links::detach_all(links, &Progress::default());
+            Links::join(links).detach_within(UNDONE_WITHIN, self.programs.helper);
             return Err(error);
         }
         let (mut lost, mut kept) = (Vec::new(), Vec::with_capacity(links.len()));
@@ -229,7 +232,7 @@ impl<'a> Transaction<'a> {
             }
         }
         // Of a process that ended in the middle.
-        Links::detach_all(lost, &Progress::default());
+        Links::join(lost).detach_within(UNDONE_WITHIN, self.programs.helper);
         let slowest = slowest(self.pieces, &state.times);
         let refused_ids: Vec<ProbeId> = state.refused.keys().copied().collect();
         let refused = state.refused.into_iter().map(|(id, reason)| Skipped {

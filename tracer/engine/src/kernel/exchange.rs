@@ -18,9 +18,7 @@ use std::{
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
-        mpsc,
     },
-    thread,
     time::Duration,
 };
 
@@ -31,7 +29,7 @@ use tracer_common::{
 };
 
 use super::{
-    KernelError, Links, Programs, Progress, calibrate,
+    KernelError, Links, Programs, calibrate,
     clock::monotonic_ns,
     links::{Link, LinkKind},
     mapped::MappedArray,
@@ -182,23 +180,7 @@ impl Programs {
         };
         let descriptor = create_multi_link(self.entry()?, &points).map_err(failed)?;
         let link = Links::new(vec![Link { descriptor, points: 1, kind: LinkKind::Multi }]);
-        let progress = Progress::default();
-        let releaser = if self.helper {
-            link.hand_over()
-        } else {
-            Err((link, io::ErrorKind::Unsupported.into()))
-        };
-        let (tell, told) = mpsc::channel();
-        let wait = move || {
-            match releaser {
-                Ok(releaser) => releaser.release(&progress),
-                Err((link, _)) => link.detach(&progress),
-            };
-            let _ = tell.send(());
-        };
-        let waits = thread::Builder::new().name("outlast".to_owned()).spawn(wait);
-        // Where no thread can be had, the channel is closed by now.
-        if waits.is_err() || told.recv_timeout(OUTLASTED_WITHIN).is_err() {
+        if !link.detach_within(OUTLASTED_WITHIN, self.helper) {
             tracing::warn!(
                 "a task hangs inside a hit while breakpoints are exchanged: of what is hit just now, a \
                  hit may be missing"

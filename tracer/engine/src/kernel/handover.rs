@@ -18,6 +18,8 @@ use std::{
         unix::process::CommandExt as _,
     },
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -50,6 +52,27 @@ impl Links {
             Ok(releaser) => Ok(releaser),
             Err(error) => Err((self, error)),
         }
+    }
+
+    /// Releases the links, with a `helper` in a child of ours, and waits this long; whether they are gone. If
+    /// a task hangs inside a handler, they go when it does.
+    pub fn detach_within(self, patience: Duration, helper: bool) -> bool {
+        if self.is_empty() {
+            return true;
+        }
+        let releaser =
+            if helper { self.hand_over() } else { Err((self, io::ErrorKind::Unsupported.into())) };
+        let (tell, told) = mpsc::channel();
+        let wait = move || {
+            match releaser {
+                Ok(releaser) => releaser.release(&Progress::default()),
+                Err((links, _)) => links.detach(&Progress::default()),
+            };
+            let _ = tell.send(());
+        };
+        let waits = thread::Builder::new().name("handed over".to_owned()).spawn(wait);
+        // Where no thread can be had, they go with what is dropped here.
+        waits.is_ok() && told.recv_timeout(patience).is_ok()
     }
 
     fn spawn_releaser(&self) -> io::Result<Releaser> {

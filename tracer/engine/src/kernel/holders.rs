@@ -316,6 +316,22 @@ impl HeldLinks {
 }
 
 impl Releasing {
+    /// Waits until all are released, but not longer than this for those that were handed over: they go
+    /// whoever waits.
+    pub fn wait_within(self, patience: Duration) {
+        if !self.here.is_empty() {
+            Links::detach_all(self.here, &self.progress);
+        }
+        drop(self.tell);
+        let deadline = self.started + patience;
+        for _ in 0..self.parts {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.done.recv_timeout(left).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Waits until all are released.
     ///
     /// Blocks while a task is inside a handler.

@@ -134,7 +134,9 @@ impl fmt::Display for LimiterNotice {
                 "{}: probes are now attached only part of the time; figures marked `~` are estimates",
                 over(*share, *limit)
             ),
-            Self::Failed { error } => write!(f, "the overhead budget: {error}"),
+            Self::Failed { error } => {
+                write!(f, "failed to keep the overhead budget: {error}; trying again")
+            }
         }
     }
 }
@@ -180,6 +182,11 @@ impl Limiter {
 
     pub(crate) fn limit(&self) -> OverheadLimit {
         self.budget.limit()
+    }
+
+    /// Whether everything is detached at the moment.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.budget.is_paused()
     }
 
     /// Whether a decision of it is being carried out.

@@ -191,7 +191,7 @@ impl Engine {
                         leaving.iter().chain(known.iter().map(|of| &of.request.name)).collect();
                     let stays = self.requests.iter().filter(|(name, _)| !leaving.contains(name));
                     let live = stays.flat_map(|(_, probed)| probed.live_parts());
-                    let staying = live.map(|part| part.ids.len()).sum();
+                    let staying = Some(live.map(|part| part.ids.len()).sum());
                     let scope = if may_wait { Scope::Whole } else { Scope::WholeOrNothing };
                     // The new configuration's settings already apply to its own requests.
                     let before = self.options.settings.clone();
@@ -286,7 +286,10 @@ impl Engine {
     /// Applies the budget of the settings. Probes that the previous budget has detached are attached again.
     pub(super) fn limit_overhead(&mut self) {
         let limit = self.settings().limit;
-        if self.limiter.as_ref().map(Limiter::limit) == limit || self.correcting {
+        if self.limiter.as_ref().map(Limiter::limit) == limit
+            || self.correcting
+            || self.attach_missing_at.is_some()
+        {
             // What is being done is finished first; then this is asked again.
             return;
         }
@@ -303,7 +306,7 @@ impl Engine {
     pub(super) fn scan(&mut self, begun: Option<Vec<Pid>>) {
         let known = self.requests.values().map(Probed::known).collect();
         let scope = begun.map_or(Scope::Whole, Scope::Begun);
-        self.start_job(Input::Look { known, scope, staying: 0 }, None);
+        self.start_job(Input::Look { known, scope, staying: None }, None);
     }
 
     /// Handles what a job has found and attached.
@@ -420,12 +423,19 @@ impl Engine {
             self.sets.insert(id, set);
         }
         let mut homeless = Vec::new();
+        let is_paused = self.limiter.as_ref().is_some_and(Limiter::is_paused);
         for (name, part) in parts {
+            if is_paused {
+                // Everything is detached at the moment; these are attached with the others.
+                let probes = part.places.iter().flat_map(|place| place.links.probes());
+                self.late.extend(probes.map(|id| (part.set, id)));
+            }
             match self.requests.get_mut(&name) {
                 Some(probed) => probed.parts.push(part),
                 None => homeless.extend(into_links([part])),
             }
         }
+        let mut came_back = Vec::new();
         for (name, id, place) in places {
             let probed = self.requests.get_mut(&name);
             let part = probed.and_then(|of| of.parts.iter_mut().find(|part| part.id == id));
@@ -436,6 +446,13 @@ impl Engine {
                         let away = place.links.probes().filter(|id| limiter.is_away(set, *id));
                         self.late.extend(away.map(|id| (set, id)));
                     }
+                    // And those that came back while this was being attached without them.
+                    let there: HashSet<_> = place.links.probes().collect();
+                    let is_away =
+                        |id| self.limiter.as_ref().is_some_and(|of| of.is_away(part.set, id));
+                    let ids = part.ids.iter().copied();
+                    let missing = ids.filter(|id| !there.contains(id) && !is_away(*id));
+                    came_back.extend(missing.map(|id| (part.set, id)));
                     part.places.push(place);
                 }
                 None => homeless.extend(place.links.into_links()),
@@ -451,6 +468,12 @@ impl Engine {
         }
         if !homeless.is_empty() {
             self.release(homeless, None);
+        }
+        came_back.retain(|(set, id)| {
+            self.sets.get(set).is_some_and(|set| !set.acceptable(&[*id]).is_empty())
+        });
+        if !came_back.is_empty() {
+            self.attach_later(came_back);
         }
     }
 

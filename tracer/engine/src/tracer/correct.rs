@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, PoisonError},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -14,14 +14,23 @@ use faultline_plan::ProbeId;
 
 use tokio::sync::oneshot;
 
-use super::{Command, TracerError, engine::Engine, work::chain};
+use super::{
+    Command, TracerError,
+    engine::{Engine, Leaving},
+    work::chain,
+};
 use crate::{
     kernel::{KernelError, Progress},
     limiter::{Correction, Costly, Key, Limiter, LimiterNotice},
-    links::{self, Holders, PlaceId, PlaceLinks, Wanted},
+    links::{self, LinkStore, PlaceId, PlaceLinks, Wanted},
     notice::Notice,
     set::{ProbeSet, SetId},
 };
+
+/// How often a failure is told that stays the same.
+const TELL_FAILURE_EVERY: Duration = Duration::from_secs(60);
+/// When it is tried again to attach what a limit has detached that is no more.
+const MISSING_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is to be done at a place.
 struct Item {
@@ -38,6 +47,13 @@ pub(super) struct Replaced {
     place: PlaceId,
     old: PlaceLinks,
     new: PlaceLinks,
+}
+
+impl Replaced {
+    /// What was not done.
+    fn nothing(item: Item) -> Self {
+        Self { place: item.place, old: item.old, new: PlaceLinks::default() }
+    }
 }
 
 /// A correction whose links are attached; what it replaces is not released yet.
@@ -60,6 +76,10 @@ type Reply = oneshot::Sender<Result<(), TracerError>>;
 /// A correction that is being carried out.
 pub(super) struct Correcting {
     correction: Correction<Key>,
+    /// What a person should know of it, once nothing can fail any more.
+    notice: Option<Notice>,
+    /// Probes of [`Engine::late`] that are taken out with it.
+    late: HashSet<Key>,
     /// It is somebody's wish, and not the budget's decision.
     reply: Option<Reply>,
     /// Sets whose links are exchanged.
@@ -77,19 +97,34 @@ impl Engine {
             return;
         }
         let mut correction = limiter.look(&self.sets);
+        let mut notice = None;
         if correction == Correction::Nothing {
+            self.late.retain(|(set, probe)| limiter.is_away(*set, *probe));
             if !self.correcting && !self.late.is_empty() {
                 // They were being attached when the budget decided to detach them. That decision will not
                 // be made again.
                 correction = Correction::Detach(Vec::new());
             }
-        } else if let Some(notice) = limiter.notice(&correction, &self.sets) {
-            self.notice(Notice::Limiter(notice));
+        } else if matches!(correction, Correction::Attach(_) | Correction::Resume)
+            && self.leaving.iter().any(Leaving::is_held_up)
+        {
+            // What comes has to go again, and nothing goes before the task is served that holds it up.
+            limiter.failed(&correction, Duration::ZERO);
+            correction = Correction::Nothing;
+        } else {
+            notice = limiter.notice(&correction, &self.sets).map(Notice::Limiter);
         }
         if correction != Correction::Nothing {
-            self.correct(correction, None);
+            self.correct(correction, notice, None);
         }
         self.options.observer.overhead(self.limiter.as_ref().map(Limiter::status));
+    }
+
+    /// Has probes attached where they are not, when nothing else is being corrected.
+    pub(super) fn attach_later(&mut self, keys: Vec<Key>) {
+        // Nobody waits for it.
+        let (reply, _) = oneshot::channel();
+        self.adjustments.push_back(Adjustment { keys, attach: true, reply });
     }
 
     /// Does what somebody wants, when nothing else is being corrected.
@@ -104,27 +139,38 @@ impl Engine {
             let costly = |probe| Costly { probe, share: 0.0, again_in: Duration::ZERO };
             Correction::Detach(keys.into_iter().map(costly).collect())
         };
-        self.correct(correction, Some(reply));
+        self.correct(correction, None, Some(reply));
     }
 
-    fn correct(&mut self, correction: Correction<Key>, reply: Option<Reply>) {
+    fn correct(
+        &mut self,
+        correction: Correction<Key>,
+        notice: Option<Notice>,
+        reply: Option<Reply>,
+    ) {
         let before = own_cpu_time();
+        let mut late = HashSet::new();
         let items = match &correction {
             Correction::Nothing => return,
             Correction::Detach(costly) => {
+                late = std::mem::take(&mut self.late);
+                if self.limiter.as_ref().is_some_and(Limiter::is_paused) {
+                    let ids: HashSet<_> = late.iter().map(|(set, _)| set).collect();
+                    self.close_windows(|id| ids.contains(id));
+                }
                 let costly = costly.iter().map(|Costly { probe, .. }| *probe);
-                let out: HashSet<Key> = costly.chain(self.late.drain()).collect();
+                let out: HashSet<Key> = costly.chain(late.iter().copied()).collect();
                 self.take_out(&out)
             }
             Correction::Pause => {
-                for set in self.sets.values() {
-                    if let Some(mut presence) = set.presence() {
-                        presence.close(Instant::now(), &set.source.counters);
-                    }
-                }
+                self.late.clear();
+                self.close_windows(|_| true);
                 self.take_all_out()
             }
-            Correction::Resume => self.missing(|_| true),
+            Correction::Resume => {
+                self.late.clear();
+                self.missing(|_| true)
+            }
             Correction::Attach(keys) => {
                 let keys: HashSet<_> = keys.iter().copied().collect();
                 self.missing(|key| keys.contains(&key))
@@ -132,23 +178,39 @@ impl Engine {
         };
         self.correcting = true;
         let tell = self.teller();
-        let (sets, holders) = (self.sets.clone(), Arc::clone(&self.holders));
-        let correcting = Correcting { correction, reply, exchanged: Vec::new(), before };
+        let (sets, store) = (self.sets.clone(), Arc::clone(&self.store));
+        let correcting =
+            Correcting { correction, notice, late, reply, exchanged: Vec::new(), before };
+        // Handed to the thread when there is one: the links must not go with a thread that cannot be had.
+        let (hand, take) = mpsc::sync_channel::<(Correcting, Vec<Item>)>(1);
         let work = move || {
-            let _ = tell.send(Command::Corrected(Box::new(correcting.run(items, &sets, &holders))));
+            if let Ok((correcting, items)) = take.recv() {
+                let corrected = correcting.run(items, &sets, &store);
+                let _ = tell.send(Command::Corrected(Box::new(corrected)));
+            }
         };
-        if let Err(error) = std::thread::Builder::new().name("limiter".to_owned()).spawn(work) {
-            // What the thread was to own is dropped by now: links that were to be replaced are gone.
-            tracing::error!("failed to start a thread: {error}");
-            self.correcting = false;
-            // What it wanted is asked for again when it is next looked.
-            self.limiter = self.settings().limit.map(Limiter::new);
+        match std::thread::Builder::new().name("limiter".to_owned()).spawn(work) {
+            Ok(_) => drop(hand.send((correcting, items))),
+            Err(source) => {
+                let result = Err(KernelError::Thread { source });
+                let replaced = items.into_iter().map(Replaced::nothing).collect();
+                self.corrected(Corrected { correcting, result, replaced });
+            }
+        }
+    }
+
+    fn close_windows(&self, is_meant: impl Fn(&SetId) -> bool) {
+        for (_, set) in self.sets.iter().filter(|(id, _)| is_meant(id)) {
+            if let Some(mut presence) = set.presence() {
+                presence.close(Instant::now(), &set.source.counters);
+            }
         }
     }
 
     /// There is no limit any more: attaches what the budget has detached.
     pub(super) fn attach_missing(&mut self) {
-        self.correct(Correction::Resume, None);
+        self.attach_missing_at = None;
+        self.correct(Correction::Resume, None, None);
     }
 
     /// Removes the links that hold any of these probes from their places, along with everything else in
@@ -157,11 +219,6 @@ impl Engine {
         let mut by_set: HashMap<SetId, HashSet<ProbeId>> = HashMap::new();
         for (set, probe) in out {
             by_set.entry(*set).or_default().insert(*probe);
-        }
-        for (id, probes) in &by_set {
-            if let Some(set) = self.sets.get(id) {
-                set.programs().close_gates(probes);
-            }
         }
         let mut items = Vec::new();
         for part in self.requests.values_mut().flat_map(|probed| &mut probed.parts) {
@@ -254,20 +311,12 @@ impl Engine {
             links.extend(old.into_links().chain(new.into_links()));
         }
         if let Err(error) = result {
-            self.open_gates(&correcting.correction);
-            self.notice(Notice::Limiter(LimiterNotice::Failed { error: chain(&error) }));
-            self.correcting = false;
-            let work = own_cpu_time().saturating_sub(correcting.before);
-            if correcting.correction == Correction::Pause {
-                self.open_windows();
-            }
-            match (correcting.reply.take(), &mut self.limiter) {
-                (Some(reply), _) => drop(reply.send(Err(TracerError::Kernel(error)))),
-                (None, Some(limiter)) => limiter.failed(&correcting.correction, work),
-                (None, None) => {}
-            }
+            self.correction_failed(correcting, error);
             self.release(links, None);
             return;
+        }
+        if let Some(notice) = correcting.notice.take() {
+            self.notice(notice);
         }
         match &correcting.correction {
             Correction::Resume | Correction::Attach(_) => self.open_gates(&correcting.correction),
@@ -282,6 +331,50 @@ impl Engine {
         }
         if changes_list {
             self.publish();
+        }
+    }
+
+    /// Nothing has changed: what was to go is attached as before, and what was to come is not.
+    fn correction_failed(&mut self, correcting: Correcting, error: KernelError) {
+        let Correcting { correction, late, reply, before, .. } = correcting;
+        self.correcting = false;
+        self.late.extend(late);
+        if correction == Correction::Pause {
+            self.open_gates(&correction);
+            self.open_windows();
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(Err(TracerError::Kernel(error)));
+            return;
+        }
+        let text = chain(&error);
+        let is_told = self
+            .told_correction
+            .as_ref()
+            .is_some_and(|(told, when)| *told == text && when.elapsed() < TELL_FAILURE_EVERY);
+        if !is_told {
+            self.notice(Notice::Limiter(LimiterNotice::Failed { error: text.clone() }));
+            self.told_correction = Some((text, Instant::now()));
+        }
+        match &mut self.limiter {
+            Some(limiter) => {
+                limiter.failed(&correction, own_cpu_time().saturating_sub(before));
+            }
+            // There is no limit any more, so nobody else asks for it again.
+            None => self.attach_missing_at = Some(Instant::now() + MISSING_AGAIN),
+        }
+    }
+
+    /// Goes on where a task holds up the release of what was replaced: its breakpoints have gone, and only the
+    /// kernel's own wait is left.
+    pub(super) fn settle_held_up(&mut self) {
+        let held_up = self.leaving.iter_mut().filter(|leaving| leaving.is_held_up());
+        let corrections: Vec<_> = held_up.filter_map(|leaving| leaving.correction.take()).collect();
+        for correction in corrections {
+            self.settled(correction);
+        }
+        if !self.correcting && self.attach_missing_at.is_some_and(|at| Instant::now() >= at) {
+            self.attach_missing();
         }
     }
 
@@ -321,7 +414,8 @@ impl Engine {
 
     /// A correction is done: the kernel has released what it replaced.
     pub(super) fn settled(&mut self, correcting: Correcting) {
-        let Correcting { correction, reply, exchanged, before } = correcting;
+        let Correcting { correction, reply, exchanged, before, .. } = correcting;
+        self.told_correction = None;
         for set in &exchanged {
             set.programs().end_exchange();
         }
@@ -370,7 +464,7 @@ impl Correcting {
         mut self,
         items: Vec<Item>,
         sets: &BTreeMap<SetId, Arc<ProbeSet>>,
-        holders: &Holders,
+        store: &LinkStore,
     ) -> Corrected {
         let is_exchange = |item: &&Item| !item.old.is_empty() && !item.wanted.probes.is_empty();
         let exchanged: BTreeSet<SetId> =
@@ -388,7 +482,7 @@ impl Correcting {
         for (id, items) in by_set {
             let wanted: Vec<_> = items.iter().map(|item| item.wanted.clone()).collect();
             let attached = match (&result, sets.get(&id)) {
-                (Ok(()), Some(set)) => links::attach(set, &wanted, holders, &Progress::default()),
+                (Ok(()), Some(set)) => links::attach(set, &wanted, store, &Progress::default()),
                 _ => Ok((Vec::new(), crate::kernel::AttachReport::default())),
             };
             let mut new = match attached {
@@ -413,14 +507,20 @@ impl Correcting {
             // Hits that began earlier may have yet to meet the old links.
             result = set.programs().outlast_hits();
         }
+        if result.is_ok()
+            && let Correction::Detach(costly) = &self.correction
+        {
+            // Only now that nothing can fail: until then every call of theirs counts.
+            let costly = costly.iter().map(|Costly { probe, .. }| probe);
+            for (set, probe) in costly.chain(&self.late) {
+                if let Some(set) = sets.get(set) {
+                    set.programs().close_gates([probe]);
+                }
+            }
+        }
         if result.is_err() {
             let new = replaced.iter_mut().map(|replaced| std::mem::take(&mut replaced.new));
-            let new = new.flat_map(PlaceLinks::into_links).collect();
-            let hand_over = sets.values().any(|set| set.anyone_inside());
-            let mut lock = holders.lock().unwrap_or_else(PoisonError::into_inner);
-            let releasing = lock.release(new, hand_over, &Arc::default());
-            drop(lock);
-            releasing.wait();
+            store.undo(new.flat_map(PlaceLinks::into_links).collect());
             for set in std::mem::take(&mut self.exchanged) {
                 set.programs().end_exchange();
             }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -24,9 +24,9 @@ use super::{
 use crate::{
     collect::catalog::CpuFigures,
     discovery::{Looker, ProcessWatch, Unanswered},
-    kernel::{Features, HeldLinks, LinkHolders, Progress},
+    kernel::{Features, HeldLinks, Progress},
     limiter::Limiter,
-    links::Holders,
+    links::LinkStore,
     notice::{Notice, Slow},
     release::{Release, Released},
     request::{Request, Selection},
@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often to look for open calls of ended tasks, and for lost events.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 const FULL_EVERY: Duration = Duration::from_millis(500);
+/// How long a release takes at most that no task holds up.
+const HELD_UP_AFTER: Duration = Duration::from_secs(2);
 
 /// Unique numbers.
 #[derive(Debug, Clone, Default)]
@@ -52,10 +54,18 @@ impl Numbers {
 /// What is being released.
 pub(super) struct Leaving {
     id: u64,
+    since: Instant,
     /// Sets that end with it: they still count what is inside their handlers.
     pub(super) sets: Vec<Arc<ProbeSet>>,
     /// The budget waits for it.
-    correction: Option<Correcting>,
+    pub(super) correction: Option<Correcting>,
+}
+
+impl Leaving {
+    /// Whether it takes far longer than a grace period: a task hangs inside a handler.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.since.elapsed() > HELD_UP_AFTER
+    }
 }
 
 /// A change that waits for its turn or for its job.
@@ -81,7 +91,7 @@ pub(super) struct Engine {
     pub(super) leaving: Vec<Leaving>,
     /// The counts of sets that are gone, by CPU.
     pub(super) retired: Vec<CpuFigures>,
-    pub(super) holders: Holders,
+    pub(super) store: Arc<LinkStore>,
     pub(super) limiter: Option<Limiter>,
     /// The correction that is being carried out.
     pub(super) correcting: bool,
@@ -108,6 +118,10 @@ pub(super) struct Engine {
     looks: BTreeMap<SetId, u64>,
     /// Why the last scan could not attach what it found.
     pub(super) told_failure: String,
+    /// Why the last correction failed, and when that was told.
+    pub(super) told_correction: Option<(String, Instant)>,
+    /// When to try again to attach what a limit has detached that is no more.
+    pub(super) attach_missing_at: Option<Instant>,
 }
 
 impl Engine {
@@ -122,7 +136,7 @@ impl Engine {
             sets: BTreeMap::new(),
             leaving: Vec::new(),
             retired: Vec::new(),
-            holders: Arc::new(Mutex::new(LinkHolders::new(options.holding, options.helper))),
+            store: Arc::new(LinkStore::new(options.holding, options.helper)),
             limiter: None,
             correcting: false,
             late: HashSet::new(),
@@ -141,6 +155,8 @@ impl Engine {
             next_full: now,
             looks: BTreeMap::new(),
             told_failure: String::new(),
+            told_correction: None,
+            attach_missing_at: None,
             options,
         })
     }
@@ -149,7 +165,10 @@ impl Engine {
         loop {
             match commands.recv_timeout(self.patience()) {
                 Ok(Command::Stop { within, progress, reply }) => {
-                    let _ = reply.send(self.stop(commands, within, &progress));
+                    let mut waiting = vec![reply];
+                    let stopped = self.stop(commands, within, &progress, &mut waiting);
+                    // Who asked may have gone.
+                    waiting.into_iter().for_each(|reply| drop(reply.send(stopped.clone())));
                     return;
                 }
                 Ok(command) => self.handle(command),
@@ -202,6 +221,7 @@ impl Engine {
         }
         self.next_tick = now + TICK / 2;
         self.watch_faults();
+        self.settle_held_up();
         if now >= self.next_forget {
             self.next_forget = now + FORGET_EVERY;
             self.sets.values().for_each(|set| set.forget_ended());
@@ -298,16 +318,16 @@ impl Engine {
         }
         ending.iter().for_each(|set| set.end());
         let id = self.numbers.next();
-        self.leaving.push(Leaving { id, sets: ending.clone(), correction });
+        let since = Instant::now();
+        self.leaving.push(Leaving { id, since, sets: ending.clone(), correction });
         if !ending.is_empty() {
             self.publish();
         }
-        let sets: Vec<_> = self.sets.values().chain(&ending).cloned().collect();
-        let release = Release { links, ending, sets, progress };
-        let (tell, holders) = (self.teller(), Arc::clone(&self.holders));
+        let release = Release { links, ending, progress };
+        let (tell, store) = (self.teller(), Arc::clone(&self.store));
         let observer = Arc::clone(&self.options.observer);
         let work = move || {
-            let released = release.run(&holders, &|notice| observer.notice(notice));
+            let released = release.run(&store, &|notice| observer.notice(notice));
             let _ = tell.send(Command::Released(id, released));
         };
         if let Err(error) = std::thread::Builder::new().name("release".to_owned()).spawn(work) {
@@ -341,8 +361,9 @@ impl Engine {
         commands: &mpsc::Receiver<Command>,
         within: Option<Duration>,
         progress: &Arc<Progress>,
+        waiting: &mut Vec<oneshot::Sender<Stopped>>,
     ) -> Stopped {
-        let deadline = within.map(|within| Instant::now() + within);
+        let mut deadline = within.map(|within| Instant::now() + within);
         let overhead = self.limiter.take().map(|mut limiter| {
             // Only the figures of this look matter.
             let _ = limiter.look(&self.sets);
@@ -378,6 +399,12 @@ impl Engine {
                 // What was being attached is released at once: its requests no longer exist.
                 Ok(Command::Worked(worked)) => self.worked(*worked),
                 Ok(Command::Corrected(corrected)) => self.corrected(*corrected),
+                // Somebody has less patience.
+                Ok(Command::Stop { within, reply, .. }) => {
+                    waiting.push(reply);
+                    let sooner = within.map(|within| Instant::now() + within);
+                    deadline = deadline.into_iter().chain(sooner).min();
+                }
                 // Too late for anything else: who asks sees that nobody answers.
                 Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return stopped,

@@ -21,7 +21,7 @@ use crate::{
         StepMarker, combine, filters_by_process, is_same_file,
     },
     kernel::{AttachReport, Progress},
-    links::{self, Holders, Place, PlaceId, PlaceLinks, Wanted},
+    links::{self, LinkStore, Place, PlaceId, PlaceLinks, Wanted},
     notice::{Notice, Slow, Step},
     set::{GroupKey, LoadContext, ProbeSet, SetId},
 };
@@ -54,8 +54,8 @@ pub(super) enum Input {
     Look {
         known: Vec<Known>,
         scope: Scope,
-        /// Functions of requests that stay beside these.
-        staying: usize,
+        /// Functions of requests that stay beside these; `None` if these are all requests.
+        staying: Option<usize>,
     },
     /// Nothing: everything is already prepared.
     Prepared { combined: Box<Combined>, progress: Arc<Progress> },
@@ -67,7 +67,7 @@ struct Worker {
     looker: Looker,
     context: LoadContext,
     numbers: Numbers,
-    holders: Holders,
+    store: Arc<LinkStore>,
     /// Sets that parts are in, and their functions.
     sets: HashMap<PartId, (SetId, Arc<ProbeSet>, Vec<ProbeId>)>,
     /// Probes that the budget has detached.
@@ -138,7 +138,7 @@ impl Engine {
                 grows: self.options.changes,
             },
             numbers: self.numbers.clone(),
-            holders: Arc::clone(&self.holders),
+            store: Arc::clone(&self.store),
             sets,
             away: away.unwrap_or_default(),
             containers: settings.containers,
@@ -194,13 +194,14 @@ impl Worker {
         let started = Instant::now();
         let (discovery, whole, staying, known, prepared) = match input {
             Input::Look { known, scope, staying } => {
-                let discovery = self.looker.look(&known, &scope, self.containers);
+                let discovery =
+                    self.looker.look(&known, &scope, self.containers, staying.is_none());
                 let all_or_nothing = matches!(scope, Scope::WholeOrNothing);
                 let refused = all_or_nothing.then(|| refuse_waiting(&known, &discovery)).flatten();
                 if let Some(refused) = refused {
                     return self.end(started, discovery, true, Err(refused));
                 }
-                (discovery, matches!(scope, Scope::Whole), Some(staying), known, None)
+                (discovery, matches!(scope, Scope::Whole), Some(staying.unwrap_or(0)), known, None)
             }
             Input::Prepared { combined, progress } => {
                 (Discovery::default(), true, None, Vec::new(), Some((combined, progress)))
@@ -282,12 +283,7 @@ impl Worker {
                 }
                 Err(error) => {
                     let places = all.parts.into_iter().flat_map(|(_, part)| part.places);
-                    let links = places.flat_map(|place| place.links.into_links()).collect();
-                    let mut holders =
-                        self.holders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    let releasing = holders.release(links, false, &Arc::default());
-                    drop(holders);
-                    releasing.wait();
+                    self.store.undo(places.flat_map(|place| place.links.into_links()).collect());
                     return Err(error);
                 }
             }
@@ -305,12 +301,13 @@ impl Worker {
         pids.sort_unstable();
         pids.dedup();
         let id = SetId(self.numbers.next());
-        let set = ProbeSet::load(id, plan, names, &key, pids, &self.context)?;
+        let set = Arc::new(ProbeSet::load(id, plan, names, &key, pids, &self.context)?);
+        self.store.know(&set);
         let mut wanted = Vec::new();
         for PlannedPart { ids, at, .. } in &parts {
             wanted.extend(self.wanted(ids, at, &[]));
         }
-        let (attached, report) = links::attach(&set, &wanted, &self.holders, progress)?;
+        let (attached, report) = links::attach(&set, &wanted, &self.store, progress)?;
         let mut attached = attached.into_iter();
         let placed = parts.into_iter().map(|PlannedPart { request, ids, file, at }| {
             let places = at.into_iter().zip(attached.by_ref());
@@ -322,7 +319,7 @@ impl Worker {
             (Arc::clone(&request.name), part)
         });
         let parts = placed.collect();
-        Ok(Attachments { sets: vec![(id, Arc::new(set))], parts, report, ..Attachments::default() })
+        Ok(Attachments { sets: vec![(id, set)], parts, report, ..Attachments::default() })
     }
 
     /// What to attach at these places of a part. If the kernel cannot limit a link to a process, one link
@@ -372,9 +369,10 @@ impl Worker {
             let attached = set
                 .programs()
                 .trace_processes(&pids)
-                .and_then(|()| links::attach(set, &wanted, &self.holders, &Progress::default()));
+                .and_then(|()| links::attach(set, &wanted, &self.store, &Progress::default()));
             match attached {
                 Ok((links, report)) => {
+                    self.forget_ended(set, &places, &links);
                     let with_links = places.into_iter().zip(links);
                     let attached = with_links.filter_map(|(NewPlace { name, part, at }, links)| {
                         let (file, process) = at;
@@ -385,6 +383,20 @@ impl Worker {
                     attachments.report.add(report);
                 }
                 Err(error) => attachments.failures.push(chain(&error)),
+            }
+        }
+    }
+
+    /// Takes processes out of a set again that ended while they were attached to: it has room for some
+    /// thousands.
+    fn forget_ended(&self, set: &ProbeSet, places: &[NewPlace], links: &[Option<PlaceLinks>]) {
+        for (place, links) in places.iter().zip(links) {
+            if links.is_none()
+                && let Some(process) = place.at.1
+                && process.has_ended()
+                && let Err(error) = set.programs().forget_process(process.pid)
+            {
+                tracing::debug!("{error}");
             }
         }
     }

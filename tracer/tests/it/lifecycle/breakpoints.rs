@@ -1,6 +1,12 @@
 //! Breakpoints are there during a run and gone after it, even ten thousand of them.
 
-use std::{fs::File, os::unix::process::ExitStatusExt as _};
+use std::{
+    fs::{self, File},
+    os::unix::process::ExitStatusExt as _,
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -8,7 +14,7 @@ use super::{
     TICK,
     privileges::Reachable,
     support::{
-        faultline, kernel_batches,
+        Target, faultline, kernel_batches,
         live::{Puppet, Traced, private_copy, probes_of, summary_of, wait_counting, wait_until},
         number, target,
     },
@@ -105,4 +111,51 @@ fn ten_thousand_probes() {
     let probes = summary["probes"].as_array().unwrap();
     assert_eq!(probes.len() as u64, count);
     assert!(probes.iter().all(|probe| number(probe, "hits") == 3));
+}
+
+/// The code that a process of a program runs, as it is in memory.
+fn text_of(pid: &str, program: &Path) -> Vec<u8> {
+    use std::os::unix::fs::FileExt as _;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let name = program.to_str().unwrap();
+    let line = maps.lines().find(|line| line.contains(" r-xp ") && line.ends_with(name)).unwrap();
+    let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+    let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).unwrap());
+    let mut text = vec![0; (to - from) as usize];
+    File::open(format!("/proc/{pid}/mem")).unwrap().read_exact_at(&mut text, from).unwrap();
+    text
+}
+
+/// Check that Ctrl-C while ten thousand probes are being attached, at whatever moment, ends the run with
+/// its summary and leaves none of them.
+#[test]
+fn interrupted_while_attaching() {
+    let program = target("functions.c", &["-O0"]);
+    let functions = if kernel_batches() { "fn_*" } else { "fn_000?" };
+    let target = Target::start(&program, &["1", "wait"]);
+    let before = text_of(&target.pid(), &program);
+    let mut attaching = 0;
+    for delay_ms in (0..300).step_by(20) {
+        let mut run = faultline(["trace", "--json", "-p", &target.pid()]);
+        run.command().args(probes_of(&program, &[functions]));
+        let run = run.start();
+        thread::sleep(Duration::from_millis(delay_ms));
+        run.signal(libc::SIGINT);
+        let finished = run.finish();
+        if finished.status.signal() == Some(libc::SIGINT) {
+            // It had not begun to attach: that is not its business yet.
+            assert_eq!(finished.stdout, "");
+        } else {
+            let summary = finished.succeeded().summary();
+            assert_eq!(summary["stopped_by"], "SIGINT", "{summary}");
+            assert_eq!(number(&summary, "hits"), 0);
+            attaching += 1;
+        }
+        assert!(text_of(&target.pid(), &program) == before, "a breakpoint is left");
+    }
+    assert!(attaching > 0, "each was too early");
+    // What was interrupted can be attached to again.
+    let mut traced = Traced::attach(target, &probes_of(&program, &[functions]));
+    traced.go();
+    assert!(number(&summary_of(&traced.finish().well().stdout), "hits") > 0);
 }

@@ -156,3 +156,31 @@ fn two_libraries_of_one_name() {
     assert_eq!((number(summary, "hits"), number(summary, "delivered")), (8, 8), "{summary}");
     assert_eq!(number(&summary["attach"], "probes"), 2);
 }
+
+/// Check that a process which ends at any moment while it is attached to ends the run, and nothing worse.
+#[test]
+fn ends_while_it_is_attached_to() {
+    for delay_ms in (0..200).step_by(10) {
+        let mut puppet = Puppet::start();
+        let pid = puppet.pid();
+        let run = faultline(["count", "--json", "-p", &pid, &tick()]).start();
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        puppet.target.send("exit 0");
+        assert!(puppet.take().finish().0.success());
+        let finished = run.finish();
+        match finished.status.code() {
+            Some(0) => {
+                let summary = finished.json().pop().unwrap();
+                assert_eq!(number(&summary, "hits"), 0);
+                assert_eq!(summary["stopped_by"], "the traced process ended");
+            }
+            Some(1) => {
+                let said = &finished.stderr;
+                let is_why = ["a process to trace", "process", "no such process"];
+                assert!(is_why.iter().any(|why| said.to_lowercase().contains(why)), "{said}");
+                assert!(!said.contains("panicked"), "{said}");
+            }
+            other => panic!("{other:?}: {finished:?}"),
+        }
+    }
+}
