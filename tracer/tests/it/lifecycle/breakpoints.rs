@@ -135,7 +135,10 @@ fn interrupted_while_attaching() {
     let target = Target::start(&program, &["1", "wait"]);
     let before = text_of(&target.pid(), &program);
     let mut attaching = 0;
-    for delay_ms in (0..300).step_by(20) {
+    // Until some have come after its attaching.
+    let mut delays_ms = (0..).step_by(20);
+    while attaching < 5 {
+        let delay_ms = delays_ms.next().unwrap();
         let mut run = faultline(["trace", "--json", "-p", &target.pid()]);
         run.command().args(probes_of(&program, &[functions]));
         let run = run.start();
@@ -153,7 +156,6 @@ fn interrupted_while_attaching() {
         }
         assert!(text_of(&target.pid(), &program) == before, "a breakpoint is left");
     }
-    assert!(attaching > 0, "each was too early");
     // What was interrupted can be attached to again.
     let mut traced = Traced::attach(target, &probes_of(&program, &[functions]));
     traced.go();
