@@ -1,4 +1,4 @@
-// Calls functions so and so often, from so many threads, and tells how often.
+// Calls functions a given number of times from a given number of threads, and prints how often.
 //
 //   calls THREADS CALLS_PER_THREAD
 //

@@ -3,8 +3,8 @@
 //   churn THREADS
 //
 // Prints `ready`, calls until the end of input, prints `CALLS WRONG`. The functions begin with
-// instructions that the kernel runs in different ways under a breakpoint. With the first of them,
-// `refused`, it refuses it.
+// instructions that the kernel runs in different ways under a breakpoint. It refuses the
+// first of them, `refused`.
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>

@@ -33,7 +33,7 @@ int main(int argc, char **argv) {
     check(posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0, "posix_fadvise");
     char *pages = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_SHARED, file, 0);
     check(pages != MAP_FAILED, "mmap");
-    // No reading ahead: each page is cold until it is wanted itself.
+    // No readahead: each page stays cold until it is needed itself.
     check(madvise(pages, PAGES * PAGE, MADV_RANDOM) == 0, "madvise");
     int cold = 0;
     for (int i = 0; i < PAGES; i++) {

@@ -1,7 +1,7 @@
-// Calls functions that take known times, and tells how long they took as seen from inside and from
-// outside. What a tracer measures lies between the two, call by call.
+// Calls functions that take known times, and prints how long they took as seen from inside and from
+// outside. For every call, what a tracer measures must be between the two.
 //
-// Prints a line a function: NAME CALLS, then p50, p90, p99 and the longest of the inner durations
+// Prints one line per function: NAME CALLS, then p50, p90, p99 and the longest of the inner durations
 // in nanoseconds, then of the outer ones.
 #include <pthread.h>
 #include <stdint.h>
@@ -27,7 +27,7 @@ static void nap(long ns) {
     nanosleep(&time, NULL);
 }
 
-// Each gives the nanoseconds that it has seen pass.
+// Each returns the nanoseconds that passed inside it.
 __attribute__((noinline)) uint64_t busy_1us(void) {
     uint64_t begin = now();
     spin(begin, 1000);

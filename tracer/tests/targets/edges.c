@@ -17,7 +17,7 @@
 
 enum { PAGE = 4096, COLD_PAGES = 64 };
 
-// `noipa`: the compiler must not see that nobody looks at the arguments.
+// `noipa`: the compiler must not notice that the arguments are unused.
 #define FUNCTION(name, ...) \
     __attribute__((noipa)) void name(__VA_ARGS__) { __asm__ volatile("" : : : "memory"); }
 #pragma GCC diagnostic ignored "-Wunused-parameter"
@@ -50,7 +50,7 @@ static void check(int ok, const char *what) {
     exit(1);
 }
 
-// Pages whose last is followed by one that is not mapped.
+// Pages, the last of which is followed by an unmapped one.
 static char *pages_before_a_hole(size_t pages, int protection) {
     char *start = mmap(NULL, (pages + 1) * PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     check(start != MAP_FAILED && munmap(start + pages * PAGE, PAGE) == 0, "mmap");
@@ -80,7 +80,7 @@ static void make_cold_file(const char *path) {
     check(cold != MAP_FAILED && madvise(cold, COLD_PAGES * PAGE, MADV_RANDOM) == 0, "mmap");
 }
 
-// What the test expects of long strings: the alphabet, over and over.
+// What the test expects in long strings: the alphabet, over and over.
 static char *alphabet(size_t length) {
     char *text = malloc(length + 1);
     for (size_t i = 0; i < length; i++) text[i] = 'a' + i % 26;
@@ -155,7 +155,7 @@ static void ranges(void) {
     CALL(take_i64, "some", "some", (int64_t)4);
     CALL(take_i64, "negative", "some", (int64_t)-1);
     CALL(take_i64, "most negative", "some", INT64_MIN);
-    // A u8 is the low byte of its register, whatever stands above it.
+    // A u8 is the low byte of its register, whatever is above it.
     CALL(take_u8, "dirty register", "some", (uint64_t)0xffffff04);
     CALL(take_first, "length first", 4, "some");
     CALL(take_fixed, "eight", "eight ch...");

@@ -1,8 +1,8 @@
-// Passes strings from pages of a file that another thread keeps throwing out.
+// Passes strings from pages of a file that another thread keeps evicting.
 //
 //   evicted FILE CALLS
 //
-// One string lies within a page, one across two. What follows the last page cannot be read.
+// One string lies within a page, one across two. The memory after the last page cannot be read.
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>

@@ -8,7 +8,7 @@
 
 static volatile int sink;
 
-// A macro is not expanded inside itself, so each digit has one of its own.
+// A macro is not expanded inside itself, so each digit has its own.
 #define DEFINE(n) __attribute__((noinline, noipa)) void fn_##n(int v) { sink = v; }
 #define NAME(n) fn_##n,
 

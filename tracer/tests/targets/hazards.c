@@ -1,7 +1,7 @@
-// What kernels get wrong, or would if faultline let them.
+// Code that kernels break, or would break if faultline let them.
 #include <stdio.h>
 
-// Go's linker leaves this section in each of its programs; that is all that makes this one of them.
+// Go's linker leaves this section in each of its programs; that alone makes this program look like one.
 #ifdef LIKE_GO
 __attribute__((section(".go.buildinfo"), used)) static const char go[] = "\xff Go buildinf:";
 #endif

@@ -1,4 +1,4 @@
-// A file system in user space that answers everything up to a point, and then nothing any more.
+// A file system in user space that answers everything up to a point, and then stops answering.
 //
 //   hung_fuse MOUNTPOINT lookup|open|read FILE
 //
@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
     file = open(argv[3], O_RDONLY);
     device = open("/dev/fuse", O_RDWR);
     if (file < 0 || device < 0 || fstat(file, &of_file)) return perror("open"), 1;
-    // What hangs here is nobody else's trouble.
+    // What is stuck here must not affect anything else.
     if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)) return perror("unshare"), 1;
     char options[100];
     snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", device);
@@ -68,7 +68,7 @@ int main(int argc, char **argv) {
         if (poll(both, 2, -1) < 0) return 1;
         if (both[1].revents) {
             char line[16];
-            // The end of the input is not a line: whoever started us has gone.
+            // End of input instead of a line: the process that started us is gone.
             if (read(0, line, sizeof line) <= 0) return umount2(mountpoint, MNT_DETACH), 0;
             released = 1;
             hang = 0;

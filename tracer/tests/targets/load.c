@@ -1,16 +1,16 @@
-// Calls functions without pause, or so and so often, and knows how often it has.
+// Calls functions without pause, or at a given rate, and counts the calls.
 //
 //   load THREADS one|push|many [CALLS_A_MS]
 //
 //   one    calls `hot`, whose first instruction is the cheapest to probe
 //   push   calls `warm`, whose first instruction is emulated
 //   many   calls fn_0000 … fn_9999 in turn
-//   with CALLS_A_MS each thread makes so many calls, sleeps for the rest of the millisecond, and
+//   with CALLS_A_MS each thread makes that many calls, sleeps for the rest of the millisecond, and
 //   catches up if it has slept too long
 //
 // Prints `ready`. `go` starts the threads, `mark` prints the calls and the CPU nanoseconds of all
 // threads so far, `stop` ends them (`many` after a whole round) and prints the same. `call N` makes
-// N calls more and prints `called`. Calls add up over all that is told.
+// N more calls and prints `called`. Calls add up over all commands.
 #define _GNU_SOURCE
 #define main functions_main
 #include "functions.c"

@@ -1,19 +1,19 @@
-// Does what it is told, a line at a time.
+// Follows commands, one per line.
 //
 //   where      prints the address of `tick`
 //   step N     calls `tick` N times and prints `stepped`
 //   thread N   the same in a new thread
 //   fork N     the same in a child process
-//   count FILE from now on counts calls in FILE, just before each: what was called is known even
+//   count FILE from now on counts calls in FILE, just before each: the number of calls is known even
 //              if the process is killed
 //   go N       N threads call `tick` over and over
 //   stop       stops them and prints how often they called
-//   exec       starts this program anew in this process
+//   exec       executes this program again in this process
 //   exit N     exits with status N
 //   kill N     sends signal N to itself
 //
-// Prints `ready` at first. At the end of input it stops its threads and prints `done`. Aborts
-// where `tick` returns what it should not.
+// First prints `ready`. At the end of input it stops its threads and prints `done`. Aborts
+// if `tick` returns a wrong value.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>

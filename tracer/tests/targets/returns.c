@@ -3,7 +3,7 @@
 //   returns MODE [ARGUMENT]
 //
 // Prints `ready`, waits for a line (or the end of input), runs the mode, prints `done`, waits for
-// the end of input. Checks what its functions return and aborts where that is wrong: a tracer must
+// the end of input. Checks what its functions return and aborts if that is wrong: a tracer must
 // not change it.
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -56,8 +56,8 @@ void *get_ptr(void) { KEEP; return (void *)0x1234; }
 const char *get_str(void) { KEEP; return "r\xc3\xa9sum\xc3\xa9"; }
 const char *get_null(void) { KEEP; return NULL; }
 
-// The upper bits of the register of a narrow value mean nothing, and compilers leave all sorts of
-// things in them.
+// The upper bits of the register of a narrow value mean nothing, and compilers leave arbitrary
+// values in them.
 uint8_t get_dirty_u8(void);
 int16_t get_dirty_i16(void);
 bool get_dirty_bool(void);
@@ -114,7 +114,7 @@ uint64_t jump_from(uint64_t depth) {
     return below + 1;
 }
 
-// The same from a frame of another size, so that its calls lie elsewhere on the stack.
+// The same from a frame of another size, so that its calls are elsewhere on the stack.
 uint64_t jump_from_deeper(uint64_t depth) {
     volatile char room[4096];
     room[0] = 1;

@@ -1,4 +1,4 @@
-// Uses a good part of libstdc++, the same way each time.
+// Uses a large part of libstdc++, the same way each time.
 #include <iostream>
 #include <locale>
 #include <map>

@@ -1,5 +1,5 @@
 // Functions that end in a jump to another function, or to themselves, whose returns are traced.
-// To be compiled with -O2 -foptimize-sibling-calls.
+// Compile with -O2 -foptimize-sibling-calls.
 //
 //   tails CALLS DEPTH
 //
@@ -43,7 +43,7 @@ int main(int argc, char **argv) {
     uint64_t calls = argc > 1 ? strtoul(argv[1], NULL, 10) : 1;
     uint64_t depth = argc > 2 ? strtoul(argv[2], NULL, 10) : 10;
     char line[16];
-    // Untraced, so that the return address is true: a call would return into its caller's body.
+    // Untraced, so that the return address is the real one: a call would return into its caller's body.
     CHECK(tail_start(1) == 6);
     uintptr_t caller = (uintptr_t)returns_to;
     CHECK(caller - (uintptr_t)tail_start > 64 && caller - (uintptr_t)tail_middle > 64);

@@ -21,7 +21,7 @@ __attribute__((noinline)) uint64_t thrower(uint64_t depth) {
     return below + 1;
 }
 
-// Catches: returns as any other.
+// Catches: returns like any other.
 __attribute__((noinline)) uint64_t catcher(uint64_t depth) {
     try {
         return thrower(depth);

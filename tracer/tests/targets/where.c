@@ -16,7 +16,7 @@
 #define KEEP __attribute__((noinline, noclone))
 #define EACH(F) F(i8) F(u8) F(i16) F(u16) F(i32) F(u32) F(i64) F(u64)
 
-/* The upper bits of the register are whatever the value has there. */
+/* The upper bits of the register are those of the value. */
 #define NUMBER(type) KEEP long num_##type(long v) { __asm__ volatile("" ::: "memory"); return v; }
 EACH(NUMBER)
 
