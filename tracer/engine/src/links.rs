@@ -28,7 +28,7 @@ use crate::{
 /// another if we are killed meanwhile, and until then no successor can be started.
 const PLACES_AT_ONCE: usize = 32;
 
-/// A process, identified beyond pid reuse.
+/// A process, identified even if its pid is reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Process {
     /// Its pid.
@@ -108,13 +108,14 @@ pub(crate) struct Wanted {
     pub(crate) process: Option<Process>,
 }
 
-/// How long links that could not be kept are waited for: if a task hangs inside a handler, they go later.
+/// How long to wait for links that could not be kept: if a task is stuck inside a handler, they are
+/// released later.
 pub(crate) const UNDO_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The links of a tracer, and the sets whose tasks may hold up their release.
+/// The links of a tracer, and the sets whose tasks may delay their release.
 ///
-/// The kernel lets go of a link when no task is inside a handler, of whatever set. So who closes one has
-/// to know of all of them.
+/// The kernel releases a link when no task is inside a handler of any set. So closing one requires
+/// knowledge of all sets.
 #[derive(Debug)]
 pub(crate) struct LinkStore {
     holders: Mutex<LinkHolders>,
@@ -126,7 +127,7 @@ impl LinkStore {
         Self { holders: Mutex::new(LinkHolders::new(holding, helper)), sets: Mutex::default() }
     }
 
-    /// Where links lie.
+    /// Where links are kept.
     pub(crate) fn holding(&self) -> Holding {
         self.lock().holding()
     }
@@ -135,14 +136,14 @@ impl LinkStore {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a set that is about to be attached.
+    /// Registers a set that is about to be attached.
     pub(crate) fn know(&self, set: &Arc<ProbeSet>) {
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         sets.retain(|set| set.strong_count() != 0);
         sets.push(Arc::downgrade(set));
     }
 
-    /// Every set that tasks may be inside, also those that are being attached or released.
+    /// Every set that tasks may be inside, including those that are being attached or released.
     pub(crate) fn sets(&self) -> Vec<Arc<ProbeSet>> {
         let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         sets.iter().filter_map(Weak::upgrade).collect()
@@ -153,8 +154,8 @@ impl LinkStore {
         self.sets().iter().any(|set| set.anyone_inside())
     }
 
-    /// Begins to release links. A child does it where a task hangs inside a handler, so that nobody here
-    /// has to wait for it; `slowly` has a child do it in any case.
+    /// Starts to release links. If a task is stuck inside a handler, a child does it, so that nothing here
+    /// has to wait for it; with `slowly` a child does it in any case.
     pub(crate) fn release(
         &self,
         links: Vec<HeldLinks>,

@@ -44,8 +44,8 @@ pub struct Released {
 }
 
 impl Release {
-    /// Lets go, and waits until the kernel has; as long as a task is inside a handler, that is for
-    /// ever. Then what the ending sets have recorded is written.
+    /// Releases the links and waits for the kernel, which may take for ever if a task stays inside a
+    /// handler. Then writes what the ending sets have recorded.
     pub(crate) fn run(self, store: &LinkStore, tell: &dyn Fn(Notice)) -> Released {
         let Self { links, ending, progress } = self;
         let started = Instant::now();
@@ -57,8 +57,8 @@ impl Release {
         let report = if count == 0 {
             DetachReport::default()
         } else {
-            // Where each breakpoint has a link, the kernel closes them one after another, which a person
-            // need not wait for: a child does it.
+            // If each breakpoint has its own link, the kernel closes them one after another. A child does
+            // that, so that the user need not wait.
             let slowly = store.holding() == Holding::Here
                 && count > FEW_LINKS
                 && store.sets().iter().any(|set| !set.features().batches());

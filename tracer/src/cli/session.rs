@@ -38,9 +38,9 @@ use faultline_resolve::Pid;
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// After this time the user may give up waiting for the kernel.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long the tracer has to say what it has done so far when it is not waited for any more.
+/// How long the tracer has to report what it has done once the wait for it is given up.
 const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
-/// Links that are released one after another and are worth waiting for.
+/// Up to this many links, releasing them one after another is worth waiting for.
 const FEW_LINKS: usize = 8;
 /// How long a command that is still running at the end has to react to SIGTERM.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(2);

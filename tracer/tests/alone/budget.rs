@@ -361,7 +361,7 @@ fn the_daemon_exchanges_links() {
     daemon.stop();
 }
 
-/// Check that what is no limit is refused with a reason, and a policy without a limit too.
+/// Check that an invalid limit is refused with a reason, and a policy without a limit too.
 #[test]
 fn limits_that_are_none() {
     let _alone = alone();

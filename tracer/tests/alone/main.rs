@@ -1,11 +1,11 @@
 //! Tests that cannot run in parallel with others. They run one at a time: each begins with [`alone`].
 //!
 //! - `bench` measures this machine, and `budget` checks shares of its CPU time
-//! - `churn`, `descriptors` and `exchange` attach from this process: a test beside them that starts a
-//!   program would hand it copies of their links until it executes, and a link of which there is a
-//!   copy is not released; and they compare what this process holds before and after
-//! - `stuck`, `stuck_budget` and `daemon_stuck` have a task hang inside a probe, for which every release on this
-//!   machine waits
+//! - `churn`, `descriptors` and `exchange` attach from this process. If another test started a program at
+//!   the same time, the child would hold copies of their links until it executes, and a link with a copy is
+//!   not released. They also compare what this process holds before and after
+//! - `stuck`, `stuck_budget` and `daemon_stuck` make a task hang inside a probe, and every release on this
+//!   machine waits for it
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! A task that hangs in a page fault while the overhead budget takes probes out.
+//! A task is stuck in a page fault while the overhead budget detaches probes.
 
 use serde_json::Value;
 
@@ -11,8 +11,8 @@ use crate::{
 
 const POLICIES: [&str; 2] = ["detach", "duty-cycle"];
 
-/// A run with a budget of one percent on `stuck`, with a task in it that hangs in a page fault and two
-/// that call the same function without pause; the budget was exceeded.
+/// A run with a budget of one percent on `stuck`, with a task that is stuck in a page fault and two that
+/// call the same function without pause. The budget was exceeded.
 fn exceeded(policy: &str, hangs_first: bool) -> (Target, Streaming) {
     let program = target("stuck.c", &[]);
     let mut stuck = Target::start(&program, &[]);
@@ -40,7 +40,7 @@ fn exceeded(policy: &str, hangs_first: bool) -> (Target, Streaming) {
     (stuck, run)
 }
 
-/// The summary, conserved.
+/// The summary; asserts conservation.
 #[track_caller]
 fn summary(finished: &Finished) -> Value {
     let summary = finished.json().pop().unwrap();
@@ -53,9 +53,8 @@ fn summary(finished: &Finished) -> Value {
     summary
 }
 
-/// Bug: with a budget, hits were off by one beside a task that hung in a handler, and three Ctrl-C did
-/// not end the run: the budget's own links were closed by the run itself, which then waited for the
-/// task.
+/// Bug: with a budget, hits were off by one if a task was stuck in a handler, and three Ctrl-C did not end
+/// the run: the run itself closed the budget's links, and then waited for the task.
 #[test]
 fn second_interrupt_ends_a_run_with_a_budget() {
     let _alone = alone();
@@ -82,7 +81,7 @@ fn second_interrupt_ends_a_run_with_a_budget() {
     }
 }
 
-/// Check that a run with a budget is as exact when the page comes before it is left.
+/// Check that a run with a budget is just as exact if the page arrives before the wait is given up.
 #[test]
 fn a_page_that_comes_sets_a_run_with_a_budget_free() {
     let _alone = alone();
@@ -95,7 +94,7 @@ fn a_page_that_comes_sets_a_run_with_a_budget_free() {
         let finished = run.finish().succeeded();
         let summary = summary(&finished);
         assert_eq!(sum(&summary["dropped"]), 0, "{policy}: {summary}");
-        // `served at last` is not what the condition wants.
+        // `served at last` does not match the condition.
         assert_eq!(number(&summary, "filtered"), 1, "{policy}: {summary}");
         stuck.send("stop");
         stuck.line();

@@ -1,4 +1,4 @@
-//! One file that several containers have: a call counts once, whoever has the file.
+//! One file shared by several containers: a call counts once, whichever container it is in.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ impl Image {
         Self(folder)
     }
 
-    /// A process in a container of its own; the script runs in its merged folder first.
+    /// A process in its own container; the script runs in its merged folder first.
     fn container(&self, name: &str, first: &str) -> Target {
         let folder = self.0.display();
         for kind in ["up", "work", "merged"] {
@@ -63,7 +63,7 @@ fn step(targets: &mut [Target]) {
     }
 }
 
-/// Traces these processes in one run; the hits of each line.
+/// Traces these processes in one run; returns the hits of each line.
 #[track_caller]
 fn counted_by_run(path: &str, targets: &mut [Target]) -> Vec<u64> {
     let mut run = faultline(["count", "--json", &format!("{path}:tick")]);
@@ -87,7 +87,7 @@ fn counted_by_run(path: &str, targets: &mut [Target]) -> Vec<u64> {
     hits
 }
 
-/// Traces them with the daemon, by their numbers; the hits.
+/// Traces them with the daemon, by their pids; returns the hits.
 #[track_caller]
 fn counted_by_daemon(path: &str, targets: &mut [Target]) -> u64 {
     let pids: Vec<_> = targets.iter().map(Target::pid).collect();
@@ -97,7 +97,7 @@ fn counted_by_daemon(path: &str, targets: &mut [Target]) -> u64 {
     counted(daemon, targets.len())
 }
 
-/// Traces every process that has the file, with the daemon; the hits.
+/// Traces every process that has the file, with the daemon; returns the hits.
 #[track_caller]
 fn counted_by_daemon_for_all(path: &str, targets: &mut [Target]) -> u64 {
     let daemon = Daemon::start(&probe("ticks", Path::new(path), "tick"), "");
@@ -121,7 +121,7 @@ fn end(targets: Vec<Target>) {
     }
 }
 
-/// Bug: of two containers of one image each call counted twice, because their files differ by device.
+/// Bug: with two containers of one image each call counted twice, because their files differ by device.
 #[test]
 fn containers_of_one_image_count_once() {
     for containers in [2, 3] {
@@ -160,7 +160,7 @@ fn a_bind_mounted_file_counts_once() {
         format!("mount --bind {folder}/low {folder}/bound && exec chroot {folder}/bound /bin/job");
     let inside = Target::start(Path::new("/usr/bin/unshare"), &["--mount", "sh", "-c", &script]);
     let mut targets = vec![inside, image.on_host()];
-    // Each finds it by its own path: only the base name is what both have.
+    // Each finds it under its own path: only the base name is the same.
     for target in &targets {
         assert!(fs::metadata(format!("/proc/{}/exe", target.pid())).is_ok());
     }
@@ -171,7 +171,7 @@ fn a_bind_mounted_file_counts_once() {
     end(targets);
 }
 
-/// Check that of two builds of one program each counts its own calls.
+/// Check that two builds of one program each count their own calls.
 #[test]
 fn two_builds_count_their_own() {
     let (one, other) = (Image::new(&[]), Image::new(&["-O2"]));

@@ -16,7 +16,7 @@ use crate::support::{
     target,
 };
 
-/// What the watch does not find is not found at all.
+/// Workers that the watch misses are not found at all.
 const NO_RESCAN: &str = "[targets]\nsettle = \"200ms\"\nrescan_every = \"1h\"\n";
 const CALLS: usize = 50;
 
@@ -42,7 +42,7 @@ fn wait_probed(daemon: &Daemon, mut wanted: Vec<u64>) {
     });
 }
 
-/// Has a master start workers, and asserts that each is found and counted exactly.
+/// Makes a master start workers, and asserts that each is found and counted exactly.
 #[track_caller]
 fn all_are_found(name: &str, args: [&str; 4], meanwhile: impl FnOnce(&Daemon, &Path)) {
     let program = private_copy(&target("workers.c", &[]), name);
@@ -73,7 +73,7 @@ fn workers_of_the_first_moments_are_found() {
     all_are_found("workers-fork", ["fork", "20", "10", "20"], |_, _| ());
 }
 
-/// Check the same where a worker's parent ends at once: nobody tells of the worker itself.
+/// Check the same if a worker's parent exits at once, so that nothing reports the worker itself.
 #[test]
 fn workers_whose_parent_ends_are_found() {
     all_are_found("workers-double", ["double", "20", "10", "20"], |_, _| ());
@@ -85,8 +85,8 @@ fn workers_of_a_master_that_executes_itself_are_found() {
     all_are_found("workers-exec", ["exec", "20", "10", "20"], |_, _| ());
 }
 
-/// Bug: processes that had begun when a client attached something else were taken for known, and not
-/// looked at for the probes that there were already.
+/// Bug: processes that started while a client attached something else were taken for known, and not looked
+/// at for the existing probes.
 #[test]
 fn workers_are_found_beside_changes() {
     all_are_found("workers-change", ["fork", "20", "10", "20"], |daemon, program| {
@@ -108,7 +108,7 @@ fn puppet(name: &str) -> (PathBuf, Daemon, Puppet) {
     (program, daemon, puppet)
 }
 
-/// Check that a process which executes its own program again is counted on, exactly.
+/// Check that a process that executes its own program again is still counted, exactly.
 #[test]
 fn a_process_that_executes_itself_is_counted_on() {
     let (_, daemon, mut puppet) = puppet("exec-found");
@@ -121,7 +121,7 @@ fn a_process_that_executes_itself_is_counted_on() {
     daemon.stop();
 }
 
-/// Check that one which does so before it is found is found all the same.
+/// Check that a process that does so before it is found is still found.
 #[test]
 fn a_process_that_executes_itself_at_once_is_found() {
     let (_, daemon, mut puppet) = puppet("exec-at-once");
@@ -133,8 +133,8 @@ fn a_process_that_executes_itself_at_once_is_found() {
     daemon.stop();
 }
 
-/// Check that hundreds of processes that end as soon as they have begun are no trouble: nothing fails, and
-/// who comes after them is found and counted exactly.
+/// Check that hundreds of very short-lived processes do no harm: nothing fails, and later processes are
+/// found and counted exactly.
 #[test]
 fn short_lived_processes_are_no_trouble() {
     let program = private_copy(&Puppet::program(), "short-lived");
@@ -149,7 +149,7 @@ fn short_lived_processes_are_no_trouble() {
                         .stdout(Stdio::null())
                         .spawn()
                         .unwrap();
-                    // Some end before they are looked at, some while they are, some after.
+                    // Some end before they are looked at, some during, some after.
                     thread::sleep(Duration::from_millis((round * 7 + thread * 3) % 60 * 5));
                     drop(child.stdin.take());
                     assert!(child.wait().unwrap().success());

@@ -132,15 +132,15 @@ pub(crate) fn is_same_file(one: &ObjectFile, other: &ObjectFile) -> bool {
             && has_same_content(one, other)
 }
 
-/// When the file or anything about it was last changed. A mount that has a copy of the lower file shows it
-/// with the number and the times of the original, but for this one.
+/// When the file or its metadata last changed. An overlay mount with a copied-up file shows it with the
+/// inode number and the times of the original, except for this one.
 fn changed_at(file: &ObjectFile) -> Option<(i64, i64)> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = fs::metadata(file.attach_path()).ok()?;
     Some((metadata.ctime(), metadata.ctime_nsec()))
 }
 
-/// Whether the same code lies in both at the same places.
+/// Whether both have the same code at the same offsets.
 pub(crate) fn has_same_content(one: &ObjectFile, other: &ObjectFile) -> bool {
     if one.id() == other.id() {
         return true;

@@ -152,9 +152,9 @@ impl Looker {
         self.locator.avoid(avoided);
     }
 
-    /// Looks. `containers`: whether copies of files in other mount namespaces count for requests that are
-    /// for all processes. `of_all`: whether these are all requests, so that a process which is looked at is
-    /// not new to any.
+    /// Looks. `containers` says whether requests for all processes include copies of files in other mount
+    /// namespaces. `of_all` says whether these are all requests: then a process that is looked at is no
+    /// longer new to any of them.
     pub(crate) fn look(
         &mut self,
         known: &[Known],

@@ -31,11 +31,11 @@ use faultline_resolve::{ObjectFile, Pid, SkipReason, Skipped};
 /// Maximum number of breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
 const MAX_POINTS: usize = 1 << 20;
 
-/// How long what was attached in vain is waited for: a task may hang inside a handler.
+/// How long to wait for links that were attached in vain: a task may be stuck inside a handler.
 const UNDONE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Some probes of one file, in one process or in all. They get links of their own, so that one
-/// piece can be released while the others stay.
+/// Some probes of one file, in one process or in all. They get their own links, so that one piece can be
+/// released while the others stay.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece<'a> {
     /// The file, held open: it is attached to as it was parsed, whatever happens to its path.
@@ -231,7 +231,7 @@ impl<'a> Transaction<'a> {
                 kept.push(Some(links));
             }
         }
-        // Of a process that ended in the middle.
+        // Links of a process that ended in the middle.
         Links::join(lost).detach_within(UNDONE_WITHIN, self.programs.helper);
         let slowest = slowest(self.pieces, &state.times);
         let refused_ids: Vec<ProbeId> = state.refused.keys().copied().collect();

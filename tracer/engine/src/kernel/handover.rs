@@ -54,8 +54,8 @@ impl Links {
         }
     }
 
-    /// Releases the links, with a `helper` in a child of ours, and waits this long; whether they are gone. If
-    /// a task hangs inside a handler, they go when it does.
+    /// Releases the links, in a child if there is a `helper`, and waits this long; returns whether they are
+    /// gone. If a task is stuck inside a handler, they are released when it continues.
     pub fn detach_within(self, patience: Duration, helper: bool) -> bool {
         if self.is_empty() {
             return true;
@@ -71,7 +71,7 @@ impl Links {
             let _ = tell.send(());
         };
         let waits = thread::Builder::new().name("handed over".to_owned()).spawn(wait);
-        // Where no thread can be had, they go with what is dropped here.
+        // If no thread can be started, they are released by what is dropped here.
         waits.is_ok() && told.recv_timeout(patience).is_ok()
     }
 

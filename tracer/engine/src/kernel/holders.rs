@@ -316,8 +316,8 @@ impl HeldLinks {
 }
 
 impl Releasing {
-    /// Waits until all are released, but not longer than this for those that were handed over: they go
-    /// whoever waits.
+    /// Waits until all are released, but only this long for those that were handed over: they will be
+    /// released anyway.
     pub fn wait_within(self, patience: Duration) {
         if !self.here.is_empty() {
             Links::detach_all(self.here, &self.progress);

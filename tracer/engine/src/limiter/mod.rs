@@ -189,7 +189,7 @@ impl Limiter {
         self.budget.is_paused()
     }
 
-    /// Whether a decision of it is being carried out.
+    /// Whether one of its decisions is being carried out.
     pub(crate) fn is_correcting(&self) -> bool {
         self.budget.is_busy()
     }

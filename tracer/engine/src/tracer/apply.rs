@@ -290,7 +290,7 @@ impl Engine {
             || self.correcting
             || self.attach_missing_at.is_some()
         {
-            // What is being done is finished first; then this is asked again.
+            // The current correction is finished first; then this is called again.
             return;
         }
         if self.limiter.take().is_some() {
@@ -426,7 +426,7 @@ impl Engine {
         let is_paused = self.limiter.as_ref().is_some_and(Limiter::is_paused);
         for (name, part) in parts {
             if is_paused {
-                // Everything is detached at the moment; these are attached with the others.
+                // Everything is detached at the moment; these will be attached together with the others.
                 let probes = part.places.iter().flat_map(|place| place.links.probes());
                 self.late.extend(probes.map(|id| (part.set, id)));
             }
@@ -446,7 +446,7 @@ impl Engine {
                         let away = place.links.probes().filter(|id| limiter.is_away(set, *id));
                         self.late.extend(away.map(|id| (set, id)));
                     }
-                    // And those that came back while this was being attached without them.
+                    // Also those that came back while this was being attached without them.
                     let there: HashSet<_> = place.links.probes().collect();
                     let is_away =
                         |id| self.limiter.as_ref().is_some_and(|of| of.is_away(part.set, id));

@@ -27,12 +27,12 @@ use crate::{
     set::{ProbeSet, SetId},
 };
 
-/// How often a failure is told that stays the same.
+/// How often to report a failure that stays the same.
 const TELL_FAILURE_EVERY: Duration = Duration::from_secs(60);
-/// When it is tried again to attach what a limit has detached that is no more.
+/// How long until the next attempt to attach what a former limit has detached.
 const MISSING_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is to be done at a place.
+/// What to do at a place.
 struct Item {
     place: PlaceId,
     set: SetId,
@@ -50,13 +50,13 @@ pub(super) struct Replaced {
 }
 
 impl Replaced {
-    /// What was not done.
+    /// An item that was left as it was.
     fn nothing(item: Item) -> Self {
         Self { place: item.place, old: item.old, new: PlaceLinks::default() }
     }
 }
 
-/// A correction whose links are attached; what it replaces is not released yet.
+/// A correction whose links are attached, but whose old links are not yet released.
 pub(crate) struct Corrected {
     correcting: Correcting,
     result: Result<(), KernelError>,
@@ -76,11 +76,11 @@ type Reply = oneshot::Sender<Result<(), TracerError>>;
 /// A correction that is being carried out.
 pub(super) struct Correcting {
     correction: Correction<Key>,
-    /// What a person should know of it, once nothing can fail any more.
+    /// The notice about it, shown once nothing can fail any more.
     notice: Option<Notice>,
-    /// Probes of [`Engine::late`] that are taken out with it.
+    /// Probes of [`Engine::late`] that are removed with it.
     late: HashSet<Key>,
-    /// It is somebody's wish, and not the budget's decision.
+    /// Set if a caller asked for it, instead of the budget.
     reply: Option<Reply>,
     /// Sets whose links are exchanged.
     exchanged: Vec<Arc<ProbeSet>>,
@@ -108,7 +108,8 @@ impl Engine {
         } else if matches!(correction, Correction::Attach(_) | Correction::Resume)
             && self.leaving.iter().any(Leaving::is_held_up)
         {
-            // What comes has to go again, and nothing goes before the task is served that holds it up.
+            // Whatever is attached will have to be released again, and nothing can be released while a task
+            // holds that up.
             limiter.failed(&correction, Duration::ZERO);
             correction = Correction::Nothing;
         } else {
@@ -120,14 +121,14 @@ impl Engine {
         self.options.observer.overhead(self.limiter.as_ref().map(Limiter::status));
     }
 
-    /// Has probes attached where they are not, when nothing else is being corrected.
+    /// Queues probes to be attached wherever they are not, once no other correction is in progress.
     pub(super) fn attach_later(&mut self, keys: Vec<Key>) {
-        // Nobody waits for it.
+        // There is no caller to answer.
         let (reply, _) = oneshot::channel();
         self.adjustments.push_back(Adjustment { keys, attach: true, reply });
     }
 
-    /// Does what somebody wants, when nothing else is being corrected.
+    /// Carries out a caller's adjustment, once no other correction is in progress.
     pub(super) fn adjust(&mut self) {
         if self.correcting {
             return;
@@ -181,7 +182,8 @@ impl Engine {
         let (sets, store) = (self.sets.clone(), Arc::clone(&self.store));
         let correcting =
             Correcting { correction, notice, late, reply, exchanged: Vec::new(), before };
-        // Handed to the thread when there is one: the links must not go with a thread that cannot be had.
+        // Sent to the thread once it exists: the links must not be lost with a thread that could not be
+        // started.
         let (hand, take) = mpsc::sync_channel::<(Correcting, Vec<Item>)>(1);
         let work = move || {
             if let Ok((correcting, items)) = take.recv() {
@@ -334,7 +336,8 @@ impl Engine {
         }
     }
 
-    /// Nothing has changed: what was to go is attached as before, and what was to come is not.
+    /// Nothing has changed: what should have been detached is still attached, and what should have been
+    /// attached is not.
     fn correction_failed(&mut self, correcting: Correcting, error: KernelError) {
         let Correcting { correction, late, reply, before, .. } = correcting;
         self.correcting = false;
@@ -360,13 +363,13 @@ impl Engine {
             Some(limiter) => {
                 limiter.failed(&correction, own_cpu_time().saturating_sub(before));
             }
-            // There is no limit any more, so nobody else asks for it again.
+            // There is no limit any more, so nothing else would retry this.
             None => self.attach_missing_at = Some(Instant::now() + MISSING_AGAIN),
         }
     }
 
-    /// Goes on where a task holds up the release of what was replaced: its breakpoints have gone, and only the
-    /// kernel's own wait is left.
+    /// Continues although a task holds up the release of the replaced links: their breakpoints are gone,
+    /// and only the kernel's own wait is left.
     pub(super) fn settle_held_up(&mut self) {
         let held_up = self.leaving.iter_mut().filter(|leaving| leaving.is_held_up());
         let corrections: Vec<_> = held_up.filter_map(|leaving| leaving.correction.take()).collect();
@@ -378,7 +381,7 @@ impl Engine {
         }
     }
 
-    /// Calls of what is attached count, from now on.
+    /// Starts counting calls of what was attached.
     fn open_gates(&self, correction: &Correction<Key>) {
         match correction {
             Correction::Attach(keys) => self.open_gates_of(keys.iter().copied()),
@@ -510,7 +513,7 @@ impl Correcting {
         if result.is_ok()
             && let Correction::Detach(costly) = &self.correction
         {
-            // Only now that nothing can fail: until then every call of theirs counts.
+            // Only now, when nothing can fail any more: until then all their calls count.
             let costly = costly.iter().map(|Costly { probe, .. }| probe);
             for (set, probe) in costly.chain(&self.late) {
                 if let Some(set) = sets.get(set) {

@@ -38,7 +38,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often to look for open calls of ended tasks, and for lost events.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 const FULL_EVERY: Duration = Duration::from_millis(500);
-/// How long a release takes at most that no task holds up.
+/// The longest that a release takes unless a task holds it up.
 const HELD_UP_AFTER: Duration = Duration::from_secs(2);
 
 /// Unique numbers.
@@ -55,14 +55,14 @@ impl Numbers {
 pub(super) struct Leaving {
     id: u64,
     since: Instant,
-    /// Sets that end with it: they still count what is inside their handlers.
+    /// Sets that end with it: hits inside their handlers still count.
     pub(super) sets: Vec<Arc<ProbeSet>>,
-    /// The budget waits for it.
+    /// The correction of the budget that waits for it.
     pub(super) correction: Option<Correcting>,
 }
 
 impl Leaving {
-    /// Whether it takes far longer than a grace period: a task hangs inside a handler.
+    /// Whether it takes far longer than a grace period, because a task is stuck inside a handler.
     pub(super) fn is_held_up(&self) -> bool {
         self.since.elapsed() > HELD_UP_AFTER
     }
@@ -118,9 +118,9 @@ pub(super) struct Engine {
     looks: BTreeMap<SetId, u64>,
     /// Why the last scan could not attach what it found.
     pub(super) told_failure: String,
-    /// Why the last correction failed, and when that was told.
+    /// Why the last correction failed, and when that was reported.
     pub(super) told_correction: Option<(String, Instant)>,
-    /// When to try again to attach what a limit has detached that is no more.
+    /// When to retry attaching what a former limit has detached.
     pub(super) attach_missing_at: Option<Instant>,
 }
 
@@ -167,7 +167,7 @@ impl Engine {
                 Ok(Command::Stop { within, progress, reply }) => {
                     let mut waiting = vec![reply];
                     let stopped = self.stop(commands, within, &progress, &mut waiting);
-                    // Who asked may have gone.
+                    // The requester may have gone.
                     waiting.into_iter().for_each(|reply| drop(reply.send(stopped.clone())));
                     return;
                 }
@@ -399,13 +399,13 @@ impl Engine {
                 // What was being attached is released at once: its requests no longer exist.
                 Ok(Command::Worked(worked)) => self.worked(*worked),
                 Ok(Command::Corrected(corrected)) => self.corrected(*corrected),
-                // Somebody has less patience.
+                // Another caller has less patience.
                 Ok(Command::Stop { within, reply, .. }) => {
                     waiting.push(reply);
                     let sooner = within.map(|within| Instant::now() + within);
                     deadline = deadline.into_iter().chain(sooner).min();
                 }
-                // Too late for anything else: who asks sees that nobody answers.
+                // It is too late for any other command: its caller sees that no answer comes.
                 Ok(_) | Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return stopped,
             }

@@ -48,9 +48,9 @@ pub struct Options {
     pub settings: Settings,
     /// Where to keep links.
     pub holding: Holding,
-    /// This program calls [`helper::run_if_asked`](crate::helper::run_if_asked) before all
-    /// else, so that it can be started as a child that does what may wait for ever. Without it, a task
-    /// that hangs in a page fault can keep this process from ending.
+    /// This program calls [`helper::run_if_asked`](crate::helper::run_if_asked) first, so that it can be
+    /// started as a child for work that may block for ever. Without this, a task that is stuck in a page
+    /// fault can keep this process from exiting.
     pub helper: bool,
     /// Pass the programs' own messages to the log.
     pub diagnostics: bool,
@@ -93,7 +93,7 @@ impl Default for Settings {
 }
 
 impl Options {
-    /// A run on this machine: events are lost, notices go to the log. Set what is wanted besides.
+    /// A run on this machine: events are lost, notices go to the log. Set the other fields as needed.
     #[must_use]
     pub fn new(host: Host) -> Self {
         Self {
@@ -398,9 +398,9 @@ impl Tracer {
         answer
     }
 
-    /// Stops counting, releases everything and ends. Answers when the kernel has let go and every event is
-    /// handed on, or after `within`. To ask again while it stops is to have less patience: all are answered
-    /// at the earliest time that was asked for.
+    /// Stops counting, releases everything and ends. Answers once the kernel has released everything and
+    /// every event is passed on, or after `within`. A second call while it stops can shorten the wait: all
+    /// calls are answered at the earliest of their times.
     pub fn stop(
         &self,
         within: Option<Duration>,

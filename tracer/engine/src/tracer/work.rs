@@ -54,7 +54,7 @@ pub(super) enum Input {
     Look {
         known: Vec<Known>,
         scope: Scope,
-        /// Functions of requests that stay beside these; `None` if these are all requests.
+        /// Functions of requests that stay in addition to these; `None` if these are all requests.
         staying: Option<usize>,
     },
     /// Nothing: everything is already prepared.
@@ -387,8 +387,7 @@ impl Worker {
         }
     }
 
-    /// Takes processes out of a set again that ended while they were attached to: it has room for some
-    /// thousands.
+    /// Removes processes from a set that ended while being attached: it has room for only a few thousand.
     fn forget_ended(&self, set: &ProbeSet, places: &[NewPlace], links: &[Option<PlaceLinks>]) {
         for (place, links) in places.iter().zip(links) {
             if links.is_none()

@@ -146,7 +146,7 @@ fn interrupted_while_attaching() {
         run.signal(libc::SIGINT);
         let finished = run.finish();
         if finished.status.signal() == Some(libc::SIGINT) {
-            // It had not begun to attach: that is not its business yet.
+            // It had not begun to attach yet, so there is nothing to check.
             assert_eq!(finished.stdout, "");
         } else {
             let summary = finished.succeeded().summary();
