@@ -146,7 +146,7 @@ fn interrupted_while_attaching() {
         run.signal(libc::SIGINT);
         let finished = run.finish();
         if finished.status.signal() == Some(libc::SIGINT) {
-            // It had not begun to attach yet, so there is nothing to check.
+            // Interrupted before it began to attach: there is no summary.
             assert_eq!(finished.stdout, "");
         } else {
             let summary = finished.succeeded().summary();
@@ -156,7 +156,7 @@ fn interrupted_while_attaching() {
         }
         assert!(text_of(&target.pid(), &program) == before, "a breakpoint is left");
     }
-    // What was interrupted can be attached to again.
+    // After an interrupted attach, the same probes can be attached again.
     let mut traced = Traced::attach(target, &probes_of(&program, &[functions]));
     traced.go();
     assert!(number(&summary_of(&traced.finish().well().stdout), "hits") > 0);
