@@ -222,7 +222,7 @@ fn no_such_thing_to_trace() {
     };
     // kthreadd is pid 2, except in a PID namespace of our own.
     if std::fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
-        assert!(said(2, &["trace", "-p", "2", &tick]).contains("a thread of the kernel"));
+        assert!(said(2, &["trace", "-p", "2", &tick]).contains("a kernel thread"));
         let doctor = said(1, &["doctor", "-p", "2"]);
         assert!(doctor.contains("error: this process cannot be traced"), "{doctor}");
     }
