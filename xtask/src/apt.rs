@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::command::{is_root, note, on_path, quiet, user_command};
 
-/// What a command is called, which Debian packages bring it, and what it is for.
+/// A command, the Debian packages that provide it, and what it is for.
 pub(crate) struct Needed {
     pub(crate) command: &'static str,
     pub(crate) packages: &'static [&'static str],

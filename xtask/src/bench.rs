@@ -1,8 +1,8 @@
 //! `bench`: what tracing costs, next to bpftrace, in one run.
 //!
-//! Every round measures every case once, so that a machine that becomes slower becomes slower for
-//! all of them; ratios are taken within a round. It is a benchmark: a figure that misses its goal
-//! is reported and fails nothing. What it measures is told in docs/benchmarks.md.
+//! Every round measures every case once, so that a machine that slows down does so for all of them;
+//! ratios are taken within a round. It is a benchmark: a figure that misses its goal
+//! is reported, but is not a failure. docs/benchmarks.md describes what it measures.
 
 mod cases;
 mod goals;
@@ -92,15 +92,15 @@ impl Settings {
                 "--built" => settings.built = true,
                 "placement" => settings.placement = true,
                 "--rounds" => {
-                    let number = args.next().context("`--rounds` wants a number")?;
+                    let number = args.next().context("`--rounds` needs a number")?;
                     settings.rounds =
                         number.parse().ok().filter(|rounds| *rounds > 0).with_context(|| {
                             format!("`--rounds {number}` is not a number above 0")
                         })?;
                 }
                 _ => bail!(
-                    "`cargo xtask bench` does not know `{arg}` (it takes `placement`, --rounds N, \
-                     --quick, --json)"
+                    "unknown argument `{arg}` (`cargo xtask bench` takes `placement`, --rounds N, --quick, \
+                     --json)"
                 ),
             }
         }
@@ -169,7 +169,7 @@ fn load() -> String {
     load.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// A file of /proc that is only told to people.
+/// A file of /proc that is only shown to people.
 fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_default().trim().to_owned()
 }
@@ -204,7 +204,7 @@ mod tests {
         Settings::of(&args.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
-    /// Check that the options are understood and mistakes are told.
+    /// Check that options are understood and mistakes are reported.
     #[test]
     fn options_are_read() {
         let plain = Settings { rounds: ROUNDS, json: false, built: false, placement: false };

@@ -14,7 +14,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     shown(&mut release_build())
 }
 
-/// `cargo build` of the binary. `--locked`: what is built is what was committed.
+/// `cargo build` of the binary. `--locked`, so that the build is of what was committed.
 pub(crate) fn release_build() -> Command {
     let mut command = cargo(versions::STABLE);
     command.args([

@@ -1,4 +1,4 @@
-//! `check`: everything that can be said about the code without running it.
+//! `check`: everything that can be checked without running the program.
 
 use std::ffi::OsString;
 
@@ -21,7 +21,7 @@ const CHECKS: &[Check] = &[
     Check { name: "pinned versions", run: pinned_versions },
 ];
 
-/// Runs all checks, also after one has failed: a person wants to hear of all at once.
+/// Runs all checks even after one has failed, to report all failures at once.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     no_args("check", args)?;
     setup::for_check()?;
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     if !failed.is_empty() {
         bail!("{} of {} checks failed: {}", failed.len(), CHECKS.len(), failed.join(", "));
     }
-    note("check", "all good");
+    note("check", "all checks passed");
     Ok(())
 }
 
@@ -72,7 +72,7 @@ fn ebpf_lints() -> Result<()> {
 }
 
 /// Licences, sources, bans: see deny.toml. Advisories are left out: their database is fetched from
-/// a git repository, which machines that reach only package registries cannot.
+/// a git repository, and some machines reach only package registries.
 fn dependencies() -> Result<()> {
     let cargo_deny = tools::ensure_cargo_deny()?;
     // Through `rustup run`, because it calls cargo to learn about the dependencies.

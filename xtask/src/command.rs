@@ -20,7 +20,7 @@ const TAIL_LINES: usize = 20;
 
 /// A command in the environment that the user has, not in the one that `cargo run` made for xtask:
 /// its `RUSTUP_TOOLCHAIN`, `RUSTC`, `LD_LIBRARY_PATH` would bind another toolchain's cargo to the
-/// default toolchain's compiler, and would be seen by whatever faultline starts.
+/// default toolchain's compiler, and every program that faultline starts would inherit them.
 pub(crate) fn user_command(program: impl Into<OsString>) -> Command {
     let mut command = Command::new(program.into());
     for (name, _) in env::vars_os() {
@@ -36,7 +36,7 @@ pub(crate) fn user_command(program: impl Into<OsString>) -> Command {
     command
 }
 
-/// Whether a variable tells about the xtask package or the toolchain that compiled it. Settings
+/// Whether a variable describes the xtask package or the toolchain that compiled it. Settings
 /// such as `CARGO_HOME`, `CARGO_NET_*` and `RUSTFLAGS` are the user's and stay.
 fn is_set_by_cargo_run(name: &str) -> bool {
     const EXACT: &[&str] = &[
@@ -77,7 +77,7 @@ fn is_in_toolchain(folder: &Path) -> bool {
 }
 
 /// Cargo of a toolchain, in the checkout, building below its `target`, with the project's
-/// bpf-linker whatever other version is on `PATH`.
+/// bpf-linker even if another version is on `PATH`.
 pub(crate) fn cargo(toolchain: &str) -> Command {
     let mut command = user_command("rustup");
     command
@@ -129,7 +129,7 @@ pub(crate) fn retried<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> 
     attempt().with_context(|| format!("{what} failed three times"))
 }
 
-/// Says on stderr what is being done; stdout belongs to the program that is run.
+/// Reports progress on stderr; stdout belongs to the program that is run.
 pub(crate) fn note(task: &str, message: &str) {
     eprintln!("{task}: {message}");
 }
@@ -185,7 +185,7 @@ fn tail(output: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Check that only the end of a long output is quoted, blank lines left out.
+    /// Check that only the end of a long output is quoted, without blank lines.
     #[test]
     fn tail_keeps_the_last_lines() {
         let output: String = (0..100).map(|n| format!("{n}\n\n")).collect();
@@ -194,7 +194,7 @@ mod tests {
         assert!(tail.starts_with("    80\n") && tail.ends_with("    99"), "{tail}");
     }
 
-    /// Check that what cargo adds to the library path is taken away and the user's part kept.
+    /// Check that cargo's additions to the library path are removed and the user's part is kept.
     #[test]
     fn library_path_is_the_users() {
         let target = workspace::target().join("debug/deps");
@@ -206,9 +206,9 @@ mod tests {
         assert_eq!(user_library_path(&all), Some(mine.into_os_string()));
     }
 
-    /// Check that a failure tells the command, the exit code and what was printed.
+    /// Check that an error contains the command, the exit code and the output.
     #[test]
-    fn failure_is_told_in_full() {
+    fn failure_is_reported_in_full() {
         let error = quiet(user_command("sh").args(["-c", "echo why; exit 3"])).unwrap_err();
         assert_eq!(error.to_string(), "`sh -c echo why; exit 3` failed with exit code 3:\n    why");
     }

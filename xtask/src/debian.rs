@@ -56,8 +56,7 @@ impl Suite {
         Ok(Self { name: name.to_owned(), config, archives })
     }
 
-    /// A package and all that it depends on, by the list of today. What is only recommended is not
-    /// among it.
+    /// A package and everything it depends on, by today's list, without what is only recommended.
     ///
     /// # Errors
     /// If apt fails three times.
@@ -92,7 +91,7 @@ impl Suite {
         Ok(files)
     }
 
-    /// sid moves, and yesterday's list names files that are gone.
+    /// sid changes every day, and an old list names files that no longer exist.
     fn update(&self) -> Result<()> {
         quiet(self.apt().arg("update")).map(drop)
     }
@@ -155,7 +154,7 @@ fn archive() -> Result<String> {
     if let Some(archive) = ask()? {
         return Ok(archive);
     }
-    // Without package lists, as on a new machine, apt does not know whose archives it has.
+    // Without package lists, as on a new machine, apt cannot tell which archive is Debian's.
     apt::update("to find Debian's archive")?;
     ask()?.with_context(|| {
         format!("apt's sources name no Debian archive (set {OVERRIDE} to the address of one)")

@@ -1,7 +1,7 @@
 //! `dist`: the Debian package, and an archive with the same files for everyone else.
 //!
-//! What is in the package is written in tracer/Cargo.toml and deploy/debian; here is only the order
-//! of things: build, write the manual, pack. `--test` then installs the package and removes it.
+//! tracer/Cargo.toml and deploy/debian define what is in the package; this file only runs the steps:
+//! build, write the manual, pack. `--test` then installs the package and removes it.
 
 mod installed;
 
@@ -62,7 +62,7 @@ fn folder() -> PathBuf {
 
 /// Manual pages and completions, as the program's own definition of its arguments has them.
 fn manual(folder: &Path) -> Result<()> {
-    // What a command that is gone has left would be packed too.
+    // Or the pages of a command that no longer exists would be packed too.
     if folder.exists() {
         fs::remove_dir_all(folder)
             .with_context(|| format!("failed to remove {}", folder.display()))?;
@@ -92,10 +92,10 @@ fn package(cargo_deb: &Path) -> Result<PathBuf> {
             .env("CARGO_TARGET_DIR", workspace::target()),
     )?;
     let package = output.lines().last().map(|line| PathBuf::from(line.trim()));
-    package.filter(|file| file.is_file()).context("cargo-deb has not told where its package is")
+    package.filter(|file| file.is_file()).context("cargo-deb did not print the path of its package")
 }
 
-/// The package's files in the way of tar, to be unpacked at the root of a file system.
+/// The package's files as a tar archive, to be unpacked at the root of a file system.
 fn archive(package: &Path) -> Result<PathBuf> {
     let version = env!("CARGO_PKG_VERSION");
     let name = format!("faultline-{version}-{}-linux.tar.gz", std::env::consts::ARCH);

@@ -32,15 +32,15 @@ struct Task {
 }
 
 const TASKS: &[Task] = &[
-    task("run", "set up, build, run `faultline ARGS…` as root", run::run),
-    task("test", "set up, run every test; ARGS go to cargo test", test::run),
-    task("build", "set up, leave target/release/faultline", build::run),
+    task("run", "set up, build, and run `faultline ARGS…` as root", run::run),
+    task("test", "set up and run every test; ARGS go to cargo test", test::run),
+    task("build", "set up and build target/release/faultline", build::run),
     task("check", "format, lints, dependencies", check::run),
-    task("setup", "install what this machine lacks to build", setup::run),
+    task("setup", "install what a build needs and this machine lacks", setup::run),
     task("bench", "measure what tracing costs, next to bpftrace", bench::run),
     task("dist", "make the Debian package and an archive; --test installs it", dist::run),
     task("ebpf", "compile the eBPF programs for every architecture", ebpf::run),
-    task("peers", "get the tools that faultline is compared with", peers::run),
+    task("peers", "download the tools that faultline is compared with", peers::run),
     task("vm", "run the tests on the kernels of Debian in QEMU", vm::run),
 ];
 

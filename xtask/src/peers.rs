@@ -36,12 +36,12 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
 /// The folder to put on `PATH` to find the peers; downloaded at the first call.
 ///
 /// # Errors
-/// If the packages cannot be had.
+/// If the packages cannot be downloaded.
 pub(crate) fn ensure() -> Result<PathBuf> {
     let peers = workspace::target().join("peers");
     let (sid, bin) = (peers.join("sid"), peers.join("bin"));
     let bpftrace = bin.join("bpftrace");
-    // It is unpacked elsewhere and then moved here: if it exists, it is complete.
+    // It was unpacked elsewhere and moved here: if it exists, it is complete.
     if sid.exists() && fs::read(&bpftrace).is_ok_and(|script| script == BPFTRACE.as_bytes()) {
         return Ok(bin);
     }

@@ -1,7 +1,7 @@
 //! `run`: sets up, builds, and becomes `faultline ARGS…` as root.
 //!
-//! It replaces itself by the program, so terminal, signals and exit status are the program's own.
-//! Nothing but the program may write to stdout: a user pipes it.
+//! It replaces itself with the program, so terminal, signals and exit status are the program's own.
+//! Only the program may write to stdout, because a user may pipe it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;

@@ -1,5 +1,5 @@
-//! `setup`: installs what the machine lacks. Looks at the things themselves each time, so there is
-//! no record that could be wrong, and nothing to do takes some tens of milliseconds.
+//! `setup`: installs what the machine lacks. It looks for the things themselves each time, so there is
+//! no record that could be wrong; if nothing is missing, that takes tens of milliseconds.
 
 use std::ffi::OsString;
 
@@ -41,13 +41,13 @@ pub(crate) fn for_build() -> Result<()> {
     toolchains()
 }
 
-/// What the tests need besides.
+/// What the tests need.
 pub(crate) fn for_test() -> Result<()> {
     apt::ensure(FOR_TEST)?;
     toolchains()
 }
 
-/// What the checks need besides.
+/// What the checks need.
 pub(crate) fn for_check() -> Result<()> {
     for_build()?;
     toolchain(versions::NIGHTLY, &["rust-src", "clippy"], "lints the eBPF programs")
@@ -69,7 +69,7 @@ fn toolchains() -> Result<()> {
 
 /// Installs a toolchain with components, or adds the components that it lacks.
 fn toolchain(name: &str, components: &[&str], why: &str) -> Result<()> {
-    // Fails if the toolchain is missing, and tells in 20 ms what is in it otherwise.
+    // Fails if the toolchain is missing; otherwise lists its components in 20 ms.
     let list = user_command("rustup")
         .args(["component", "list", "--installed", "--toolchain", name])
         .output()?;

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let mut command = cargo(versions::STABLE);
     match peers::ensure() {
         Ok(folder) => drop(command.env("FAULTLINE_PEERS", folder)),
-        // Those tests then fail and say why; all others can still be run.
+        // The tests that need them fail and say why; all others can still run.
         Err(error) => note("test", &format!("no peers to compare with: {error:#}")),
     }
     command.args(["test", "--locked", "--no-fail-fast"]);
@@ -33,10 +33,10 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     }
     command.args(args);
     let totals = pass_through(&mut command)?;
-    // One line over all test programs, after the last of them.
+    // One line for all test programs, after the last of them.
     println!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.ignored);
     if !totals.success {
-        bail!("tests failed (the result lines are above)");
+        bail!("tests failed (see the results above)");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! The cargo-installed programs that the project needs, each at its pinned version.
+//! Programs that the project installs with cargo, each at its pinned version.
 //!
-//! They live in the user's cache, a folder a version: shared by all checkouts, kept over
-//! `cargo clean`, and apart from `~/.cargo/bin`, where the user may have another version.
+//! They are in the user's cache, one folder per version: shared by all checkouts, unaffected by
+//! `cargo clean`, and separate from `~/.cargo/bin`, where the user may have another version.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ struct Tool {
     name: &'static str,
     version: &'static str,
     why: &'static str,
-    /// Cargo's profile: optimising takes minutes, which a program that runs rarely does not earn.
+    /// Cargo's profile: optimising takes minutes, which is not worth it for a program that runs rarely.
     profile: &'static str,
 }
 

@@ -8,7 +8,7 @@ pub(crate) fn root() -> PathBuf {
     xtask.parent().unwrap_or(xtask).to_path_buf()
 }
 
-/// Everything that tasks make goes below this folder, whatever `CARGO_TARGET_DIR` says: the README
+/// Everything that tasks make goes below this folder, even if `CARGO_TARGET_DIR` is set: the README
 /// promises `target/release/faultline`.
 pub(crate) fn target() -> PathBuf {
     root().join("target")

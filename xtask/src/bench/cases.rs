@@ -94,7 +94,7 @@ pub(super) const CASES: &[Case] = &[
     faultline(Group::Text, "PROG:text(s: str)", 1, 1),
     bpftrace(Group::Text, BPFTRACE, r#"uprobe:PROG:text { printf("%s\n", str(arg0)) }"#, 1, 1),
     bpftrace(Group::Return, EMPTY, "uretprobe:PROG:back { }", 1, 0),
-    // It always tells entry and return, and how long the call took.
+    // It always prints entry and return, and the duration of the call.
     faultline(Group::Return, "PROG:back -> u64", 2, 2),
     bpftrace(Group::Return, BPFTRACE, r#"uretprobe:PROG:back { printf("%lu\n", retval) }"#, 1, 1),
     bpftrace(

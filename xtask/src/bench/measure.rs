@@ -165,7 +165,7 @@ impl Bench {
     }
 }
 
-/// The running target, which waits to be told to call.
+/// The running target, which waits for the signal to start calling.
 struct Target {
     // Killed before its pipes are closed; it would end by itself then.
     child: Guarded,
@@ -197,7 +197,7 @@ impl Target {
 
     /// Has it call, and gives nanoseconds a call. It lives on until it is dropped.
     fn call(&mut self) -> Result<f64> {
-        self.input.write_all(b"go\n").context("failed to tell the target to go")?;
+        self.input.write_all(b"go\n").context("failed to start the target's calls")?;
         let line = self.line()?;
         line.split_once(' ')
             .and_then(|(calls, ns)| Some(ns.parse::<f64>().ok()? / calls.parse::<f64>().ok()?))

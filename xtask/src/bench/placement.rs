@@ -47,7 +47,7 @@ const TRACERS: [(&str, Tracer); 3] = [
     ("bpftrace", Tracer::Bpftrace),
 ];
 
-/// Measures and tells.
+/// Measures and prints.
 pub(super) fn run(bench: &Bench, rounds: usize) -> Result<()> {
     for workload in &workloads()? {
         let mut plain_ms = Vec::new();

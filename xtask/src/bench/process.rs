@@ -80,7 +80,7 @@ pub(super) fn peak_rss_kib(pid: u32) -> Result<u64> {
 
 /// How many uprobe links a process holds. A single probe of bpftrace is a perf link.
 pub(super) fn probe_links(pid: u32) -> usize {
-    // No such folder: the process is gone, which its owner finds out.
+    // No such folder: the process has ended, which its owner will notice.
     let Ok(folder) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return 0 };
     folder.flatten().filter(|entry| is_probe_link(&entry.path())).count()
 }

@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(Sample::of_ratios(&[10.0, 40.0], &[10.0, 20.0]).text(1), "1.5 (1.0..2.0)");
     }
 
-    /// Check that what is no number is null in JSON.
+    /// Check that a value that is not a number is null in JSON.
     #[test]
     fn nothing_measured_is_null() {
         let null = r#"{"median":null,"min":null,"max":null}"#;

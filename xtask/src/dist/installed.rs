@@ -87,7 +87,7 @@ pub(crate) fn check(built: &Built) -> Result<()> {
     }
     ensure!(!is_known(), "dpkg still knows faultline after a purge");
     drop(guard);
-    note("dist", "installed, used, removed and purged: all good");
+    note("dist", "installed, used, removed and purged without a problem");
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub(crate) const NEEDED: &[Needed] = &[
 /// What runs first. The kernel's command line gives it `scratch=`, the folder that is on the guest's
 /// disk, and `run=`, the script to continue with.
 const INIT: &str = r#"#!/bin/busybox sh
-# If this fails, the kernel panics for want of a first process, and QEMU ends.
+# If this fails, the kernel panics because its first process ended, and QEMU ends.
 set -e
 /bin/busybox mkdir -p /proc /host
 /bin/busybox mount -t proc proc /proc
@@ -35,7 +35,7 @@ done
 for module in $(/bin/busybox cat /modules/order); do
     /bin/busybox insmod "/modules/$module.ko"
 done
-# Loosely cached: nobody changes the machine's files meanwhile, and mapped files need the cache.
+# cache=loose: the machine's files do not change meanwhile, and mapped files need the cache.
 /bin/busybox mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=loose,ro host /host
 /bin/busybox mount -t devtmpfs dev /host/dev
 /bin/busybox mkdir -p /host/dev/pts /host/dev/shm

@@ -24,7 +24,7 @@ const NEWEST: &str = "linux-image-amd64";
 /// What a kernel consists of: since 7.0, the kernel and its modules are packages of their own.
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 
-/// Brings the shell of the first moments after boot; links with nothing.
+/// Provides the shell of the first moments after boot; statically linked.
 const BUSYBOX: &str = "busybox-static";
 
 /// The modules that the guest needs, without what they depend on.
@@ -105,10 +105,10 @@ pub(crate) fn line(name: &str) -> Result<&'static Line> {
     }
 }
 
-/// The newest kernel of a line, downloaded if it is not there.
+/// The newest kernel of a line, downloaded if necessary.
 ///
 /// # Errors
-/// If it cannot be had, and no older one is there either.
+/// If the download fails and there is no older one.
 pub(crate) fn newest(line: &Line) -> Result<Kernel> {
     let known = known(line);
     if let Some(kernel) = &known {
@@ -204,7 +204,7 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// Of the packages that the newest kernel brings along: its release, and the packages that it
+/// Of the packages that are installed with the newest kernel: its release, and the packages that it
 /// consists of.
 fn parts(mut packages: Vec<String>) -> Option<(String, Vec<String>)> {
     let release = |name: &str| {
@@ -225,7 +225,7 @@ pub(crate) fn version(text: &str) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    /// Check that a kernel's packages are told from what else is installed with it.
+    /// Check that a kernel's packages are found among everything that is installed with it.
     #[test]
     fn packages_of_a_kernel() {
         let of = |names: &[&str]| parts(names.iter().map(|&name| name.to_owned()).collect());

@@ -1,5 +1,5 @@
 //! `vm`: the tests of the real program on the kernels of Debian's releases, in QEMU, and on this
-//! machine's own beside them. One table tells all results.
+//! machine's own. One table shows all results.
 //!
 //! A guest has this machine's files, read-only and under the same paths, so every program and
 //! library that tests use is there. What they write goes to memory, except for the folder of their
@@ -125,7 +125,7 @@ fn build() -> Result<Vec<TestProgram>> {
     note("vm", "building the tests");
     let mut command = cargo(versions::STABLE);
     command.args(["test", "--locked", "--no-run", "--package", "faultline", "--test", "*"]);
-    // What the compiler says to people goes to them.
+    // The compiler's messages go to the terminal.
     command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
     let output = command.output().context("failed to start cargo")?;
     if !output.status.success() {
@@ -139,7 +139,7 @@ fn build() -> Result<Vec<TestProgram>> {
     Ok(programs)
 }
 
-/// The test programs that cargo tells of, in the order of their names.
+/// The test programs that cargo lists, sorted by name.
 fn test_programs(messages: &str) -> Vec<TestProgram> {
     let text = |line: &str, key: &str| {
         let (_, rest) = line.split_once(&format!("\"{key}\":\""))?;
@@ -161,7 +161,7 @@ fn test_programs(messages: &str) -> Vec<TestProgram> {
 fn environment() -> Vec<(String, String)> {
     match peers::ensure() {
         Ok(folder) => vec![("FAULTLINE_PEERS".to_owned(), folder.display().to_string())],
-        // Those tests then fail and say why; all others can still be run.
+        // The tests that need them fail and say why; all others can still run.
         Err(error) => {
             note("vm", &format!("no peers to compare with: {error:#}"));
             Vec::new()
@@ -197,7 +197,7 @@ fn on_host(work: &Work) -> Result<Run> {
 
 /// Runs each test program on each kernel, two guests at once: a guest keeps one CPU busy.
 fn in_guests(kernels: &[Kernel], scratch: &Scratch, work: &Work) -> Result<Vec<Column>> {
-    // The largest program takes longest, and whatever comes last runs alone.
+    // The largest program takes longest: first, or the last guest would run by itself for long.
     let size = |program: &TestProgram| fs::metadata(&program.file).map_or(0, |file| file.len());
     let mut programs = work.programs.clone();
     programs.sort_by_key(|program| std::cmp::Reverse(size(program)));
@@ -253,7 +253,7 @@ fn scratch() -> Result<Scratch> {
     fs::create_dir_all(&files).with_context(context)?;
     let compiled = mounted_at.join("targets");
     fs::create_dir_all(&compiled).with_context(context)?;
-    // With their times: the tests compile what is older than its source.
+    // `-a` keeps their times: the tests compile a target that is older than its source.
     quiet(user_command("cp").arg("-a").arg(&compiled).arg(&files))?;
     if image.exists() {
         fs::remove_file(&image).with_context(context)?;
@@ -275,7 +275,7 @@ mod tests {
         Args::parse(&args.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
-    /// Check that kernels and tests are told apart, and that no kernel means every kernel.
+    /// Check that kernels and tests are distinguished, and that no kernel means every kernel.
     #[test]
     fn arguments() {
         let args = parse(&["6.12", "6.1", "--", "memory", "--exact"]).unwrap();

@@ -1,7 +1,7 @@
 //! A guest: QEMU with one of Debian's kernels on top of this machine's own files, read-only.
 //!
-//! Emulated, never accelerated, so that it is the same everywhere; `/dev/kvm` is missing where CI
-//! runs, or is there and does not work.
+//! Always emulated, never accelerated, so that it is the same everywhere: where CI runs, `/dev/kvm` is
+//! missing or does not work.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -26,14 +26,14 @@ const QEMU: Needed = Needed {
     why: "boots other kernels",
 };
 
-/// Tests that hang fail after two minutes and say so; a guest that says nothing for longer than
+/// A test that hangs fails after two minutes and says so. A guest that prints nothing for longer than
 /// that hangs as a whole.
 const SILENCE: Duration = Duration::from_secs(200);
 
 /// How long a guest may take in all.
 const IN_ALL: Duration = Duration::from_secs(1800);
 
-/// How many of the kernel's last messages are shown if the guest does not come to its end.
+/// How many of the kernel's last messages are shown if the guest does not finish.
 const LAST_LINES: usize = 25;
 
 /// # Errors
@@ -51,7 +51,7 @@ pub(crate) struct Guest<'a> {
     folder: PathBuf,
 }
 
-/// Ended with its owner: an error must not leave a guest behind.
+/// Killed when dropped: an error must not leave a guest behind.
 struct Running(Child);
 
 impl Drop for Running {
@@ -90,10 +90,10 @@ impl<'a> Guest<'a> {
         shown(command.args(["-serial", "mon:stdio"]))
     }
 
-    /// Boots it and follows its tests to their end, or to the end of patience.
+    /// Boots it and follows its tests until they end or time out.
     ///
     /// # Errors
-    /// If QEMU cannot be started. Whatever goes wrong in the guest is in the results.
+    /// If QEMU cannot be started. The results say what went wrong in the guest.
     pub(crate) fn run(&self, script: &str, mut each_line: impl FnMut(&str)) -> Result<Run> {
         let mut command = self.command(script)?;
         command.arg("-serial").arg(format!("file:{}", self.console().display()));
@@ -131,14 +131,14 @@ impl<'a> Guest<'a> {
                 format!("the guest took more than {} s", IN_ALL.as_secs())
             }
             RecvTimeoutError::Timeout => {
-                format!("the guest said nothing for {} s", SILENCE.as_secs())
+                format!("the guest printed nothing for {} s", SILENCE.as_secs())
             }
         };
         let text = self.console_text();
         let lines: Vec<&str> = text.lines().collect();
         let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n    ");
         format!(
-            "{what} after {} s, its tests not done; last on its console ({}):\n    {last}",
+            "{what}; {} s after it started, its tests were not done; last on its console ({}):\n    {last}",
             after.as_secs(),
             self.console().display()
         )
@@ -181,7 +181,7 @@ impl<'a> Guest<'a> {
 ///
 /// Its two CPUs take turns on one thread: QEMU 7.2 with a thread for each runs stale code now and then
 /// where one CPU changes what another executes, as setting a breakpoint does, and the kernel's own
-/// switches (docs/kernels.md). On a busy machine it is the faster way besides.
+/// switches (docs/kernels.md). On a busy machine, one thread is also faster.
 pub(crate) fn machine(kernel: &Kernel, initramfs: &Path, append: &str) -> Command {
     let mut command = user_command(QEMU.command);
     command
@@ -210,7 +210,7 @@ pub(crate) fn each_line(
             Ok(line) if goes_on(line.trim_end()) => {}
             Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {
-                bail!("the guest said nothing for {} s", SILENCE.as_secs())
+                bail!("the guest printed nothing for {} s", SILENCE.as_secs())
             }
         }
     }

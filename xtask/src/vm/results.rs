@@ -1,4 +1,4 @@
-//! What the tests came to on one kernel, read from what [`script`](super::script) prints.
+//! Results of the tests on one kernel, read from what [`script`](super::script) prints.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use super::script::MARK;
 pub(crate) enum Outcome {
     Passed,
     Failed,
-    /// Not done, for this reason.
+    /// Skipped, for this reason.
     Skipped(String),
 }
 
-/// What one program of tests came to.
+/// Results of one test program.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     pub(crate) name: String,
@@ -27,7 +27,7 @@ pub(crate) struct Group {
     pub(crate) took: Duration,
 }
 
-/// What a kernel's tests came to.
+/// Results of all tests on one kernel.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     pub(crate) groups: Vec<Group>,
@@ -36,7 +36,7 @@ pub(crate) struct Run {
     /// What `uname -r` says.
     pub(crate) release: String,
     pub(crate) is_done: bool,
-    /// What went wrong besides tests.
+    /// What went wrong apart from tests.
     pub(crate) problems: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ impl Run {
         }
     }
 
-    /// Adds what other programs came to on the same kernel.
+    /// Adds the results of another program on the same kernel.
     pub(crate) fn add(&mut self, other: Self) {
         self.groups.extend(other.groups);
         self.problems.extend(other.problems);
@@ -91,17 +91,17 @@ impl Run {
         self.up_s = self.up_s.zip(other.up_s).map(|(one, other)| one.max(other));
     }
 
-    /// Looks through the kernel's own messages.
+    /// Looks for problems in the kernel's own messages.
     pub(crate) fn kernel_log(&mut self, log: &str) {
         const BAD: &[&str] =
             &["BUG: ", "Oops: ", "WARNING: ", "Kernel panic", "general protection fault"];
-        // The first tells the most.
+        // The first says the most.
         if let Some(line) = log.lines().find(|line| BAD.iter().any(|bad| line.contains(bad))) {
-            self.problems.push(format!("the kernel says: {}", line.trim()));
+            self.problems.push(format!("kernel log: {}", line.trim()));
         }
     }
 
-    /// Everything that is not as it should be, a line each.
+    /// Everything that went wrong, one line each.
     pub(crate) fn failures(&self) -> Vec<String> {
         let mut failures = self.problems.clone();
         for group in &self.groups {
@@ -198,7 +198,7 @@ vm: done\r
         assert_eq!(run.failures(), ["memory::c failed"]);
     }
 
-    /// Check that a program that was cut off is a failure, by whichever sign.
+    /// Check that a program that was cut off is a failure, however it shows.
     #[test]
     fn cut_off_programs() {
         let begin = "vm: begin a\nrunning 2 tests\ntest one ... ok\n";
@@ -210,13 +210,13 @@ vm: done\r
         assert!(run(&late.replace("139", "0")).failures().is_empty());
     }
 
-    /// Check that what a kernel complains of is a failure.
+    /// Check that a kernel's complaint is a failure.
     #[test]
     fn kernel_log() {
         let mut run = Run::default();
         run.kernel_log("[    1.0] fine\n");
         assert!(run.failures().is_empty());
         run.kernel_log("[    1.0] fine\n[    2.0] WARNING: CPU: 1 at kernel/x.c:1\nBUG: more\n");
-        assert_eq!(run.failures(), ["the kernel says: [    2.0] WARNING: CPU: 1 at kernel/x.c:1"]);
+        assert_eq!(run.failures(), ["kernel log: [    2.0] WARNING: CPU: 1 at kernel/x.c:1"]);
     }
 }

@@ -1,7 +1,7 @@
 //! The shell script that runs the tests: the same one on the machine itself and in a guest.
 //!
-//! It prints what the test programs print, and lines of its own between that begin with
-//! [`MARK`]; `results` reads them.
+//! It prints the output of the test programs, and between it lines of its own that begin with
+//! [`MARK`]. `results` reads both.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -40,18 +40,17 @@ const NOT_IN_GUESTS: [&str; 6] = [
     "daemon_stuck::",
 ];
 
-/// Where in the guest the work's own output goes; the kernel and what programs complain of go to
-/// the first line.
+/// Where the output goes in the guest; the kernel's messages and standard error go to the first line.
 const SECOND_SERIAL_LINE: &str = "/dev/ttyS1";
 
-/// Ends a guest: asks the kernel to power off, and stays, because the first process must.
+/// Ends a guest: asks the kernel to power off and waits, because the first process must not end.
 const POWER_OFF: &str = "echo o > /proc/sysrq-trigger\nwhile :; do sleep 60; done\n";
 
 /// Runs the work as the first process of a guest.
 pub(crate) fn in_guest(work: &Work) -> String {
     let mut script = guest_environment(work);
     let _ = writeln!(script, "exec > {SECOND_SERIAL_LINE}");
-    // The terminal's own line ends would end up in the middle of what is printed.
+    // Or the terminal would add line ends of its own.
     script += "stty -opost\n";
     script += &body(work);
     script + POWER_OFF
@@ -127,7 +126,7 @@ mod tests {
     use super::*;
     use crate::command::{quiet, user_command};
 
-    /// Check that what the script prints is what is expected of it, by a shell.
+    /// Check that a shell runs the script, and that it prints what `results` reads.
     #[test]
     fn script_runs() {
         let program = TestProgram { name: "one".to_owned(), file: PathBuf::from("echo") };

@@ -1,4 +1,4 @@
-//! `vm --systemd`: Debian's releases with their own systemd, and the package installed in them;
+//! `vm --systemd`: Debian's releases with their own systemd and the package installed.
 //! [`CHECK`] starts, reloads, hangs, kills, stops and purges the service there.
 
 use std::ffi::OsString;
@@ -20,11 +20,11 @@ const SUITES: &[&str] = &["bookworm", "trixie"];
 /// The line of kernels for all of them: bookworm's own is too old for faultline.
 const KERNEL: &str = "trixie";
 
-/// Besides what every Debian has.
+/// Added to what every Debian has.
 const PACKAGES: &str = "systemd-sysv,dbus,adduser,libselinux1";
 
-/// A kernel that patches its own code while it boots panics now and then where two emulated CPUs
-/// run it; that is QEMU's fault, and over before any of ours runs.
+/// A kernel that patches its own code while it boots sometimes panics on two emulated CPUs. That is
+/// QEMU's fault, and happens only before our code runs.
 const BOOTS: usize = 3;
 
 /// Runs in the guest, as its last service.
@@ -120,7 +120,7 @@ fn boot_until_checked(folder: &Path, kernel: &Kernel, image: &Path) -> Result<()
         note("vm", "the guest ended before its first check");
     }
     bail!(
-        "{BOOTS} boots in a row came to nothing (the last one's console is in {})",
+        "the guest failed to boot {BOOTS} times in a row (the last console is in {})",
         folder.display()
     )
 }
@@ -157,7 +157,7 @@ fn boot(folder: &Path, kernel: &Kernel, image: &Path) -> Result<bool> {
     if !failed.is_empty() {
         bail!("{} of {checks} checks under systemd failed: {}", failed.len(), failed.join("; "));
     }
-    note("vm", &format!("{checks} checks under systemd: all good"));
+    note("vm", &format!("{checks} checks under systemd passed"));
     Ok(true)
 }
 

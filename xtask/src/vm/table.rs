@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::results::{Group, Outcome, Run};
 
-/// A kernel and what its tests came to.
+/// A kernel and the results of its tests.
 #[derive(Debug)]
 pub(crate) struct Column {
     /// Where the kernel comes from.
@@ -45,7 +45,7 @@ pub(crate) fn table(columns: &[Column]) -> String {
         }
         rows.extend(tests_that_differ(&name, columns, &mut notes));
     }
-    rows.push(row("besides", columns, |column| match column.run.problems.len() {
+    rows.push(row("other", columns, |column| match column.run.problems.len() {
         0 => "fine".to_owned(),
         _ => "FAILED".to_owned(),
     }));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     /// Check that a test that passes everywhere has no row of its own, that the others do, and that
-    /// reasons are told once.
+    /// each reason appears once.
     #[test]
     fn whole_table() {
         let old = column(
@@ -206,7 +206,7 @@ mod tests {
 | a::four  | passed                   | no result               |
 | a::three | skipped (1)              | FAILED                  |
 | a::two   | skipped (1)              | passed                  |
-| besides  | fine                     | fine                    |
+| other    | fine                     | fine                    |
 
 1. links, since Linux 6.6
 6.18.1 (host): a::three failed
@@ -223,13 +223,13 @@ mod tests {
              test a::two ... ok\ntest c::three ... ok\nvm: end 0\nvm: done",
         );
         let expected = "\
-| kernel  | 6.18.1 (host) |
-|---------|---------------|
-| boot    | –             |
-| it      | 3 passed, 0 s |
-| it::a   | 2 passed      |
-| it::c   | 1 passed      |
-| besides | fine          |
+| kernel | 6.18.1 (host) |
+|--------|---------------|
+| boot   | –             |
+| it     | 3 passed, 0 s |
+| it::a  | 2 passed      |
+| it::c  | 1 passed      |
+| other  | fine          |
 ";
         assert_eq!(table(&[column]), expected);
     }
