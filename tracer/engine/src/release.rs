@@ -2,7 +2,7 @@
 //! handler.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -63,19 +63,21 @@ impl Release {
                 && count > FEW_LINKS
                 && store.sets().iter().any(|set| !set.features().batches());
             let releasing = store.release(links, slowly, &progress);
+            let (done, released) = mpsc::channel();
             std::thread::scope(|scope| {
-                let waiting = scope.spawn(move || releasing.wait());
-                let mut tell_next = started + TELL_AFTER;
-                while !waiting.is_finished() {
-                    std::thread::sleep(Duration::from_micros(200));
-                    if Instant::now() > tell_next {
-                        tell_next = Instant::now() + TELL_EVERY;
-                        let sets = store.sets();
-                        let all = sets.iter().flat_map(|set| set.waiting());
-                        all.for_each(|report| tell(Notice::ReleaseWaits(report)));
+                scope.spawn(move || done.send(releasing.wait()));
+                let mut patience = TELL_AFTER;
+                loop {
+                    match released.recv_timeout(patience) {
+                        Ok(report) => break report,
+                        Err(mpsc::RecvTimeoutError::Disconnected) => break DetachReport::default(),
+                        Err(mpsc::RecvTimeoutError::Timeout) => {}
                     }
+                    patience = TELL_EVERY;
+                    let sets = store.sets();
+                    let all = sets.iter().flat_map(|set| set.waiting());
+                    all.for_each(|report| tell(Notice::ReleaseWaits(report)));
                 }
-                waiting.join().unwrap_or_default()
             })
         };
         let report = DetachReport { took: started.elapsed(), ..report };

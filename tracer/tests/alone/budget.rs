@@ -319,6 +319,9 @@ fn the_daemon_has_a_budget() {
     // Another policy, and then none.
     daemon.configure(&probes, "[overhead]\nmax = \"1%\"\npolicy = \"duty-cycle\"\n");
     daemon.ask(&["reload"]);
+    // Hits from before the new limit do not count against it.
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(daemon.metric("faultline_overhead_exceeded_total", &[]), 0.0);
     target.send("go");
     daemon.running.stderr.wait_for(1, |line| line.contains("attached only part of the time"));
     wait_until("it has come and gone", || {

@@ -331,3 +331,26 @@ fn file_systems_that_do_not_answer() {
         server.finish();
     }
 }
+
+/// Check that what a reload has not begun to attach when SIGTERM comes is not attached any more, and that
+/// what it was attaching is released before the daemon says that everything is.
+#[test]
+fn a_stop_overtakes_a_reload() {
+    let program = private_copy(&target("functions.c", &["-O0"]), "overtaken");
+    let target = Target::start(&program, &["1", "wait"]);
+    for delay_ms in [0, 20, 40, 60, 80, 120, 160] {
+        let first = probe("first", &program, "fn_0000");
+        let daemon = Daemon::start(&first, "");
+        daemon.configure(&format!("{first}{}", probe("all", &program, "fn_*")), "");
+        daemon.running.signal(libc::SIGHUP);
+        thread::sleep(Duration::from_millis(delay_ms));
+        let said = daemon.stop().stderr;
+        let (before, after) = said.split_once("received SIGTERM, stopping").unwrap();
+        assert!(!after.contains("INFO reloaded"), "{delay_ms} ms: {said}");
+        assert!(after.contains("all probes released"), "{delay_ms} ms: {said}");
+        if !before.contains("INFO reloaded") {
+            assert!(!after.contains("probes added"), "{delay_ms} ms: {said}");
+        }
+    }
+    assert!(target.finish().0.success());
+}

@@ -167,11 +167,18 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: OverheadLimit) -> Self {
+    /// Begins now: what the sets have counted before does not matter.
+    pub(crate) fn new(limit: OverheadLimit, sets: &BTreeMap<SetId, Arc<ProbeSet>>) -> Self {
+        let meters = sets.iter().map(|(id, set)| {
+            let mut meter = Meter::new(set.source.costs.clone(), set.plan.probes.len());
+            meter.read(&set.source.counters);
+            (*id, meter)
+        });
+        let meters = meters.collect();
         let now = Instant::now();
         Self {
             budget: Budget::new(limit, online_cpus(), now),
-            meters: BTreeMap::new(),
+            meters,
             began: now,
             next: now,
             looked: now,

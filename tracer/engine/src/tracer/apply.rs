@@ -298,7 +298,7 @@ impl Engine {
             self.attach_missing();
             return;
         }
-        self.limiter = limit.map(Limiter::new);
+        self.limiter = limit.map(|limit| Limiter::new(limit, &self.sets));
         self.options.observer.overhead(self.limiter.as_ref().map(Limiter::status));
     }
 
@@ -332,6 +332,18 @@ impl Engine {
             }
         }
         self.next_pending();
+    }
+
+    /// Releases what a job has attached, because the tracer is stopping, and says so to whoever waits.
+    pub(super) fn cancelled(&mut self, worked: Worked) {
+        if self.is_current(&worked)
+            && let Some(pending) = self.job.take().and_then(|job| job.pending)
+        {
+            pending.fail(TracerError::Stopping);
+        }
+        if let Ok(attachments) = worked.result {
+            self.discard(attachments);
+        }
     }
 
     /// Releases attachments that are no longer wanted.

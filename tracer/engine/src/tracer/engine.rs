@@ -189,7 +189,8 @@ impl Engine {
             }
             Command::Watch(set) => {
                 set.restart_presence();
-                self.limiter = self.options.settings.limit.map(Limiter::new);
+                self.limiter =
+                    self.options.settings.limit.map(|limit| Limiter::new(limit, &self.sets));
             }
             Command::Adjust(adjustment) => self.adjustments.push_back(adjustment),
             Command::Worked(worked) => self.worked(*worked),
@@ -343,6 +344,7 @@ impl Engine {
         let Leaving { sets, correction, .. } = self.leaving.swap_remove(place);
         match correction {
             Some(correction) => self.settled(correction),
+            None if released.links == 0 => {}
             None => self.notice(Notice::Released {
                 links: released.links,
                 took: released.report.took,
@@ -370,7 +372,12 @@ impl Engine {
             limiter.status()
         });
         self.sets.values().for_each(|set| set.end());
-        self.queue.clear();
+        let queued = std::mem::take(&mut self.queue);
+        queued.into_iter().for_each(|pending| pending.fail(TracerError::Stopping));
+        // What a job has not begun to attach by now, it does not attach any more.
+        if let Some(job) = &self.job {
+            job.cancel();
+        }
         let mut links = Vec::new();
         for probed in std::mem::take(&mut self.requests).into_values() {
             let places = probed.parts.into_iter().flat_map(|part| part.places);
@@ -396,8 +403,7 @@ impl Engine {
                     }
                     self.released(id, &released);
                 }
-                // What was being attached is released at once: its requests no longer exist.
-                Ok(Command::Worked(worked)) => self.worked(*worked),
+                Ok(Command::Worked(worked)) => self.cancelled(*worked),
                 Ok(Command::Corrected(corrected)) => self.corrected(*corrected),
                 // Another caller has less patience.
                 Ok(Command::Stop { within, reply, .. }) => {

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,6 +38,8 @@ pub(super) struct Job {
     /// Distinguishes it from jobs that were given up.
     number: u64,
     marker: StepMarker,
+    /// Nothing is to be attached any more.
+    cancelled: Arc<AtomicBool>,
     /// The change that waits for it; nothing waits for a scan.
     pub(super) pending: Option<Pending>,
     /// When its slowness was last reported.
@@ -42,6 +47,12 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// What it has not begun to attach, it does not attach. What it [is attaching](Self::is_attaching)
+    /// already is to be waited for: ask after this.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+    }
+
     /// Whether it may be attaching: from then on it is never given up.
     pub(super) fn is_attaching(&self) -> bool {
         self.marker.get().is_some_and(|(step, _)| step == Step::Attaching)
@@ -64,6 +75,7 @@ pub(super) enum Input {
 /// The state of the worker thread.
 struct Worker {
     number: u64,
+    cancelled: Arc<AtomicBool>,
     looker: Looker,
     context: LoadContext,
     numbers: Numbers,
@@ -123,8 +135,10 @@ impl Engine {
             all.filter(|(set, id)| limiter.is_away(*set, *id)).collect()
         });
         let settings = self.settings();
+        let cancelled = Arc::<AtomicBool>::default();
         let worker = Worker {
             number,
+            cancelled: Arc::clone(&cancelled),
             looker,
             context: LoadContext {
                 host: self.options.host,
@@ -144,7 +158,7 @@ impl Engine {
             containers: settings.containers,
             max_functions: settings.max_functions,
         };
-        self.job = Some(Job { number, marker, pending, told: None });
+        self.job = Some(Job { number, marker, cancelled, pending, told: None });
         let tell = self.teller();
         let work = move || {
             let _ = tell.send(Command::Worked(Box::new(worker.work(input))));
@@ -182,6 +196,7 @@ impl Engine {
             // The thread may come back some day; then its targets are looked at again.
             self.avoided.insert((Arc::clone(target), *pid));
             if let Some(job) = self.job.take() {
+                job.cancel();
                 self.requeue(job.pending);
             }
         }
@@ -220,6 +235,10 @@ impl Worker {
             part.plan.skipped.iter().map(|skipped| (Arc::clone(name), skipped.clone()))
         });
         let skipped = skipped.collect();
+        // The marker says by now that we are attaching.
+        if self.cancelled.load(Ordering::SeqCst) {
+            return self.end(started, discovery, whole, Err(TracerError::Stopping));
+        }
         let result = match prepared {
             Some((combined, progress)) => self.load(*combined, &progress),
             None => self.load_all(parts).map(|mut attachments| {
