@@ -352,5 +352,5 @@ fn a_stop_overtakes_a_reload() {
             assert!(!after.contains("probes added"), "{delay_ms} ms: {said}");
         }
     }
-    assert!(target.finish().0.success());
+    target.finish();
 }
