@@ -24,10 +24,22 @@ use faultline_resolve::Pid;
 #[derive(Debug)]
 pub(super) struct HeldCommand {
     pid: Pid,
-    gate: PipeWriter,
+    /// Both are taken when the command is released.
+    gate: Option<PipeWriter>,
     /// The result of `spawn`, once the command has been released and executed.
-    spawned: thread::JoinHandle<io::Result<Child>>,
+    spawned: Option<thread::JoinHandle<io::Result<Child>>>,
     name: String,
+}
+
+/// A command that is never released ends, and is waited for: its process reports to ours that it was not
+/// executed, and complains on standard error if ours is gone by then.
+impl Drop for HeldCommand {
+    fn drop(&mut self) {
+        drop(self.gate.take());
+        if let Some(spawned) = self.spawned.take() {
+            let _ = spawned.join();
+        }
+    }
 }
 
 /// A running command.
@@ -78,7 +90,7 @@ impl HeldCommand {
         }
         let pid = Pid::new(u32::from_ne_bytes(pid));
         let pid = pid.ok_or_else(|| anyhow!("its process has no id")).with_context(context)?;
-        Ok(Self { pid, gate, spawned, name: name.clone() })
+        Ok(Self { pid, gate: Some(gate), spawned: Some(spawned), name: name.clone() })
     }
 
     /// Its process id.
@@ -89,8 +101,11 @@ impl HeldCommand {
     /// Releases the command.
     pub(super) fn release(mut self) -> anyhow::Result<RunningCommand> {
         let context = || failed_to_start(&self.name);
-        self.gate.write_all(&[1]).with_context(context)?;
-        let spawned = self.spawned.join().map_err(|_| anyhow!("its thread panicked"));
+        let released = || anyhow!("it was released before");
+        let mut gate = self.gate.take().ok_or_else(released)?;
+        gate.write_all(&[1]).with_context(context)?;
+        let spawned = self.spawned.take().ok_or_else(released)?;
+        let spawned = spawned.join().map_err(|_| anyhow!("its thread panicked"));
         let mut child = spawned.and_then(|child| Ok(child?)).with_context(context)?;
         let (sender, ended) = oneshot::channel();
         thread::Builder::new().name("wait".to_owned()).spawn(move || {

@@ -268,7 +268,8 @@ fn replaced_on_disk() {
 #[test]
 fn replaced_again_and_again() {
     let program = private_copy(&Puppet::program(), "again");
-    let extra = "[targets]\nrescan_every = \"1s\"\n[limits]\nmax_functions = 1\n";
+    let extra =
+        "[targets]\nrescan_every = \"1s\"\ncontainers = false\n[limits]\nmax_functions = 1\n";
     let daemon = Daemon::start(&probe("ticks", &program, "tick"), extra);
     let replace = |build: u8| {
         let aside = program.with_file_name("again.new");

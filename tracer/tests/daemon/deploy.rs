@@ -121,7 +121,12 @@ fn capabilities_agree() {
     let program = private_copy(&Puppet::program(), "capabilities");
     let daemon = Daemon::start(&probe("counted", &program, "tick"), "");
     let stopped = daemon.stop();
-    let kept = stopped.stderr.lines().find_map(|line| line.split_once("keeps ")).unwrap().1;
+    let kept = stopped
+        .stderr
+        .lines()
+        .find_map(|line| line.split_once("keeping capabilities: "))
+        .unwrap()
+        .1;
     let kept: BTreeSet<String> = kept.split(", ").map(|name| name.trim().to_owned()).collect();
     assert_eq!(bounding, kept, "the unit gives what the daemon keeps");
 

@@ -423,7 +423,7 @@ fn wrong_usage() {
         ("--where", "ret == 1", "-> i64`"),
         ("--where", "thread == 0x80000000", "`-2147483648` has the same bits"),
         ("--sample", "5", "such as `1/100`"),
-        ("--sample", "3/2", "at most all"),
+        ("--sample", "3/2", "at most 1"),
         ("--rate", "5", "such as `1000/s`"),
         ("--rate", "0/s", "from 1 to"),
     ] {
