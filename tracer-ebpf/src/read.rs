@@ -286,7 +286,7 @@ macro_rules! run_op_in_class {
             let (hit, op, progress) = unsafe { (&mut *hit, &*op, &mut *progress) };
             // SAFETY: as the caller promises.
             let data = unsafe { (&raw mut (*data).bytes).cast() };
-            u64::from(hit.reading.run(op, &mut Data(data), progress, &CLASSES[$class]))
+            u64::from(hit.reading.run(op, &mut Data::<$class>(data), progress, &CLASSES[$class]))
         }
     };
 }
@@ -297,9 +297,9 @@ run_op_in_class!(run_op_2, Data2, 2);
 run_op_in_class!(run_op_3, Data3, 3);
 
 /// What follows the header of a record.
-struct Data(*mut u8);
+struct Data<const C: usize>(*mut u8);
 
-impl Record for Data {
+impl<const C: usize> Record for Data<C> {
     #[inline(always)]
     fn word(&self, address: u64) -> Option<u64> {
         fault::resident_word(address)
@@ -320,7 +320,7 @@ impl Record for Data {
     #[inline(always)]
     unsafe fn copy(&mut self, offset: u64, size: u32, address: u64) -> bool {
         // SAFETY: as the caller promises, that many bytes from there on lie within the record.
-        let place = unsafe { self.0.add(offset as usize) };
+        let place = unsafe { self.0.add(verifier::in_class::<C>(offset) as usize) };
         // SAFETY: as above; the helper checks the address.
         unsafe { bpf_probe_read_user(place.cast(), size, address as *const _) == 0 }
     }
@@ -328,7 +328,7 @@ impl Record for Data {
     #[inline(always)]
     unsafe fn copy_str(&mut self, offset: u64, size: u32, address: u64) -> i64 {
         // SAFETY: as the caller promises, that many bytes from there on lie within the record.
-        let place = unsafe { self.0.add(offset as usize) };
+        let place = unsafe { self.0.add(verifier::in_class::<C>(offset) as usize) };
         // SAFETY: as above; the helper checks the address.
         unsafe { bpf_probe_read_user_str(place.cast(), size, address as *const _) }
     }

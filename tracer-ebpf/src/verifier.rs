@@ -12,7 +12,7 @@ use core::{
 };
 
 use aya_ebpf::helpers::generated::bpf_tail_call;
-use tracer_common::interpret::Bounds;
+use tracer_common::{interpret::Bounds, record::CLASSES};
 
 use crate::maps;
 
@@ -53,6 +53,25 @@ pub(crate) fn at_most<const MAX: u64>(value: u64) -> u64 {
             "{0} = {1}",
             inout(reg) bounded,
             const MAX,
+            options(pure, nomem, nostack),
+        );
+    }
+    bounded
+}
+
+/// `offset`, or the last one that a record of the class `C` has room at. It was compared with that before,
+/// but before 6.8 the verifier forgets what it knows of a number that lies on the stack in between: "math
+/// between mem pointer and register with unbounded min value".
+#[inline(always)]
+pub(crate) fn in_class<const C: usize>(offset: u64) -> u64 {
+    let mut bounded = offset;
+    // SAFETY: the instructions only change their own operand.
+    unsafe {
+        asm!(
+            "if {0} <= {1} goto +1",
+            "{0} = {1}",
+            inout(reg) bounded,
+            const CLASSES[C].max_offset() as u64,
             options(pure, nomem, nostack),
         );
     }
