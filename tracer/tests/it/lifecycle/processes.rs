@@ -11,7 +11,7 @@ use std::{
 use super::{
     Ticking,
     support::{
-        faultline,
+        faultline, kernel_batches,
         live::{Puppet, copy_program, wait_counting},
         number, target,
     },
@@ -160,6 +160,9 @@ fn two_libraries_of_one_name() {
 /// Check that a process which ends at any moment while it is attached to ends the run, and nothing worse.
 #[test]
 fn ends_while_it_is_attached_to() {
+    if !kernel_batches() {
+        return;
+    }
     for delay_ms in (0..200).step_by(10) {
         let mut puppet = Puppet::start();
         let pid = puppet.pid();
