@@ -77,6 +77,11 @@ impl PlaceLinks {
         self.0.iter().map(|(_, links)| links.len()).sum()
     }
 
+    /// Whether nothing is attached.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The probes that are attached.
     pub(crate) fn probes(&self) -> impl Iterator<Item = ProbeId> {
         self.0.iter().flat_map(|(probes, _)| probes).copied()

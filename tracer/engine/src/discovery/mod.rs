@@ -468,11 +468,6 @@ impl Prepared {
         Self { combined: combine(discovery.parts, host), problems }
     }
 
-    /// An empty plan.
-    pub(crate) fn empty() -> Self {
-        Self { combined: Combined::default(), problems: Vec::new() }
-    }
-
     /// What would be attached, and what cannot be attached.
     #[must_use]
     pub fn plan(&self) -> &AttachPlan {

@@ -1,124 +1,27 @@
 //! Changes of requests: new probes are attached before old ones are released, and the ones that stay are
 //! left alone.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
-use faultline_plan::ProbeId;
-use faultline_resolve::{ObjectFile, Pid, Skipped};
+use faultline_resolve::{Pid, Skipped};
 
 use super::{
     Added, Attached, Change, Changed, TracerError,
     engine::{Engine, Pending},
+    probed::{Origin, Part, Probed, into_links},
     work::{Attachments, Input, Worked, chain},
 };
 use crate::{
-    collect::catalog::Figures,
-    discovery::{
-        Known, KnownPart, KnownPlace, PartId, Prepared, Scope, filters_by_process, is_same_file,
-    },
+    discovery::{Scope, filters_by_process, is_same_file},
     kernel::HeldLinks,
     limiter::Limiter,
-    links::{Place, PlaceId},
+    links::PlaceId,
     notice::Notice,
     request::Request,
-    set::SetId,
 };
 
 /// How many file contents without a place a request may keep before the oldest is forgotten.
 const KEPT_EMPTY: usize = 2;
-
-/// Where a request comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// The configuration.
-    Config,
-    /// A client added it: a new configuration leaves it alone.
-    Control,
-}
-
-/// A request while it is attached.
-#[derive(Debug)]
-pub(super) struct Probed {
-    pub(super) request: Arc<Request>,
-    pub(super) origin: Origin,
-    /// One for each distinct content of its files: identical files share a part.
-    pub(super) parts: Vec<Part>,
-    /// Why it is not attached, if it is not.
-    pub(super) problem: Option<Arc<str>>,
-    /// Functions that it names but that cannot be probed, with the reason.
-    pub(super) skipped: HashMap<Arc<str>, Skipped>,
-    /// What its functions counted at places that are no longer attached.
-    pub(super) retired: HashMap<Arc<str>, Arc<Figures>>,
-}
-
-/// The functions of a request in files with the same content.
-#[derive(Debug)]
-pub(crate) struct Part {
-    pub(super) id: PartId,
-    pub(super) set: SetId,
-    pub(super) ids: Vec<ProbeId>,
-    /// The file in which they were found.
-    pub(super) file: Arc<ObjectFile>,
-    pub(super) places: Vec<Place>,
-}
-
-impl Probed {
-    pub(super) fn new(request: Request, origin: Origin) -> Self {
-        Self {
-            request: Arc::new(request),
-            origin,
-            parts: Vec::new(),
-            problem: None,
-            skipped: HashMap::new(),
-            retired: HashMap::new(),
-        }
-    }
-
-    /// The parts that are attached somewhere.
-    pub(super) fn live_parts(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().filter(|part| !part.places.is_empty())
-    }
-
-    /// Every place where it is attached.
-    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
-        self.parts.iter().flat_map(|part| &part.places)
-    }
-
-    /// What a look needs to know about it.
-    fn known(&self) -> Known {
-        let place = |place: &Place| KnownPlace {
-            id: place.id,
-            at: (Arc::clone(&place.file), place.process),
-        };
-        let part = |part: &Part| KnownPart {
-            id: part.id,
-            file: Arc::clone(&part.file),
-            functions: part.ids.len(),
-            places: part.places.iter().map(place).collect(),
-        };
-        Known { request: Arc::clone(&self.request), parts: self.parts.iter().map(part).collect() }
-    }
-
-    /// Records why it is not attached anywhere, if that is so.
-    fn note_problem(&mut self, problem: Option<&Arc<str>>, was_found: bool) {
-        if self.places().next().is_some() {
-            self.problem = None;
-        } else if let Some(problem) = problem {
-            self.problem = Some(Arc::clone(problem));
-        } else if was_found {
-            let can_be = self.parts.iter().any(|part| !part.ids.is_empty());
-            self.problem = Some(match can_be {
-                true => "the target disappeared before it was attached".into(),
-                false => "none of its functions can be probed".into(),
-            });
-        } else if self.problem.is_none() {
-            self.problem = Some("no process is selected".into());
-        }
-    }
-}
 
 impl Pending {
     /// Answers with a failure.
@@ -164,18 +67,18 @@ impl Engine {
 
     fn start(&mut self, pending: Pending) {
         match pending {
-            Pending::Attach { prepared, progress, reply } => {
-                let Prepared { combined, .. } = *prepared;
+            Pending::Attach { mut prepared, progress, reply } => {
+                let combined = std::mem::take(&mut prepared.combined);
                 for part in &combined.parts {
                     let request = &part.request;
                     let probed = Probed::new(Request::clone(request), Origin::Control);
                     self.requests.entry(Arc::clone(&request.name)).or_insert(probed);
                 }
-                let progress_of_job = Arc::clone(&progress);
-                let input =
-                    Input::Prepared { combined: Box::new(combined), progress: progress_of_job };
-                // The prepared plan is with the job; the requester is answered with its result.
-                let prepared = Box::new(Prepared::empty());
+                let input = Input::Prepared {
+                    combined: Box::new(combined),
+                    progress: Arc::clone(&progress),
+                };
+                // The plan is with the job; the requester is answered with its result.
                 self.start_job(input, Some(Pending::Attach { prepared, progress, reply }));
             }
             Pending::Change { change, reply } => match self.difference(&change) {
@@ -256,26 +159,23 @@ impl Engine {
 
     /// Releases what is removed, and applies settings, once nothing can fail any more.
     fn settle(&mut self, change: &Change, leaving: &[Arc<str>]) -> Changed {
-        let mut links = Vec::new();
-        let mut removed = leaving.to_vec();
-        removed.sort_unstable();
-        removed.dedup();
-        for name in &removed {
-            if let Some(probed) = self.requests.remove(name) {
-                links.extend(into_links(probed.parts));
-            }
-        }
+        let (removed, links) = self.remove(leaving);
         let kept = self.requests.len();
         if let Change::Configure { settings, .. } = change {
             self.configure(settings.clone());
         }
         self.publish();
         self.release(links, None);
-        Changed {
-            removed: removed.iter().map(ToString::to_string).collect(),
-            kept,
-            ..Changed::default()
-        }
+        Changed { removed, kept, ..Changed::default() }
+    }
+
+    /// Removes requests; their names, sorted, and the links that the caller must release.
+    fn remove(&mut self, names: &[Arc<str>]) -> (Vec<String>, Vec<HeldLinks>) {
+        let probed = |name: &Arc<str>| self.requests.remove_entry(name);
+        let (mut removed, parts): (Vec<_>, Vec<_>) =
+            names.iter().filter_map(probed).map(|(name, of)| (name.to_string(), of.parts)).unzip();
+        removed.sort_unstable();
+        (removed, into_links(parts.into_iter().flatten()))
     }
 
     fn configure(&mut self, settings: super::Settings) {
@@ -388,14 +288,8 @@ impl Engine {
         let attachments = result?;
         let took_something = !attachments.sets.is_empty();
         leaving.extend(new.iter().map(|request| Arc::clone(&request.name)));
-        leaving.retain(|name| self.requests.contains_key(name));
         // New probes count before old ones are released.
-        let mut links = Vec::new();
-        for name in &leaving {
-            if let Some(probed) = self.requests.remove(name) {
-                links.extend(into_links(probed.parts));
-            }
-        }
+        let (removed, links) = self.remove(&leaving);
         let kept = self.requests.len();
         let names: Vec<_> = new.iter().map(|request| Arc::clone(&request.name)).collect();
         for request in new {
@@ -418,8 +312,6 @@ impl Engine {
         });
         let added = added.collect();
         self.settle(change, &[]);
-        let mut removed: Vec<_> = leaving.iter().map(ToString::to_string).collect();
-        removed.sort_unstable();
         self.release(links, None);
         Ok(Changed { added, removed, kept, took: started.elapsed() })
     }
@@ -598,10 +490,4 @@ impl Engine {
         }
         into_links(forgotten)
     }
-}
-
-/// The links of parts that are removed.
-pub(super) fn into_links(parts: impl IntoIterator<Item = Part>) -> Vec<HeldLinks> {
-    let places = parts.into_iter().flat_map(|part| part.places);
-    places.flat_map(|place| place.links.into_links()).collect()
 }

@@ -17,8 +17,8 @@ use faultline_resolve::Pid;
 
 use super::{
     Attached, Change, Changed, Command, Options, Settings, Stopped, TracerError, Vitals,
-    apply::Probed,
     correct::{Adjustment, Correcting},
+    probed::{Probed, into_links},
     work::Job,
 };
 use crate::{
@@ -378,11 +378,8 @@ impl Engine {
         if let Some(job) = &self.job {
             job.cancel();
         }
-        let mut links = Vec::new();
-        for probed in std::mem::take(&mut self.requests).into_values() {
-            let places = probed.parts.into_iter().flat_map(|part| part.places);
-            links.extend(places.flat_map(|place| place.links.into_links()));
-        }
+        let requests = std::mem::take(&mut self.requests).into_values();
+        let links = into_links(requests.flat_map(|probed| probed.parts));
         let ending = std::mem::take(&mut self.sets).into_values().collect();
         self.release_ending(links, ending, None, Arc::clone(progress));
         let last = self.leaving.last().map(|leaving| leaving.id);

@@ -13,6 +13,7 @@
 mod apply;
 mod correct;
 mod engine;
+mod probed;
 mod publish;
 mod work;
 

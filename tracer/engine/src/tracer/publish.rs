@@ -10,10 +10,10 @@ use tracer_common::Action;
 use faultline_plan::ProbeId;
 use faultline_resolve::Skipped;
 
-pub use super::apply::Origin;
+pub use super::probed::Origin;
 use super::{
-    apply::{Part, Probed},
     engine::Engine,
+    probed::{Part, Probed},
 };
 use crate::{
     collect::catalog::{Catalog, Durations, Figures, Kind, Retired, Series},

@@ -15,8 +15,8 @@ use faultline_resolve::{Pid, Skipped};
 
 use super::{
     Command, TracerError,
-    apply::Part,
     engine::{Engine, Numbers, Pending},
+    probed::{Part, into_links},
 };
 use crate::{
     discovery::{
@@ -301,8 +301,7 @@ impl Worker {
                     all.report.add(report);
                 }
                 Err(error) => {
-                    let places = all.parts.into_iter().flat_map(|(_, part)| part.places);
-                    self.store.undo(places.flat_map(|place| place.links.into_links()).collect());
+                    self.store.undo(into_links(all.parts.into_iter().map(|(_, part)| part)));
                     return Err(error);
                 }
             }
@@ -457,11 +456,4 @@ fn refuse_waiting(known: &[Known], discovery: &Discovery) -> Option<TracerError>
     let problem = || discovery.problems.get(name).map(ToString::to_string);
     let why = skipped.or_else(problem).unwrap_or_else(|| "no process is selected".to_owned());
     Some(TracerError::NothingToProbe { name: Arc::clone(name), why })
-}
-
-impl PlaceLinks {
-    /// Whether nothing is attached.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
