@@ -1,6 +1,6 @@
 //! Tests that cannot run in parallel with others. They run one at a time: each begins with [`alone`].
 //!
-//! - `bench` measures this machine, and `budget` checks shares of its CPU time
+//! - `bench` measures this machine, and `budget` and `budget_files` check shares of its CPU time
 //! - `churn`, `descriptors` and `exchange` attach from this process. If another test started a program at
 //!   the same time, the child would hold copies of their links until it executes, and a link with a copy is
 //!   not released. They also compare what this process holds before and after
@@ -16,6 +16,7 @@
 
 mod bench;
 mod budget;
+mod budget_files;
 mod churn;
 mod daemon_stuck;
 mod descriptors;

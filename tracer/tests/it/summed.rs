@@ -38,8 +38,7 @@ fn summary(finished: &Finished) -> Value {
 
 /// Calls each of many functions 20 times, and checks that each is reported with 20 calls.
 fn count_many(program: &Path, functions: u64, digits: usize) {
-    let run = faultline(["count", "--json", "-c", &format!("{} 20", program.display())]);
-    let mut run = run;
+    let mut run = faultline(["count", "--json", "-c", &format!("{} 20", program.display())]);
     let zeros = "0".repeat(digits - 1);
     let (pattern, functions, links) = if kernel_batches() {
         ("fn_*".to_owned(), functions, 1)
