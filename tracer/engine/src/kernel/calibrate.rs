@@ -6,7 +6,7 @@
 
 use tracer_common::{Action, counter::Counter, program::FLAG_TRACK_RETURN};
 
-use super::{Features, Links, LoadOptions, Programs, Progress, own_code};
+use super::{Features, Links, LoadOptions, Programs, Progress, clock::thread_time, own_code};
 use faultline_plan::{Costs, Form, PlannedProbe, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::ValueType;
@@ -19,20 +19,9 @@ const BATCHES: usize = 24;
 /// Which batch counts, in order of their times: disturbances only ever make a batch slower.
 const COUNTED: usize = BATCHES / 4;
 
-/// One function per form, in the order of [`Form::ALL`], and one whose return is traced. The code that
-/// refers to them may end up in another codegen unit, so their symbols are global within this program and
-/// hidden from everything else.
-macro_rules! functions {
-    ($($name:literal: $($instruction:literal),+;)+) => {
-        core::arch::global_asm!($(concat!(
-            ".balign 16\n", ".globl ", $name, "\n", ".hidden ", $name, "\n",
-            $name, ": ", $($instruction, "\n",)+
-        ),)+);
-    };
-}
-
+// One function per form, in the order of [`Form::ALL`], and one whose return is traced.
 #[cfg(target_arch = "x86_64")]
-functions! {
+own_code::functions! { of_each: 1, apart: 16;
     "faultline_costs_nop5": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
     "faultline_costs_nop": "nop", "ret";
     "faultline_costs_push": "push rbx", "pop rbx", "ret";
@@ -54,7 +43,7 @@ functions! {
 }
 // There is one nop, and no `push`.
 #[cfg(target_arch = "aarch64")]
-functions! {
+own_code::functions! { of_each: 1, apart: 16;
     "faultline_costs_nop5": "nop", "ret";
     "faultline_costs_nop": "nop", "ret";
     "faultline_costs_push": "mov w0, w1", "ret";
@@ -205,18 +194,11 @@ fn measure<const N: usize>(
 
 /// How long a call takes, in nanoseconds of this thread's CPU time: other threads may run in between.
 fn batch_ns(function: Function) -> u64 {
-    let begin = thread_ns();
+    let begin = thread_time();
     for _ in 0..BATCH {
         // SAFETY: the function keeps the calling convention and does nothing.
         unsafe { function() };
     }
-    thread_ns().saturating_sub(begin) / u64::from(BATCH)
-}
-
-/// The thread's CPU time.
-fn thread_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is valid for writes; the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    let took = thread_time().saturating_sub(begin);
+    took.as_nanos() as u64 / u64::from(BATCH)
 }

@@ -1,17 +1,31 @@
-//! The clock of the eBPF programs: `bpf_ktime_get_ns`, the host's `CLOCK_MONOTONIC`.
+//! The clock of the eBPF programs, `bpf_ktime_get_ns`: the host's `CLOCK_MONOTONIC`. And the CPU time that we
+//! have used.
 //!
 //! In a time namespace, `clock_gettime` adds that namespace's offset (`time_namespaces(7)`, Linux 5.6); the
 //! programs do not. So the time is read here and nowhere else.
 
-use std::{fs, sync::OnceLock};
+use std::{fs, sync::OnceLock, time::Duration};
 
 /// Nanoseconds of the clock that the eBPF programs read.
 pub fn monotonic_ns() -> u64 {
+    read_ns(libc::CLOCK_MONOTONIC).saturating_add_signed(-namespace_offset_ns())
+}
+
+/// The CPU time that the calling thread has used.
+pub(crate) fn thread_time() -> Duration {
+    Duration::from_nanos(read_ns(libc::CLOCK_THREAD_CPUTIME_ID))
+}
+
+/// The CPU time that all threads of this process have used.
+pub(crate) fn process_time() -> Duration {
+    Duration::from_nanos(read_ns(libc::CLOCK_PROCESS_CPUTIME_ID))
+}
+
+fn read_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is valid for writes; the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    let ours_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-    ours_ns.saturating_add_signed(-namespace_offset_ns())
+    // SAFETY: `now` is valid for writes; these clocks exist on every Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// How far our namespace is ahead of the host. A process cannot leave the time namespace it was started in.

@@ -52,5 +52,6 @@ pub use self::{
     trial::{Feature, Finding, probe_features},
 };
 pub(crate) use self::{
-    calibrate::measure_costs, handover::be_releaser_if_asked, quirks::try_quirks,
+    calibrate::measure_costs, clock::process_time, handover::be_releaser_if_asked,
+    quirks::try_quirks,
 };

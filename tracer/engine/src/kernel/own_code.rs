@@ -9,6 +9,21 @@ use faultline_plan::{
 };
 use faultline_resolve::{FileOffset, Pid, Resolver, View, process};
 
+/// Defines functions in assembly: of each name a row of so many with the same instructions, which begin at
+/// multiples of so many bytes. The code that refers to them may end up in another codegen unit, so their
+/// symbols are global within this program and hidden from everything else.
+macro_rules! functions {
+    (of_each: $count:literal, apart: $bytes:literal; $($name:literal: $($instruction:literal),+;)+) => {
+        core::arch::global_asm!($(concat!(
+            ".balign 64\n", ".globl ", $name, "\n", ".hidden ", $name, "\n", $name, ":\n",
+            ".rept ", $count, "\n", ".balign ", $bytes, "\n",
+            $($instruction, "\n",)+
+            ".endr\n",
+        ),)+ ".balign 64");
+    };
+}
+pub(super) use functions;
+
 /// A probe on our own function at an address, without arguments or return.
 pub(super) fn probe(label: &str, address: usize) -> anyhow::Result<PlannedProbe> {
     let address = address as u64;

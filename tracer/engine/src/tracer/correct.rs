@@ -20,9 +20,9 @@ use super::{
     work::chain,
 };
 use crate::{
-    kernel::{KernelError, Progress},
+    kernel::{KernelError, Progress, process_time},
     limiter::{Correction, Costly, Key, Limiter, LimiterNotice},
-    links::{self, LinkStore, PlaceId, PlaceLinks, Wanted},
+    links::{self, LinkStore, Place, PlaceId, PlaceLinks, Wanted},
     notice::Notice,
     set::{ProbeSet, SetId},
 };
@@ -40,6 +40,13 @@ struct Item {
     old: PlaceLinks,
     /// What to attach: the probes that stay, or the new ones.
     wanted: Wanted,
+}
+
+impl Item {
+    fn at(place: &Place, set: SetId, old: PlaceLinks, probes: Vec<ProbeId>) -> Self {
+        let wanted = Wanted { probes, file: Arc::clone(&place.file), process: place.process };
+        Self { place: place.id, set, old, wanted }
+    }
 }
 
 /// What was done at a place.
@@ -149,7 +156,7 @@ impl Engine {
         notice: Option<Notice>,
         reply: Option<Reply>,
     ) {
-        let before = own_cpu_time();
+        let before = process_time();
         let mut late = HashSet::new();
         let items = match &correction {
             Correction::Nothing => return,
@@ -231,9 +238,7 @@ impl Engine {
                     continue;
                 }
                 let stays = old.probes().filter(|probe| !probes.contains(probe)).collect();
-                let wanted =
-                    Wanted { probes: stays, file: Arc::clone(&place.file), process: place.process };
-                items.push(Item { place: place.id, set: part.set, old, wanted });
+                items.push(Item::at(place, part.set, old, stays));
             }
         }
         items
@@ -247,13 +252,8 @@ impl Engine {
                 set.programs().close_gates(&part.ids);
             }
             for place in &mut part.places {
-                let wanted = Wanted {
-                    probes: Vec::new(),
-                    file: Arc::clone(&place.file),
-                    process: place.process,
-                };
                 let old = std::mem::take(&mut place.links);
-                items.push(Item { place: place.id, set: part.set, old, wanted });
+                items.push(Item::at(place, part.set, old, Vec::new()));
             }
         }
         items
@@ -267,7 +267,7 @@ impl Engine {
             for (index, place) in part.places.iter().enumerate() {
                 let earlier = &part.places[..index];
                 let shares =
-                    |other: &links::Place| crate::discovery::is_same_file(&other.file, &place.file);
+                    |other: &Place| crate::discovery::is_same_file(&other.file, &place.file);
                 if !alone && earlier.iter().any(shares) {
                     continue;
                 }
@@ -279,10 +279,7 @@ impl Engine {
                     .filter(|id| !there.contains(id) && is_wanted((part.set, *id)));
                 let probes: Vec<_> = probes.collect();
                 if !probes.is_empty() {
-                    let wanted =
-                        Wanted { probes, file: Arc::clone(&place.file), process: place.process };
-                    let old = PlaceLinks::default();
-                    items.push(Item { place: place.id, set: part.set, old, wanted });
+                    items.push(Item::at(place, part.set, PlaceLinks::default(), probes));
                 }
             }
         }
@@ -361,7 +358,7 @@ impl Engine {
         }
         match &mut self.limiter {
             Some(limiter) => {
-                limiter.failed(&correction, own_cpu_time().saturating_sub(before));
+                limiter.failed(&correction, process_time().saturating_sub(before));
             }
             // There is no limit any more, so nothing else would retry this.
             None => self.attach_missing_at = Some(Instant::now() + MISSING_AGAIN),
@@ -445,7 +442,7 @@ impl Engine {
         match (reply, &mut self.limiter) {
             (Some(reply), _) => drop(reply.send(Ok(()))),
             (None, Some(limiter)) => {
-                limiter.done(&correction, own_cpu_time().saturating_sub(before));
+                limiter.done(&correction, process_time().saturating_sub(before));
             }
             (None, None) => {}
         }
@@ -530,15 +527,4 @@ impl Correcting {
         }
         Corrected { correcting: self, result, replaced }
     }
-}
-
-/// The CPU time that all threads of this process have used.
-fn own_cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is ours and lives through the call.
-    if unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) } != 0 {
-        return Duration::ZERO;
-    }
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -11,11 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Bench, Functions, Load, ThreadWork,
-    cpu::{pin_to, thread_time},
-    scaling::function,
-};
+use super::super::clock::thread_time;
+use super::{Bench, Functions, Load, ThreadWork, cpu::pin_to, scaling::function};
 
 /// How long each thread calls before timing starts: an idle CPU is slow at first.
 const WARM_UP: Duration = Duration::from_millis(1);

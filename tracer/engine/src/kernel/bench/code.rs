@@ -19,136 +19,38 @@ pub(super) const FIELD: usize = 10_000;
 /// aarch64).
 const FIELD_STRIDE: usize = if cfg!(target_arch = "x86_64") { 4 } else { 8 };
 
-// The code that refers to these symbols may end up in another codegen unit, so they are global within this
-// program and hidden from everything else.
 #[cfg(target_arch = "x86_64")]
-core::arch::global_asm!(
-    ".balign 64",
-    ".globl faultline_bench_nop5",
-    ".hidden faultline_bench_nop5",
-    "faultline_bench_nop5:",
-    ".rept 16",
-    ".balign 16",
-    ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_nop",
-    ".hidden faultline_bench_nop",
-    "faultline_bench_nop:",
-    ".rept 16",
-    ".balign 16",
-    "nop",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_push",
-    ".hidden faultline_bench_push",
-    "faultline_bench_push:",
-    ".rept 16",
-    ".balign 16",
-    "push rbx",
-    "pop rbx",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_marker",
-    ".hidden faultline_bench_marker",
-    "faultline_bench_marker:",
-    ".rept 16",
-    ".balign 16",
-    "endbr64",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_other",
-    ".hidden faultline_bench_other",
-    "faultline_bench_other:",
-    ".rept 16",
-    ".balign 16",
-    "mov eax, edi",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_fast",
-    ".hidden faultline_bench_fast",
-    "faultline_bench_fast:",
-    ".rept 768",
-    ".balign 16",
-    ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_field",
-    ".hidden faultline_bench_field",
-    "faultline_bench_field:",
-    ".rept 10000",
-    ".balign 4",
-    "push rbx",
-    "pop rbx",
-    "ret",
-    ".endr",
-    ".balign 64",
-);
+own_code::functions! { of_each: 16, apart: 16;
+    "faultline_bench_nop5": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
+    "faultline_bench_nop": "nop", "ret";
+    "faultline_bench_push": "push rbx", "pop rbx", "ret";
+    "faultline_bench_marker": "endbr64", "ret";
+    "faultline_bench_other": "mov eax, edi", "ret";
+}
+#[cfg(target_arch = "x86_64")]
+own_code::functions! { of_each: 768, apart: 16;
+    "faultline_bench_fast": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
+}
+#[cfg(target_arch = "x86_64")]
+own_code::functions! { of_each: 10000, apart: 4;
+    "faultline_bench_field": "push rbx", "pop rbx", "ret";
+}
+// `hint #34` is `bti c`, as an assembler without branch targets knows it.
 #[cfg(target_arch = "aarch64")]
-core::arch::global_asm!(
-    ".balign 64",
-    ".globl faultline_bench_nop",
-    ".hidden faultline_bench_nop",
-    "faultline_bench_nop:",
-    ".rept 16",
-    ".balign 16",
-    "nop",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_push",
-    ".hidden faultline_bench_push",
-    "faultline_bench_push:",
-    ".rept 16",
-    ".balign 16",
-    "stp x29, x30, [sp, #-16]!",
-    "ldp x29, x30, [sp], #16",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_marker",
-    ".hidden faultline_bench_marker",
-    "faultline_bench_marker:",
-    ".rept 16",
-    ".balign 16",
-    // `bti c`, as an assembler without branch targets knows it.
-    "hint #34",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_other",
-    ".hidden faultline_bench_other",
-    "faultline_bench_other:",
-    ".rept 16",
-    ".balign 16",
-    "mov w0, w1",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_fast",
-    ".hidden faultline_bench_fast",
-    "faultline_bench_fast:",
-    ".rept 768",
-    ".balign 16",
-    "nop",
-    "ret",
-    ".endr",
-    ".balign 64",
-    ".globl faultline_bench_field",
-    ".hidden faultline_bench_field",
-    "faultline_bench_field:",
-    ".rept 10000",
-    "nop",
-    "ret",
-    ".endr",
-    ".balign 64",
-);
+own_code::functions! { of_each: 16, apart: 16;
+    "faultline_bench_nop": "nop", "ret";
+    "faultline_bench_push": "stp x29, x30, [sp, #-16]!", "ldp x29, x30, [sp], #16", "ret";
+    "faultline_bench_marker": "hint #34", "ret";
+    "faultline_bench_other": "mov w0, w1", "ret";
+}
+#[cfg(target_arch = "aarch64")]
+own_code::functions! { of_each: 768, apart: 16;
+    "faultline_bench_fast": "nop", "ret";
+}
+#[cfg(target_arch = "aarch64")]
+own_code::functions! { of_each: 10000, apart: 8;
+    "faultline_bench_field": "nop", "ret";
+}
 
 unsafe extern "C" {
     #[cfg(target_arch = "x86_64")]

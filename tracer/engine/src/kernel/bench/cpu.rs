@@ -1,6 +1,6 @@
 //! Pins threads to CPUs and reads the CPU time they get.
 
-use std::{io, mem, time::Duration};
+use std::{io, mem};
 
 /// The CPUs that this thread may run on.
 pub(super) fn allowed_cpus() -> io::Result<Vec<usize>> {
@@ -30,12 +30,4 @@ pub(super) fn pin_to(cpu: usize) -> io::Result<()> {
 fn empty_set() -> libc::cpu_set_t {
     // SAFETY: a plain bit set, for which all zeroes is the empty one.
     unsafe { mem::zeroed() }
-}
-
-/// The CPU time used by the calling thread.
-pub(super) fn thread_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writes.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
