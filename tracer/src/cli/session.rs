@@ -278,16 +278,16 @@ impl Session {
         let status = stopped.overhead.as_ref()?;
         let cpus = faultline_engine::collect::catalog::online_cpus() as f64;
         let elapsed = status.elapsed.as_secs_f64() * cpus;
-        let mean = (status.hits + status.work).as_secs_f64() / elapsed.max(1e-9);
+        let mean = (status.figures.hits + status.figures.work).as_secs_f64() / elapsed.max(1e-9);
         Some(Overhead {
             max_percent: Ppm::percent(status.limit),
             policy: status.policy.clone(),
             mean_percent: Ppm::percent(mean),
-            peak_percent: Ppm::percent(status.peak),
-            attach_work_ms: Millis(status.work),
-            exceeded: status.exceeded,
-            detached: status.detached,
-            attached_again: status.attached_again,
+            peak_percent: Ppm::percent(status.figures.peak),
+            attach_work_ms: Millis(status.figures.work),
+            exceeded: status.figures.exceeded,
+            detached: status.figures.detached,
+            attached_again: status.figures.attached_again,
             away: status.away as u64,
             attached_share: self.set.share_of_all().map(Ppm::share),
         })

@@ -167,11 +167,11 @@ impl From<OverheadStatus> for Overhead {
         Self {
             max_percent: (status.limit * 1e8).round() / 1e6,
             policy: status.policy,
-            hits_seconds: status.hits.as_secs_f64(),
-            work_seconds: status.work.as_secs_f64(),
-            exceeded: status.exceeded,
-            detached: status.detached,
-            attached_again: status.attached_again,
+            hits_seconds: status.figures.hits.as_secs_f64(),
+            work_seconds: status.figures.work.as_secs_f64(),
+            exceeded: status.figures.exceeded,
+            detached: status.figures.detached,
+            attached_again: status.figures.attached_again,
             away: status.away,
             attached_seconds: status.attached.as_secs_f64(),
         }

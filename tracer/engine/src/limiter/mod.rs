@@ -43,18 +43,8 @@ pub struct OverheadStatus {
     pub limit: f64,
     /// What to do above it.
     pub policy: String,
-    /// The highest usage in a look over at least 10 ms: a share of all CPUs.
-    pub peak: f64,
-    /// Estimated CPU time that hits have cost.
-    pub hits: Duration,
-    /// CPU time of the budget's own attaching and detaching.
-    pub work: Duration,
-    /// How often the budget was exceeded and corrected.
-    pub exceeded: u64,
-    /// How often probes were detached.
-    pub detached: u64,
-    /// How often probes were attached again.
-    pub attached_again: u64,
+    /// What it did, and what the probes used.
+    pub figures: OverheadFigures,
     /// How many probes are detached now.
     pub away: usize,
     /// How long probes were attached while there was a budget.
@@ -287,17 +277,11 @@ impl Limiter {
     }
 
     pub(crate) fn status(&self) -> OverheadStatus {
-        let figures = self.budget.figures();
         let limit = self.budget.limit();
         OverheadStatus {
             limit: limit.share(),
             policy: limit.policy().to_string(),
-            peak: figures.peak,
-            hits: figures.hits,
-            work: figures.work,
-            exceeded: figures.exceeded,
-            detached: figures.detached,
-            attached_again: figures.attached_again,
+            figures: self.budget.figures(),
             away: self.budget.away(),
             attached: self.attached,
             elapsed: self.began.elapsed(),

@@ -39,12 +39,12 @@ impl Collector for OverheadCollector {
             (
                 "faultline_overhead_hits_seconds",
                 "CPU time that hits have cost the traced programs, estimated",
-                status.hits.as_secs_f64(),
+                status.figures.hits.as_secs_f64(),
             ),
             (
                 "faultline_overhead_work_seconds",
                 "CPU time of attaching and detaching for the overhead budget",
-                status.work.as_secs_f64(),
+                status.figures.work.as_secs_f64(),
             ),
             (
                 "faultline_overhead_attached_seconds",
@@ -54,17 +54,17 @@ impl Collector for OverheadCollector {
             (
                 "faultline_overhead_exceeded",
                 "Times that the overhead budget was exceeded and something was done",
-                status.exceeded as f64,
+                status.figures.exceeded as f64,
             ),
             (
                 "faultline_overhead_detached",
                 "Functions that the overhead budget has detached, each time that it has",
-                status.detached as f64,
+                status.figures.detached as f64,
             ),
             (
                 "faultline_overhead_attached",
                 "Functions that were attached again after that",
-                status.attached_again as f64,
+                status.figures.attached_again as f64,
             ),
         ] {
             let counter = ConstCounter::new(value);
