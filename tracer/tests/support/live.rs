@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::{
     Finished, HUNG_AFTER, Running, Target, assert_conserved, faultline, is_emulated, number,
+    send_signal,
 };
 
 /// A target with faultline attached to it.
@@ -192,8 +193,7 @@ impl Bare {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: the child is not yet waited for, so the id is its own.
-        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+        send_signal(&self.child, signal);
     }
 
     /// Waits for the end; returns its status and its standard error.

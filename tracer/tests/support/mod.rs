@@ -234,6 +234,12 @@ fn tasks_of(pid: u32) -> String {
     text
 }
 
+/// Sends a signal to a child that is not yet waited for: the id is still its own.
+fn send_signal(child: &Child, signal: i32) {
+    // SAFETY: the call takes no pointer.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+}
+
 impl Running {
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
@@ -241,8 +247,7 @@ impl Running {
 
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: the child is not yet waited for, so the id is its own.
-        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+        send_signal(&self.child, signal);
     }
 
     /// Waits for the end; a run that does not end is killed, and the test fails.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Faultline, Finished, HUNG_AFTER, live::wait_counting, spawn};
+use super::{Faultline, Finished, HUNG_AFTER, live::wait_counting, send_signal, spawn};
 
 /// A line, and when it arrived.
 #[derive(Debug, Clone)]
@@ -102,8 +102,7 @@ impl Streaming {
 
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: the child is not yet waited for, so the id is its own.
-        assert_eq!(unsafe { libc::kill(self.pid(), signal) }, 0);
+        send_signal(&self.child, signal);
     }
 
     /// Waits for the end; a run that does not end is killed, and the test fails.
