@@ -98,8 +98,8 @@ mod tests {
         let table = table(&[row(0, "t:f"), row(1, "t:g")]).top(Some(1));
         let text = TextSink::new(false);
         let rows = "calls       p50       p90       p99       max     total  function\n\
-                    \x20  10    1.09µs    1.09µs    2.10µs    2.10µs   12.00µs  t:f\n\
-                    \x20  10                                            12.00µs  in 1 more\n";
+                    \x20  10    1.09µs    1.09µs    2.10µs    2.10µs    12.0µs  t:f\n\
+                    \x20  10                                            12.0µs  in 1 more\n";
         assert_eq!(text.table_in(&table, 5), rows);
         let whole = text.table_in(&table, usize::MAX);
         let picture = whole.strip_prefix(rows).unwrap();

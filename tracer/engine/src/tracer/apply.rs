@@ -194,7 +194,7 @@ impl Engine {
             return;
         }
         if self.limiter.take().is_some() {
-            self.options.observer.overhead(None);
+            // The status shows the former budget until everything that it has detached is attached again.
             self.attach_missing();
             return;
         }

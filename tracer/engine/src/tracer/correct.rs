@@ -444,7 +444,7 @@ impl Engine {
             (None, Some(limiter)) => {
                 limiter.done(&correction, process_time().saturating_sub(before));
             }
-            (None, None) => {}
+            (None, None) => self.options.observer.overhead(None),
         }
         if self.options.changes {
             self.limit_overhead();
