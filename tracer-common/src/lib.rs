@@ -81,6 +81,12 @@ pub struct Control {
     pub exchange: u64,
     /// Hits that could not be marked during an exchange, and may have been counted twice.
     pub unmarked: u64,
+    /// Children with a copy of its memory that traced processes have forked, if children are not followed.
+    pub forked: u64,
+    /// Children that are followed, or were while they lived.
+    pub followed: u64,
+    /// Children that could not be followed: there was no room for more.
+    pub unfollowed: u64,
 }
 
 impl Control {
@@ -88,4 +94,4 @@ impl Control {
     pub const ENDED: i64 = i64::MIN;
 }
 
-const _: () = assert!(size_of::<Control>() == 32);
+const _: () = assert!(size_of::<Control>() == 56);

@@ -12,6 +12,7 @@
 //! - `fault`: faulting a page in, with nothing held
 //! - `exchange`: hits that reach two links
 //! - `notices`: processes that execute or fork
+//! - `children`: children of traced processes, followed or only counted
 //! - `returns`: the open calls of each task
 //! - `task`: the numbers of the running task
 //! - `verifier`: what the kernel's verifier needs and the source does not
@@ -22,6 +23,7 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "the bpf target offers an atomic add only as an intrinsic")]
 
+mod children;
 mod choice;
 mod condition;
 mod emit;
@@ -172,7 +174,7 @@ fn task_exec(ctx: RawTracePointContext) -> i32 {
 /// nothing of faultline itself is traced.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn command_begins(_ctx: RawTracePointContext) -> i32 {
-    if task::is_traced(task::current()) {
+    if task::is_named(task::current()) {
         maps::enable();
     }
     0

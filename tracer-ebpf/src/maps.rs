@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
     maps::{Array, HashMap, RingBuf},
 };
@@ -31,6 +31,22 @@ static FILTER_PIDS: Global<u8> = Global::new(0);
 /// Not 0: only this process is traced. The common case, at a fraction of the cost of a lookup.
 #[unsafe(no_mangle)]
 static ONLY_PID: Global<u32> = Global::new(0);
+
+/// Not 0: children of traced processes are traced too.
+#[unsafe(no_mangle)]
+static FOLLOW: Global<u8> = Global::new(0);
+
+/// Where in the kernel's `task_struct` the process id is: only set if `FOLLOW` is.
+#[unsafe(no_mangle)]
+static TASK_TGID: Global<u64> = Global::new(0);
+
+/// Where in it the pointer to the `signal_struct` is, which all tasks of a process share.
+#[unsafe(no_mangle)]
+static TASK_SIGNAL: Global<u64> = Global::new(0);
+
+/// Where in that the number of tasks that have not ended is.
+#[unsafe(no_mangle)]
+static SIGNAL_LIVE: Global<u64> = Global::new(0);
 
 /// Not 0: the inode of the PID namespace that faultline runs in, which is not the initial one.
 #[unsafe(no_mangle)]
@@ -128,6 +144,10 @@ pub(crate) static NO_MARKS: Array<Marks> = Array::with_max_entries(1, 0);
 #[map]
 static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1, 0);
 
+/// Processes that are traced because a traced process has forked them, by the kernel's own process id.
+#[map]
+static FOLLOWED: HashMap<u32, u8> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
 /// Processes that have hung in a fault, and are read without faulting from then on, by the kernel's own
 /// process id.
 #[map]
@@ -218,12 +238,10 @@ pub(crate) fn exchange() -> u32 {
 /// Counts a hit that could not be marked.
 #[inline(always)]
 pub(crate) fn count_unmarked() {
-    if let Some(control) = CONTROL.get_ptr_mut(0) {
-        // SAFETY: the pointer is to a live array element.
-        let unmarked = unsafe { &raw mut (*control).unmarked };
-        // SAFETY: as above, and aligned.
-        unsafe { verifier::atomic_add(unmarked, 1) };
-    }
+    count_in_control(|control| {
+        // SAFETY: the caller's pointer is to a live array element.
+        unsafe { &raw mut (*control).unmarked }
+    });
 }
 
 /// The PID namespace that faultline runs in, by device and inode; inode 0: the initial one.
@@ -243,6 +261,81 @@ pub(crate) fn filters() -> bool {
 pub(crate) fn has_process(tgid: u32) -> bool {
     let only = ONLY_PID.load();
     if only != 0 { tgid == only } else { PIDS.get_ptr(&tgid).is_some() }
+}
+
+/// Whether children of traced processes are traced too.
+#[inline(always)]
+pub(crate) fn follows() -> bool {
+    FOLLOW.load() != 0
+}
+
+/// Whether this process was forked by a traced one, by the kernel's own process id.
+#[inline(always)]
+pub(crate) fn has_followed(tgid: u32) -> bool {
+    FOLLOWED.get_ptr(&tgid).is_some()
+}
+
+/// Traces this process too, and counts it unless that was done before. Fails if there is no room.
+#[inline(always)]
+pub(crate) fn follow(tgid: u32) -> Result<(), ()> {
+    const EEXIST: i32 = -17;
+    match FOLLOWED.insert(&tgid, &1, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            count_in_control(|control| {
+                // SAFETY: the caller's pointer is to a live array element.
+                unsafe { &raw mut (*control).followed }
+            });
+            Ok(())
+        }
+        Err(EEXIST) => Ok(()),
+        Err(_) => Err(()),
+    }
+}
+
+/// Counts a child that there was no room for.
+#[inline(always)]
+pub(crate) fn count_unfollowed() {
+    count_in_control(|control| {
+        // SAFETY: the caller's pointer is to a live array element.
+        unsafe { &raw mut (*control).unfollowed }
+    });
+}
+
+/// Forgets a process that ends, by the kernel's own process id and the one that the user sees.
+#[inline(always)]
+pub(crate) fn forget_followed(tgid: u32, shown: u32) {
+    let _ = FOLLOWED.remove(&tgid);
+    let _ = PIDS.remove(&shown);
+}
+
+/// Counts a child that a traced process has forked, with a copy of its memory.
+#[inline(always)]
+pub(crate) fn count_forked() {
+    count_in_control(|control| {
+        // SAFETY: the caller's pointer is to a live array element.
+        unsafe { &raw mut (*control).forked }
+    });
+}
+
+#[inline(always)]
+fn count_in_control(counter: impl Fn(*mut Control) -> *mut u64) {
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        // SAFETY: the pointer is to a live, aligned array element.
+        unsafe { verifier::atomic_add(counter(control), 1) };
+    }
+}
+
+/// Where the kernel keeps what the programs read of a task.
+pub(crate) struct TaskLayout {
+    pub(crate) tgid: u64,
+    pub(crate) signal: u64,
+    pub(crate) live: u64,
+}
+
+/// That of the running kernel.
+#[inline(always)]
+pub(crate) fn task_layout() -> TaskLayout {
+    TaskLayout { tgid: TASK_TGID.load(), signal: TASK_SIGNAL.load(), live: SIGNAL_LIVE.load() }
 }
 
 /// Whether pages of this process may be faulted in.

@@ -36,10 +36,22 @@ fn in_namespace() -> u64 {
     if result == 0 { (u64::from(ids.tgid) << 32) | u64::from(ids.pid) } else { 0 }
 }
 
-/// Whether the user asked for the process of the running task.
+/// Whether hits of the running task count.
 ///
 /// The link filters too, but kernels before 6.10 compared the thread, and a link has only one filter.
 #[inline(always)]
 pub(crate) fn is_traced(current: u64) -> bool {
+    if maps::follows() { is_followed(current) } else { is_named(current) }
+}
+
+/// Whether the user asked for the process of the running task.
+#[inline(always)]
+pub(crate) fn is_named(current: u64) -> bool {
     !maps::filters() || maps::has_process((shown(current) >> 32) as u32)
+}
+
+/// In a frame of its own, because the callers' frames have no byte to spare.
+#[inline(never)]
+fn is_followed(current: u64) -> bool {
+    maps::has_followed((current >> 32) as u32) || is_named(current)
 }

@@ -40,6 +40,7 @@
 //!
 //! `examples/watch.rs` traces a function of another process, with its arguments.
 
+mod children;
 pub mod collect;
 pub mod discovery;
 pub mod helper;
@@ -58,6 +59,7 @@ pub use faultline_resolve::Pid;
 pub use tracer_common::Action;
 
 pub use self::{
+    children::Children,
     host::Host,
     links::Process,
     release::Released,

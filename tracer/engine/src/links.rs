@@ -171,6 +171,12 @@ impl LinkStore {
         self.lock().release(links, hand_over, progress)
     }
 
+    /// Releases links that nobody has held yet.
+    pub(crate) fn let_go(&self, links: Links) {
+        let held = self.lock().hold(vec![links]);
+        self.undo(held);
+    }
+
     /// Releases links that could not be kept.
     pub(crate) fn undo(&self, links: Vec<HeldLinks>) {
         self.release(links, false, &Arc::default()).wait_within(UNDO_PATIENCE);

@@ -51,6 +51,10 @@ pub enum Notice {
         /// The kernel's grace period, as far as it could be observed.
         grace: Option<Duration>,
     },
+    /// A traced process has forked a child, which is not traced.
+    ChildrenForked,
+    /// Children could not be freed of the breakpoints that they inherited; it will be retried.
+    ChildrenNotFreed(String),
     /// Some events of removed probes could not be written.
     EventsUnwritten,
     /// Resolving or attaching is taking unusually long.
@@ -125,6 +129,7 @@ impl Notice {
         match self {
             Self::Limiter(LimiterNotice::TryingAgain { .. })
             | Self::TargetsChanged { .. }
+            | Self::ChildrenForked
             | Self::Released { .. } => Level::Info,
             Self::TargetsFailed(_) => Level::Error,
             _ => Level::Warning,
@@ -162,6 +167,15 @@ impl fmt::Display for Notice {
                 "{} released in {:.0} ms",
                 counted(*links, "link"),
                 took.as_secs_f64() * 1e3
+            ),
+            Self::ChildrenForked => f.write_str(
+                "a traced process has forked a child: it is not traced, and the breakpoints that it \
+                 inherited are removed within about a second",
+            ),
+            Self::ChildrenNotFreed(error) => write!(
+                f,
+                "failed to remove breakpoints from forked children, which pay for them: {error}; trying \
+                 again"
             ),
             Self::EventsUnwritten => {
                 f.write_str("not all events could be written before their probes were removed")

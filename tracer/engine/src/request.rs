@@ -116,6 +116,9 @@ pub struct RequestText {
     /// Also trace returns in C++ and Rust programs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// Also trace the children of the processes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
 }
 
 fn count() -> Action {
@@ -141,6 +144,8 @@ pub struct Request {
     pub rate: Option<Rate>,
     /// Also trace returns in C++ and Rust programs.
     pub force: bool,
+    /// Also trace the children of the processes, from their first instruction.
+    pub follow: bool,
     /// Where breakpoints go.
     pub placement: Placement,
     /// The original text, for listings.
@@ -173,6 +178,7 @@ impl Request {
             sample: None,
             rate: None,
             force: false,
+            follow: false,
             placement: Placement::Auto,
             text: RequestText { probe: text.to_owned(), action, ..RequestText::default() },
         })
@@ -234,6 +240,11 @@ impl RequestText {
         let spec =
             self.probe.parse::<ProbeSpec>().map_err(|error| wrong("probe", error.to_string()))?;
         let selection = self.selection()?;
+        if self.follow && selection == Selection::All {
+            let message = "every process is traced, and so are its children (use it with `pids`, \
+                           `process` or `cgroup`)";
+            return Err(wrong("follow", message.to_owned()));
+        }
         let condition = self.condition(&spec)?;
         let sample = parsed("sample", self.sample.as_deref())?;
         let rate = parsed("rate", self.rate.as_deref())?;
@@ -255,6 +266,7 @@ impl RequestText {
             sample,
             rate,
             force: self.force,
+            follow: self.follow,
             placement: Placement::Auto,
             text: self,
         })

@@ -16,6 +16,7 @@ use faultline_resolve::Pid;
 use faultline_spec::{Rate, Sample};
 
 use crate::{
+    children::{Children, Freed, follow_existing},
     collect::{
         Outcome, Tally,
         catalog::Source,
@@ -45,6 +46,7 @@ pub(crate) struct GroupKey {
     sample: Option<Sample>,
     rate: Option<Rate>,
     force: bool,
+    follow: bool,
 }
 
 impl GroupKey {
@@ -55,6 +57,7 @@ impl GroupKey {
             sample: request.sample,
             rate: request.rate,
             force: request.force,
+            follow: request.follow,
         }
     }
 }
@@ -93,6 +96,8 @@ pub struct ProbeSet {
     drain: Mutex<Option<Drain>>,
     diagnostics: Mutex<Option<Diagnostics>>,
     told_full: AtomicBool,
+    /// What became of children that were forked while it was attached.
+    children: Mutex<Freed>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -115,7 +120,9 @@ impl ProbeSet {
     ) -> Result<Self, KernelError> {
         let action = key.action;
         let more_pids = match key.selection {
-            Selection::All | Selection::Command => 0,
+            Selection::All => 0,
+            _ if key.follow => MAX_PROCESSES,
+            Selection::Command => 0,
             _ if context.grows => MAX_PROCESSES,
             _ => 0,
         };
@@ -124,6 +131,7 @@ impl ProbeSet {
             buffer_bytes: context.buffer_bytes,
             pids,
             more_pids,
+            follow: key.follow,
             begin_at_exec: key.selection == Selection::Command,
             exchanges: context.exchanges,
             helper: context.helper,
@@ -134,6 +142,9 @@ impl ProbeSet {
             rate: key.rate,
         };
         let mut programs = Programs::load(&plan, &options)?;
+        if key.follow {
+            follow_existing(&programs, &options.pids)?;
+        }
         let diagnostics = context.diagnostics.then(|| programs.diagnostics()).transpose()?;
         let counters = programs.counters(plan.probes.len())?;
         let needs = ActionNeeds::of(action);
@@ -186,6 +197,7 @@ impl ProbeSet {
             drain: Mutex::new(drain),
             diagnostics: Mutex::new(diagnostics),
             told_full: AtomicBool::new(false),
+            children: Mutex::new(Freed::new()),
         })
     }
 
@@ -205,6 +217,35 @@ impl ProbeSet {
 
     pub(crate) fn programs(&self) -> &Programs {
         &self.programs
+    }
+
+    /// Traces these processes too, from now on; if children are followed, also those that they have.
+    ///
+    /// # Errors
+    ///
+    /// As [`Programs::trace_processes`].
+    pub(crate) fn trace_processes(&self, pids: &[Pid]) -> Result<(), KernelError> {
+        self.programs.trace_processes(pids)?;
+        if self.programs.follows_children() {
+            follow_existing(&self.programs, pids)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What became of the children of its processes.
+    pub fn children(&self) -> Children {
+        let (followed, unfollowed) = self.programs.followed();
+        lock(&self.children).figures(self.programs.forked(), followed, unfollowed)
+    }
+
+    /// Whether a child that is followed has not ended.
+    pub fn has_followed(&self) -> bool {
+        self.programs.has_followed()
+    }
+
+    pub(crate) fn freed(&self) -> MutexGuard<'_, Freed> {
+        lock(&self.children)
     }
 
     pub(crate) fn features(&self) -> Features {
@@ -249,6 +290,7 @@ impl ProbeSet {
     /// Counts the open calls of tasks that have ended as lost.
     pub(crate) fn forget_ended(&self) {
         lock(&self.calls).forget_ended(&self.source.counters);
+        self.programs.forget_followed();
     }
 
     /// The probe of each call that has not returned.

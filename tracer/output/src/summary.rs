@@ -4,6 +4,7 @@
 //! (through [`json_line`](crate::json_line)) or some lines of text. It must not correct anything:
 //! where figures do not add up, [`Summary::is_conserved`] says so, and the text does too.
 
+mod children;
 mod counts;
 mod overhead;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use serde::{Serialize, Serializer};
 
 use self::counts::Accounted as _;
 pub use self::{
+    children::Children,
     counts::{Cost, Counts, Dropped, FailedByErrno, Faults, OfKernel, Reads, Returns},
     overhead::{Overhead, Ppm},
 };
@@ -45,6 +47,9 @@ pub struct Summary {
     /// What the overhead budget did, if there was one.
     #[serde(rename = "overhead", skip_serializing_if = "Option::is_none")]
     pub overhead: Option<Overhead>,
+    /// What became of children that traced processes have forked, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub children: Option<Children>,
     /// How the traced command ended, if there was one and it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandEnd>,

@@ -106,6 +106,22 @@ pub fn start_time(pid: Pid) -> io::Result<StartTime> {
     parse_start_time(&stat).ok_or_else(|| invalid("no start time"))
 }
 
+/// Whether the main thread of a process has ended; others may still run.
+#[must_use]
+pub fn main_thread_has_ended(pid: Pid) -> bool {
+    fs::read(pid.path("stat")).is_ok_and(|stat| has_exited(&stat))
+}
+
+/// The parent of a process; `None` if it has none that this PID namespace knows.
+///
+/// # Errors
+/// `NotFound` if there is no such process, `InvalidData` if `/proc` is not as it should be.
+pub fn parent(pid: Pid) -> io::Result<Option<Pid>> {
+    let stat = fs::read(pid.path("stat"))?;
+    let parent = field(&stat, 4).and_then(|parent| parent.parse().ok());
+    parent.map(Pid::new).ok_or_else(|| invalid("no parent"))
+}
+
 /// A field of `/proc/PID/stat`, by its number in proc(5), from 3 on. The name in field 2 may hold
 /// spaces and parentheses, so the count begins after the last one.
 fn field(stat: &[u8], number: usize) -> Option<&str> {

@@ -119,6 +119,7 @@ pub(super) fn summary(ended: &Ended) -> Summary {
         skipped,
         notes: ended.notes.clone(),
         overhead: ended.overhead.clone(),
+        children: Some(ended.set.children().into()).filter(|of| *of != Default::default()),
         command: ended.command.and_then(command_end),
         stopped_by: ended.reason.to_string(),
         duration_ms: Millis(ended.ran),

@@ -29,8 +29,8 @@ pub(super) struct SelectionArgs {
     #[arg(required = true, value_name = "PROBE")]
     probes: Vec<String>,
 
-    /// Trace only this process and its threads, not its children; names and paths are resolved in its
-    /// view of the file system (repeatable)
+    /// Trace this process and its threads, and with --follow its children; names and paths are resolved
+    /// in its view of the file system (repeatable)
     #[arg(short = 'p', long = "pid", value_name = "PID")]
     pids: Vec<Pid>,
 
@@ -38,6 +38,12 @@ pub(super) struct SelectionArgs {
     /// output is redirected to standard error, so that standard output carries only events
     #[arg(short = 'c', long = "command", value_name = "COMMAND", conflicts_with = "pids")]
     command: Option<String>,
+
+    /// With -p or -c: trace the children of the process too, each from its first instruction, also when
+    /// they execute other programs; every process that runs the code then pays for the breakpoints.
+    /// Without it a child is freed of the breakpoints that it inherits within about a second
+    #[arg(short = 'f', long)]
+    follow: bool,
 
     /// Stop after this time (10s, 500ms, 2h)
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -156,6 +162,8 @@ pub(super) struct Selected {
     pub(super) overhead: Option<OverheadLimit>,
     /// Trace even where that may hurt the program.
     pub(super) force: bool,
+    /// Trace children, too.
+    pub(super) follow: bool,
     /// What cannot be probed, and why.
     pub(super) skipped: Vec<SkippedProbe>,
 }
@@ -201,6 +209,7 @@ impl Selected {
             rate: None,
             overhead: None,
             force: false,
+            follow: false,
             skipped: Vec::new(),
         }
     }
@@ -227,6 +236,7 @@ fn request(spec: ProbeSpec, selection: Selection) -> Request {
         sample: None,
         rate: None,
         force: false,
+        follow: false,
         placement: Placement::default(),
         text: RequestText { probe: text, ..RequestText::default() },
     }
@@ -242,6 +252,10 @@ impl SelectionArgs {
         let specs = self.specs()?;
         let condition = condition.map(|condition| about(condition, &specs)).transpose()?;
         let command = self.command.as_deref().map(command_words).transpose()?;
+        if self.follow && command.is_none() && self.pids.is_empty() {
+            let why = "--follow needs -p or -c: without them every process is traced anyway";
+            return Err(Failure::Usage(why.to_owned()));
+        }
         // A process given twice is traced once.
         let mut pids = self.pids.clone();
         pids.sort_unstable();
@@ -255,6 +269,7 @@ impl SelectionArgs {
             sample: self.sample,
             rate: self.rate,
             force: self.force,
+            follow: self.follow,
             placement: self.placement.into(),
             ..request(spec, selection(&pids, command.is_some()))
         });
@@ -280,6 +295,7 @@ impl SelectionArgs {
             rate: self.rate,
             overhead: self.overhead(),
             force: self.force,
+            follow: self.follow,
             skipped,
         })
     }

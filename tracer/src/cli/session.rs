@@ -51,6 +51,10 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 const SLOW_DETACH: &str = "\
     the probes are off; this kernel removes their breakpoints one after another (Ctrl-C to exit now; \
     the kernel finishes removing breakpoints)";
+/// What following children costs.
+const FOLLOWING: &str = "\
+    with --follow every process that runs the code pays for the breakpoints, though only the named ones and \
+    their children are traced";
 const EXIT_NOW: &str = "(Ctrl-C to exit now)";
 
 /// The attached probes, and what is known about them.
@@ -131,7 +135,9 @@ impl Session {
             return Err(anyhow::anyhow!("{missing} (run it with sudo)").into());
         }
         let interrupts = Interrupts::new()?;
-        let Selected { host, mut prepared, pids, command, overhead, force, skipped, .. } = selected;
+        let Selected {
+            host, mut prepared, pids, command, overhead, force, follow, skipped, ..
+        } = selected;
         let held = command.as_deref().map(HeldCommand::start).transpose()?;
         let of = |pid: Pid| Process::of(pid).context("a process to trace has ended");
         let mut processes = pids.into_iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
@@ -162,7 +168,8 @@ impl Session {
             return Err(anyhow::anyhow!("the kernel refused every probe").into());
         }
         let features = host.features().map_err(anyhow::Error::from)?;
-        let notes = features.notes(!processes.is_empty(), force);
+        let mut notes = features.notes(!processes.is_empty() && !follow, force);
+        notes.extend(follow.then(|| FOLLOWING.to_owned()));
         Ok(Self {
             set,
             host,
@@ -294,7 +301,9 @@ impl Session {
     }
 
     fn all_gone(&self) -> bool {
-        !self.processes.is_empty() && self.processes.iter().all(|process| process.has_ended())
+        !self.processes.is_empty()
+            && self.processes.iter().all(|process| process.has_ended())
+            && !self.set.has_followed()
     }
 
     /// Releases everything. Returns the result, and whether the wait was given up.

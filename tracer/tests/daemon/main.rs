@@ -14,6 +14,7 @@ mod changes;
 mod churn;
 mod containers;
 mod deploy;
+mod follow;
 mod hardening;
 mod prometheus;
 mod service;

@@ -12,6 +12,7 @@
 )]
 
 mod attach;
+mod children;
 mod costs;
 mod filters;
 mod lifecycle;

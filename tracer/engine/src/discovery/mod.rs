@@ -22,7 +22,7 @@ use faultline_resolve::{self as resolve, ObjectFile, Pid, View};
 pub(crate) use self::{
     guard::{Unanswered, look_if_asked},
     locate::{Locator, has_same_content, is_same_file},
-    processes::Containers,
+    processes::{Containers, all_parents},
     watch::ProcessWatch,
 };
 use crate::{
@@ -45,6 +45,9 @@ pub(crate) struct PartId(pub(crate) u64);
 pub(crate) struct Known {
     pub(crate) request: Arc<Request>,
     pub(crate) parts: Vec<KnownPart>,
+    /// Children of its processes are traced at this moment: its places stay although their processes have
+    /// ended.
+    pub(crate) follows_someone: bool,
 }
 
 /// A part that is already planned.
@@ -384,11 +387,12 @@ impl Discovery {
 fn gone(known: &[Known], seen: &HashSet<PlaceId>) -> Vec<(Arc<str>, PlaceId)> {
     let mut mapped = None;
     let mut gone = Vec::new();
-    for Known { request, parts } in known {
+    for Known { request, parts, follows_someone } in known {
         for place in parts.iter().flat_map(|part| &part.places) {
             let (file, process) = &place.at;
             let is_gone = !seen.contains(&place.id)
                 && match process {
+                    Some(_) if *follows_someone => false,
                     Some(process) => {
                         process.has_ended()
                             || !processes::is_selected(process.pid, &request.selection)
@@ -457,7 +461,11 @@ impl Prepared {
         let requests: Vec<_> = requests.into_iter().map(Arc::new).collect();
         let known: Vec<_> = requests
             .iter()
-            .map(|request| Known { request: Arc::clone(request), parts: Vec::new() })
+            .map(|request| Known {
+                request: Arc::clone(request),
+                parts: Vec::new(),
+                follows_someone: false,
+            })
             .collect();
         let mut discovery = Looker::new(*host, None).look(&known, &Scope::Whole, false, false);
         discovery.drop_repeats();
@@ -507,7 +515,7 @@ impl Prepared {
         let pieces: Vec<_> = parts
             .iter()
             .flat_map(|part| {
-                let alone = filters_by_process(features);
+                let alone = filters_by_process(features) && !part.request.follow;
                 let shares = move |index: usize, file: &ObjectFile| {
                     let earlier = &part.at[..index];
                     !alone && earlier.iter().any(|(other, _)| is_same_file(other, file))

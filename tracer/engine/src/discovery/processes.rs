@@ -1,6 +1,11 @@
 //! Lists processes, and decides which of them a probe is for.
 
-use std::{collections::HashSet, fs, os::unix::ffi::OsStrExt as _, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+};
 
 use faultline_resolve::{Pid, process};
 
@@ -13,6 +18,11 @@ const COMM_BYTES: usize = 15;
 pub(crate) fn all() -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The parent of every current process.
+pub(crate) fn all_parents() -> HashMap<Pid, Pid> {
+    all().into_iter().filter_map(|pid| Some((pid, process::parent(pid).ok()??))).collect()
 }
 
 impl Selection {

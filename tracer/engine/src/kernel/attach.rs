@@ -29,7 +29,7 @@ use faultline_plan::{PlannedProbe, ProbeId};
 use faultline_resolve::{ObjectFile, Pid, SkipReason, Skipped};
 
 /// Maximum number of breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
-const MAX_POINTS: usize = 1 << 20;
+pub(super) const MAX_POINTS: usize = 1 << 20;
 
 /// How long to wait for links that were attached in vain: a task may be stuck inside a handler.
 const UNDONE_WITHIN: Duration = Duration::from_secs(2);
@@ -341,7 +341,7 @@ impl<'a> Transaction<'a> {
     /// The process that the kernel limits the link to.
     fn pid(&self, job: &Job) -> Option<u32> {
         let process = self.pieces[job.piece].process?;
-        self.programs.features().filters_by_process().then(|| process.get())
+        self.programs.filters_by_process().then(|| process.get())
     }
 
     /// Whether a link cannot be made because its process has ended.

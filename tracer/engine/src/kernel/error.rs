@@ -59,6 +59,13 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    /// Where the kernel keeps what following children needs could not be determined.
+    #[error("children cannot be followed: the kernel's type information lacks what is needed")]
+    Layout {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The system cannot start another thread.
     #[error("failed to start a thread")]
     Thread {

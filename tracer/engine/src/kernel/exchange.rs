@@ -79,6 +79,18 @@ impl ControlWords {
     fn unmarked(&self) -> u64 {
         self.0.load(offset_of!(Control, unmarked) / 8)
     }
+
+    pub(super) fn forked(&self) -> u64 {
+        self.0.load(offset_of!(Control, forked) / 8)
+    }
+
+    pub(super) fn followed(&self) -> u64 {
+        self.0.load(offset_of!(Control, followed) / 8)
+    }
+
+    pub(super) fn unfollowed(&self) -> u64 {
+        self.0.load(offset_of!(Control, unfollowed) / 8)
+    }
 }
 
 /// The time since which each probe's calls count, if returns are traced and breakpoints are attached and

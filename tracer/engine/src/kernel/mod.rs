@@ -7,7 +7,9 @@
 
 mod attach;
 pub mod bench;
+mod btf;
 mod calibrate;
+mod children;
 mod clock;
 mod counters;
 mod descriptors;

@@ -24,6 +24,7 @@ use tracer_common::{
 
 use super::{
     Calls, Counters, Diagnostics, Faults, Features, KernelError, Latencies, Records,
+    children::Children,
     counters::CountersShape,
     exchange::{ControlWords, Gates, Generations, MAX_MARKED_TASKS},
     features::UprobePrograms,
@@ -52,6 +53,8 @@ pub struct LoadOptions {
     pub pids: Vec<Pid>,
     /// Room for this many processes that are added later ([`Programs::trace_processes`]).
     pub more_pids: u32,
+    /// Trace the children of these processes too, from their first instruction.
+    pub follow: bool,
     /// Counting starts by itself at the moment a traced process executes a new program.
     pub begin_at_exec: bool,
     /// Links may be exchanged ([`Programs::begin_exchange`]); this adds a comparison to every hit.
@@ -80,6 +83,7 @@ impl LoadOptions {
             buffer_bytes: 256 * 1024,
             pids: Vec::new(),
             more_pids: 0,
+            follow: false,
             begin_at_exec: false,
             exchanges: false,
             helper: false,
@@ -96,20 +100,24 @@ impl LoadOptions {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    control: ControlWords,
+    pub(super) control: ControlWords,
     generations: Generations,
     /// Present if links may be exchanged and returns are traced.
     gates: Option<Gates>,
     tracks_returns: bool,
     features: Features,
+    /// What becomes of children of the traced processes.
+    pub(super) children: Children,
     /// Only the number of hits is needed.
     only_counts: bool,
     /// A child process may release links.
     pub(super) helper: bool,
     /// The processes whose hits count.
     pids: Mutex<HashMap<MapData, u32, u8>>,
+    /// The children of those that are traced too, by the kernel's own process ids.
+    pub(super) followed: Mutex<HashMap<MapData, u32, u8>>,
     /// The PID namespace that faultline runs in, if it is not the initial one.
-    namespace: Option<PidNamespace>,
+    pub(super) namespace: Option<PidNamespace>,
 }
 
 impl Programs {
@@ -136,9 +144,10 @@ impl Programs {
         let exchanges = options.exchanges && options.features.batches();
         let filter_pids = u8::from(!options.pids.is_empty() || options.more_pids != 0);
         let only_pid = match options.pids.as_slice() {
-            [pid] if options.more_pids == 0 => pid.get(),
+            [pid] if options.more_pids == 0 && !options.follow => pid.get(),
             _ => 0,
         };
+        let children = Children::of(options)?;
         let may_fault = options.features.faults_in(options.force);
         let namespace = PidNamespace::own()?;
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
@@ -150,6 +159,10 @@ impl Programs {
             .override_global("PIDNS_INO", &namespace.map_or(0, |own| own.inode), true)
             .override_global("FILTER_PIDS", &filter_pids, true)
             .override_global("ONLY_PID", &only_pid, true)
+            .override_global("FOLLOW", &u8::from(children.follows()), true)
+            .override_global("TASK_TGID", &children.layout().tgid, true)
+            .override_global("TASK_SIGNAL", &children.layout().signal, true)
+            .override_global("SIGNAL_LIVE", &children.layout().live, true)
             .override_global("ACTION", &(options.action as u8), true)
             .override_global("COUNTER_COLUMNS", &columns, true)
             .override_global("READS_MEMORY", &u8::from(reads_memory), true)
@@ -172,6 +185,7 @@ impl Programs {
             .map_max_entries("PROGRAMS", if only_counts { 1 } else { probes })
             .map_max_entries("COUNTERS", counters)
             .map_max_entries("PIDS", (options.pids.len() as u32 + options.more_pids).max(1))
+            .map_max_entries("FOLLOWED", children.room())
             .map_max_entries("GATES", if exchanges && tracks_returns { probes } else { 1 })
             .map_max_entries("MARKS", if exchanges { MAX_MARKED_TASKS } else { 1 })
             .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
@@ -186,6 +200,7 @@ impl Programs {
             .transpose()?;
         let (features, helper) = (options.features, options.helper);
         let pids = Mutex::new(typed(ebpf.take_map("PIDS"), "PIDS")?);
+        let followed = Mutex::new(typed(ebpf.take_map("FOLLOWED"), "FOLLOWED")?);
         let mut programs = Self {
             control,
             generations,
@@ -194,8 +209,10 @@ impl Programs {
             tracks_returns,
             only_counts,
             features,
+            children,
             helper,
             pids,
+            followed,
             namespace,
         };
         if !only_counts {
@@ -269,6 +286,8 @@ impl Programs {
     }
 
     fn verify(&mut self, options: &LoadOptions) -> Result<(), KernelError> {
+        // Before anything is attached: a child that is forked unseen would not be known.
+        self.watch_children()?;
         let entry = self.entry_name();
         self.load_uprobe(entry)?;
         if self.tracks_returns {
@@ -283,7 +302,7 @@ impl Programs {
         Ok(())
     }
 
-    fn attach_tracepoint(
+    pub(super) fn attach_tracepoint(
         &mut self,
         name: &'static str,
         tracepoint: &'static str,
@@ -307,7 +326,7 @@ impl Programs {
         self.ebpf.program_mut(name).ok_or(KernelError::Missing { kind: "program", name })
     }
 
-    fn load_uprobe(&mut self, name: &'static str) -> Result<(), KernelError> {
+    pub(super) fn load_uprobe(&mut self, name: &'static str) -> Result<(), KernelError> {
         let program: &mut UProbe = self
             .program(name)?
             .try_into()
@@ -326,7 +345,7 @@ impl Programs {
         self.tracks_returns.then(ret).transpose()
     }
 
-    fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+    pub(super) fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
         let missing = || KernelError::Missing { kind: "uprobe program", name };
         let program = self.ebpf.program(name).ok_or_else(missing)?;
         let program: &UProbe = program.try_into().map_err(|_| missing())?;

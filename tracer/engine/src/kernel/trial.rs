@@ -138,7 +138,8 @@ fn try_tracing(features: &mut Vec<Feature>) -> anyhow::Result<()> {
         (true, true) => works(
             "probes of one process",
             true,
-            "-p and -c trace the process they name, at the cost of that process alone",
+            "-p and -c trace the process they name, at the cost of that process alone (and of children \
+             that it forks, until their breakpoints are removed within about a second)",
             "",
             Finding::Fails,
         ),

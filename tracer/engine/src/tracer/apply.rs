@@ -12,7 +12,7 @@ use super::{
     work::{Attachments, Input, Worked, chain},
 };
 use crate::{
-    discovery::{Scope, filters_by_process, is_same_file},
+    discovery::{Scope, is_same_file},
     kernel::HeldLinks,
     limiter::Limiter,
     links::PlaceId,
@@ -88,7 +88,8 @@ impl Engine {
                     let _ = reply.send(Ok(changed));
                 }
                 Ok(Difference { new, leaving, origin, may_wait }) => {
-                    let known = new.into_iter().map(|request| Probed::new(request, origin).known());
+                    let known =
+                        new.into_iter().map(|request| Probed::new(request, origin).known(false));
                     let known: Vec<_> = known.collect();
                     let leaving: HashSet<_> =
                         leaving.iter().chain(known.iter().map(|of| &of.request.name)).collect();
@@ -204,7 +205,11 @@ impl Engine {
 
     /// Looks for new and lost targets: everywhere, or among new processes.
     pub(super) fn scan(&mut self, begun: Option<Vec<Pid>>) {
-        let known = self.requests.values().map(Probed::known).collect();
+        let follows = |probed: &Probed| {
+            let sets = probed.parts.iter().filter_map(|part| self.sets.get(&part.set));
+            probed.request.follow && sets.into_iter().any(|set| set.has_followed())
+        };
+        let known = self.requests.values().map(|probed| probed.known(follows(probed))).collect();
         let scope = begun.map_or(Scope::Whole, Scope::Begun);
         self.start_job(Input::Look { known, scope, staying: None }, None);
     }
@@ -437,12 +442,13 @@ impl Engine {
 
     /// Removes places whose target is gone; the caller must release their links.
     fn drop_places(&mut self, gone: &[(Arc<str>, PlaceId)]) -> Vec<HeldLinks> {
-        let alone = filters_by_process(self.features);
         let mut links = Vec::new();
         let mut ended = HashSet::new();
         for (name, id) in gone {
             let Some(probed) = self.requests.get_mut(name) else { continue };
             for part in &mut probed.parts {
+                let set = self.sets.get(&part.set);
+                let alone = set.is_none_or(|set| set.programs().filters_by_process());
                 let Some(index) = part.places.iter().position(|place| place.id == *id) else {
                     continue;
                 };

@@ -261,9 +261,10 @@ impl Engine {
 
     /// What is missing where it could be attached. If places share a link, the first one has it.
     fn missing(&self, is_wanted: impl Fn(Key) -> bool) -> Vec<Item> {
-        let alone = crate::discovery::filters_by_process(self.features);
         let mut items = Vec::new();
         for part in self.requests.values().flat_map(|probed| &probed.parts) {
+            let Some(set) = self.sets.get(&part.set) else { continue };
+            let alone = set.programs().filters_by_process();
             for (index, place) in part.places.iter().enumerate() {
                 let earlier = &part.places[..index];
                 let shares =

@@ -17,6 +17,7 @@ use faultline_resolve::Pid;
 
 use super::{
     Attached, Change, Changed, Command, Options, Settings, Stopped, TracerError, Vitals,
+    children::Freeing,
     correct::{Adjustment, Correcting},
     probed::{Probed, into_links},
     work::Job,
@@ -95,6 +96,7 @@ pub(super) struct Engine {
     pub(super) limiter: Option<Limiter>,
     /// The correction that is being carried out.
     pub(super) correcting: bool,
+    pub(super) freeing: Freeing,
     /// Probes that were being attached when the budget decided to detach them.
     pub(super) late: HashSet<(SetId, ProbeId)>,
     /// Probes that a caller wants detached or attached again.
@@ -139,6 +141,7 @@ impl Engine {
             store: Arc::new(LinkStore::new(options.holding, options.helper)),
             limiter: None,
             correcting: false,
+            freeing: Freeing::default(),
             late: HashSet::new(),
             adjustments: VecDeque::new(),
             looker: None,
@@ -195,6 +198,7 @@ impl Engine {
             Command::Adjust(adjustment) => self.adjustments.push_back(adjustment),
             Command::Worked(worked) => self.worked(*worked),
             Command::Corrected(corrected) => self.corrected(*corrected),
+            Command::FreedChildren(freed) => self.freed_children(freed),
             Command::Released(id, released) => self.released(id, &released),
             // The receiving loop handles this one itself, because it ends with it.
             Command::Stop { reply, .. } => drop(reply),
@@ -223,6 +227,7 @@ impl Engine {
         self.next_tick = now + TICK / 2;
         self.watch_faults();
         self.settle_held_up();
+        self.free_children();
         if now >= self.next_forget {
             self.next_forget = now + FORGET_EVERY;
             self.sets.values().for_each(|set| set.forget_ended());
@@ -387,6 +392,7 @@ impl Engine {
         let is_busy = |engine: &Self| {
             !engine.leaving.is_empty()
                 || engine.correcting
+                || engine.freeing.busy
                 || engine.job.as_ref().is_some_and(Job::is_attaching)
         };
         while is_busy(self) {
@@ -402,6 +408,7 @@ impl Engine {
                 }
                 Ok(Command::Worked(worked)) => self.cancelled(*worked),
                 Ok(Command::Corrected(corrected)) => self.corrected(*corrected),
+                Ok(Command::FreedChildren(freed)) => self.freed_children(freed),
                 // Another caller has less patience.
                 Ok(Command::Stop { within, reply, .. }) => {
                     waiting.push(reply);

@@ -11,6 +11,7 @@
 //!   disappear.
 
 mod apply;
+mod children;
 mod correct;
 mod engine;
 mod probed;
@@ -283,6 +284,7 @@ pub(crate) enum Command {
     Adjust(correct::Adjustment),
     Worked(Box<work::Worked>),
     Corrected(Box<correct::Corrected>),
+    FreedChildren(children::FreedChildren),
     Released(u64, Released),
     Stop { within: Option<Duration>, progress: Arc<Progress>, reply: oneshot::Sender<Stopped> },
 }

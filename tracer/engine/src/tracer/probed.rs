@@ -71,8 +71,8 @@ impl Probed {
         self.parts.iter().flat_map(|part| &part.places)
     }
 
-    /// What a look needs to know about it.
-    pub(super) fn known(&self) -> Known {
+    /// What a look needs to know about it; `follows_someone`: see [`Known`].
+    pub(super) fn known(&self, follows_someone: bool) -> Known {
         let place = |place: &Place| KnownPlace {
             id: place.id,
             at: (Arc::clone(&place.file), place.process),
@@ -83,7 +83,8 @@ impl Probed {
             functions: part.ids.len(),
             places: part.places.iter().map(place).collect(),
         };
-        Known { request: Arc::clone(&self.request), parts: self.parts.iter().map(part).collect() }
+        let parts = self.parts.iter().map(part).collect();
+        Known { request: Arc::clone(&self.request), parts, follows_someone }
     }
 
     /// Records why it is not attached anywhere, if that is so.

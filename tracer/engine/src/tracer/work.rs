@@ -21,7 +21,7 @@ use super::{
 use crate::{
     discovery::{
         At, Combined, Discovery, Known, Looker, NewPart, NewPlace, PartId, PlannedPart, Scope,
-        StepMarker, combine, filters_by_process, is_same_file,
+        StepMarker, combine, is_same_file,
     },
     kernel::{AttachReport, Progress},
     links::{self, LinkStore, Place, PlaceId, PlaceLinks, Wanted},
@@ -82,6 +82,8 @@ struct Worker {
     store: Arc<LinkStore>,
     /// Sets that parts are in, and their functions.
     sets: HashMap<PartId, (SetId, Arc<ProbeSet>, Vec<ProbeId>)>,
+    /// Where parts are attached by now.
+    there: HashMap<PartId, Vec<At>>,
     /// Probes that the budget has detached.
     away: HashSet<(SetId, ProbeId)>,
     containers: bool,
@@ -130,6 +132,11 @@ impl Engine {
         };
         let parts = self.requests.values().flat_map(|probed| &probed.parts);
         let sets: HashMap<_, _> = parts.filter_map(of_part).collect();
+        let there = self.requests.values().flat_map(|probed| &probed.parts).map(|part| {
+            let places = part.places.iter().filter(|place| !place.links.is_empty());
+            (part.id, places.map(|place| (Arc::clone(&place.file), place.process)).collect())
+        });
+        let there = there.collect();
         let away = self.limiter.as_ref().map(|limiter| {
             let all = sets.values().flat_map(|(set, _, ids)| ids.iter().map(|id| (*set, *id)));
             all.filter(|(set, id)| limiter.is_away(*set, *id)).collect()
@@ -154,6 +161,7 @@ impl Engine {
             numbers: self.numbers.clone(),
             store: Arc::clone(&self.store),
             sets,
+            there,
             away: away.unwrap_or_default(),
             containers: settings.containers,
             max_functions: settings.max_functions,
@@ -323,7 +331,7 @@ impl Worker {
         self.store.know(&set);
         let mut wanted = Vec::new();
         for PlannedPart { ids, at, .. } in &parts {
-            wanted.extend(self.wanted(ids, at, &[]));
+            wanted.extend(wanted_at(&set, ids, at, &[]));
         }
         let (attached, report) = links::attach(&set, &wanted, &self.store, progress)?;
         let mut attached = attached.into_iter();
@@ -338,19 +346,6 @@ impl Worker {
         });
         let parts = placed.collect();
         Ok(Attachments { sets: vec![(id, set)], parts, report, ..Attachments::default() })
-    }
-
-    /// What to attach at these places of a part. If the kernel cannot limit a link to a process, one link
-    /// serves all places of a file.
-    fn wanted(&self, ids: &[ProbeId], at: &[At], there: &[At]) -> Vec<Wanted> {
-        let alone = filters_by_process(self.context.features);
-        let wanted = at.iter().enumerate().map(|(index, (file, process))| {
-            let shares = !alone
-                && there.iter().chain(&at[..index]).any(|(other, _)| is_same_file(other, file));
-            let probes = if shares { Vec::new() } else { ids.to_vec() };
-            Wanted { probes, file: Arc::clone(file), process: *process }
-        });
-        wanted.collect()
     }
 
     /// Attaches planned functions in more places. Failures are reported, and retried at the next look.
@@ -381,11 +376,12 @@ impl Worker {
                 let is_here = |probe: &ProbeId| !self.away.contains(&(id, *probe));
                 let ids: Vec<_> = ids.iter().copied().filter(is_here).collect();
                 let before = places[..index].iter().filter(|other| other.part == place.part);
-                let there: Vec<_> = before.map(|other| other.at.clone()).collect();
-                wanted.extend(self.wanted(&ids, std::slice::from_ref(&place.at), &there));
+                let before = before.map(|other| &other.at);
+                let there = self.there.get(&place.part).into_iter().flatten().chain(before);
+                let there: Vec<_> = there.cloned().collect();
+                wanted.extend(wanted_at(set, &ids, std::slice::from_ref(&place.at), &there));
             }
             let attached = set
-                .programs()
                 .trace_processes(&pids)
                 .and_then(|()| links::attach(set, &wanted, &self.store, &Progress::default()));
             match attached {
@@ -417,6 +413,19 @@ impl Worker {
             }
         }
     }
+}
+
+/// What to attach at these places of a part. If links are not limited to a process, one link serves all
+/// places of a file.
+fn wanted_at(set: &ProbeSet, ids: &[ProbeId], at: &[At], there: &[At]) -> Vec<Wanted> {
+    let alone = set.programs().filters_by_process();
+    let wanted = at.iter().enumerate().map(|(index, (file, process))| {
+        let shares =
+            !alone && there.iter().chain(&at[..index]).any(|(other, _)| is_same_file(other, file));
+        let probes = if shares { Vec::new() } else { ids.to_vec() };
+        Wanted { probes, file: Arc::clone(file), process: *process }
+    });
+    wanted.collect()
 }
 
 /// An error and its causes, in one line.

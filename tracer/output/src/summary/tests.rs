@@ -87,6 +87,7 @@ fn troubled() -> Summary {
         skipped: vec![SkippedProbe { probe: "l:x".to_owned(), reason: "is data".to_owned() }],
         notes: vec!["this kernel is old".to_owned()],
         overhead: None,
+        children: None,
         command: Some(CommandEnd::Signal(9)),
         stopped_by: String::new(),
         duration_ms: ms(90_000),
@@ -305,6 +306,41 @@ fn overhead() {
     let quiet = Overhead { exceeded: 0, ..Overhead::default() };
     let text = Summary { overhead: Some(quiet), ..clean() }.text(false);
     assert!(text.contains("budget 0.00 %)\n"), "{text}");
+}
+
+/// Check that both forms say what became of forked children, with and without `--follow`.
+#[test]
+fn children() {
+    let text = |children: Children| Summary { children: Some(children), ..clean() }.text(false);
+    let freed = Children {
+        inherited: 12,
+        freed_times: 2,
+        freed_within_ms: Some(ms(1043)),
+        ..Children::default()
+    };
+    let words = "  12 forked children were not traced (use --follow to trace children); the breakpoints that \
+                 they inherited were removed within 1.04 s, and what they cost until then is not known\n";
+    assert!(text(freed.clone()).contains(words), "{}", text(freed));
+    let some = Children { inherited_to_the_end: 1, ..freed.clone() };
+    let words = "were removed within 1.04 s, from 1 of them at the end, and";
+    assert!(text(some.clone()).contains(words), "{}", text(some));
+    let none = Children { inherited: 1, inherited_to_the_end: 1, ..Children::default() };
+    let words = "  1 forked child was not traced (use --follow to trace children); the breakpoints that they \
+                 inherited were removed at the end, and what they cost until then is not known\n";
+    assert!(text(none.clone()).contains(words), "{}", text(none));
+    let followed = Children { followed: 2000, not_followed: 3, ..Children::default() };
+    let words = "  2000 forked children were traced too (--follow)\n  3 forked children were not traced: too \
+                 many at once\n";
+    assert!(text(followed.clone()).contains(words), "{}", text(followed));
+
+    let mut json = Vec::new();
+    json_line(&Summary { children: Some(freed), ..clean() }, &mut json).unwrap();
+    let json = String::from_utf8(json).unwrap();
+    let fields = concat!(
+        r#","children":{"followed":0,"not_followed":0,"inherited":12,"inherited_to_the_end":0,"#,
+        r#""freed_times":2,"freed_within_ms":1043.0},"#,
+    );
+    assert!(json.contains(fields), "{json}");
 }
 
 /// Check that docs/json.md names every figure of a summary.

@@ -3,7 +3,9 @@
 use crate::{
     escape::shown,
     palette::Palette,
-    summary::{CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, Ppm, ProbeSummary, Summary},
+    summary::{
+        Children, CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, Ppm, ProbeSummary, Summary,
+    },
 };
 use faultline_spec::units::{duration_text, percent_text};
 
@@ -229,6 +231,7 @@ impl Summary {
             sentences.push(format!("{skipped} not probed{first}"));
         }
         sentences.extend(self.overhead_text());
+        sentences.extend(self.children.iter().flat_map(Children::sentences));
         sentences.extend(self.notes.iter().cloned());
         sentences.extend(self.command.map(|end| match end {
             CommandEnd::Code(code) => format!("the command exited with status {code}"),

@@ -61,6 +61,10 @@ pub(super) struct Args {
     #[arg(long)]
     force: bool,
 
+    /// Also trace the children of the processes, from their first instruction
+    #[arg(short = 'f', long)]
+    follow: bool,
+
     /// If the target does not exist yet, wait for it
     #[arg(long)]
     wait: bool,
@@ -116,6 +120,7 @@ impl Args {
                 sample: self.sample.clone(),
                 rate: self.rate.clone(),
                 force: self.force,
+                follow: self.follow,
             }],
         };
         // Report mistakes without asking the daemon.

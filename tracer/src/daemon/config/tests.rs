@@ -56,6 +56,7 @@ fn installed_example() {
         "process",
         "cgroup",
         "force",
+        "follow",
         "where",
         "sample",
         "rate",
