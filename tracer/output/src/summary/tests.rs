@@ -319,10 +319,10 @@ fn children() {
         ..Children::default()
     };
     let words = "  12 forked children were not traced (use --follow to trace children); the breakpoints that \
-                 they inherited were removed within 1.04 s, and what they cost until then is not known\n";
+                 they inherited were removed within 1.0s, and what they cost until then is not known\n";
     assert!(text(freed.clone()).contains(words), "{}", text(freed));
     let some = Children { inherited_to_the_end: 1, ..freed.clone() };
-    let words = "were removed within 1.04 s, from 1 of them at the end, and";
+    let words = "were removed within 1.0s, from 1 of them at the end, and";
     assert!(text(some.clone()).contains(words), "{}", text(some));
     let none = Children { inherited: 1, inherited_to_the_end: 1, ..Children::default() };
     let words = "  1 forked child was not traced (use --follow to trace children); the breakpoints that they \
