@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use faultline_resolve::Pid;
+use faultline_resolve::{Pid, process};
 
 use crate::{
     discovery::all_parents,
@@ -24,6 +24,9 @@ pub struct Children {
     pub freed_times: u64,
     /// The longest time from a fork to the removal of its breakpoints, at most.
     pub freed_within: Option<Duration>,
+    /// CPU time that those of them had used that were alive when they were freed. What they paid for the
+    /// breakpoints is a part of it.
+    pub used: Duration,
     /// Children that were traced too.
     pub followed: u64,
     /// Children that should have been traced too, and were not: there was no room for more.
@@ -33,8 +36,12 @@ pub struct Children {
 /// When children were freed of the breakpoints that they inherited.
 #[derive(Debug)]
 pub(crate) struct Freed {
-    /// All children that were forked until then are free.
+    /// Children that were forked before the last attempt.
     forked: u64,
+    /// Of these, children that could not be freed.
+    kept: u64,
+    /// CPU time that children had used when they were freed.
+    used: Duration,
     /// The last moment at which no other child was known.
     clean_at: Instant,
     times: u64,
@@ -47,11 +54,28 @@ pub(crate) struct Freed {
 pub(crate) struct Attempt {
     forked: u64,
     began: Instant,
+    /// None of the children was there before.
+    pub(crate) clean_at: Instant,
+}
+
+impl Attempt {
+    /// For how long some of the children may have been there.
+    pub(crate) fn pending(&self) -> Duration {
+        self.clean_at.elapsed()
+    }
 }
 
 impl Freed {
     pub(crate) fn new() -> Self {
-        Self { forked: 0, clean_at: Instant::now(), times: 0, within: None, told: false }
+        Self {
+            forked: 0,
+            kept: 0,
+            used: Duration::ZERO,
+            clean_at: Instant::now(),
+            times: 0,
+            within: None,
+            told: false,
+        }
     }
 
     /// What has to be done if this many children have been forked by now.
@@ -61,14 +85,21 @@ impl Freed {
             self.clean_at = began;
             return None;
         }
-        Some(Attempt { forked, began })
+        Some(Attempt { forked, began, clean_at: self.clean_at })
     }
 
-    /// Records that an attempt has succeeded.
-    pub(crate) fn done(&mut self, attempt: Attempt) {
-        let within = self.clean_at.elapsed();
-        self.within = Some(self.within.map_or(within, |longest| longest.max(within)));
-        self.times += 1;
+    /// Records an attempt, after which children have used this much CPU time; `None` if not all of them
+    /// could be freed.
+    pub(crate) fn done(&mut self, attempt: Attempt, used: Option<Duration>) {
+        match used {
+            Some(used) => {
+                let within = self.clean_at.elapsed();
+                self.within = Some(self.within.map_or(within, |longest| longest.max(within)));
+                self.times += 1;
+                self.used += used;
+            }
+            None => self.kept += attempt.forked - self.forked,
+        }
         self.forked = attempt.forked;
         self.clean_at = attempt.began;
     }
@@ -81,7 +112,8 @@ impl Freed {
     pub(crate) fn figures(&self, forked: u64, followed: u64, unfollowed: u64) -> Children {
         Children {
             forked,
-            not_freed: forked.saturating_sub(self.forked),
+            not_freed: self.kept + forked.saturating_sub(self.forked),
+            used: self.used,
             freed_times: self.times,
             freed_within: self.within,
             followed,
@@ -106,6 +138,21 @@ pub(crate) fn follow_existing(programs: &Programs, pids: &[Pid]) -> Result<(), K
         programs.trace_processes(&seen)?;
         known.extend(new);
     }
+}
+
+/// CPU time of the children that these processes have forked since `since`, and of the children of those.
+/// Call this on a thread that has just been started: it tells the time.
+pub(crate) fn used_by_children(of: &HashSet<Pid>, since: Instant) -> Duration {
+    // SAFETY: the call takes no pointer.
+    let ticks_a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    let Ok(ticks_a_second) = u64::try_from(ticks_a_second) else { return Duration::ZERO };
+    let Ok((now, _)) = process::own_thread_times() else { return Duration::ZERO };
+    let earliest = now.0.saturating_sub(since.elapsed().as_millis() as u64 * ticks_a_second / 1000);
+    let children = descendants(&all_parents(), of);
+    let times = children.into_iter().filter_map(|pid| process::times(pid).ok());
+    let ticks: u64 =
+        times.filter(|(started, _)| started.0 >= earliest).map(|(_, ticks)| ticks).sum();
+    Duration::from_millis(ticks * 1000 / ticks_a_second.max(1))
 }
 
 /// Children of these processes and the children of those, without the processes themselves.
@@ -155,11 +202,16 @@ mod tests {
         let mut freed = Freed::new();
         assert!(freed.due(0).is_none());
         let attempt = freed.due(3).unwrap();
-        freed.done(attempt);
+        freed.done(attempt, Some(Duration::from_secs(1)));
         let figures = freed.figures(5, 0, 0);
         assert_eq!((figures.forked, figures.not_freed, figures.freed_times), (5, 2, 1));
+        assert_eq!(figures.used, Duration::from_secs(1));
         assert!(figures.freed_within.is_some());
         assert!(freed.due(5).is_some());
         assert!(freed.due(3).is_none());
+        let attempt = freed.due(6).unwrap();
+        freed.done(attempt, None);
+        let figures = freed.figures(7, 0, 0);
+        assert_eq!((figures.forked, figures.not_freed, figures.freed_times), (7, 4, 1));
     }
 }

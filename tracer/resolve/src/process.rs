@@ -130,6 +130,27 @@ fn field(stat: &[u8], number: usize) -> Option<&str> {
     rest.split_ascii_whitespace().nth(number - 3)
 }
 
+/// When a process started, and the clock ticks that it has run since, in user space or in the kernel.
+///
+/// # Errors
+/// `NotFound` if there is no such process, `InvalidData` if `/proc` is not as it should be.
+pub fn times(pid: Pid) -> io::Result<(StartTime, u64)> {
+    parse_times(&fs::read(pid.path("stat"))?).ok_or_else(|| invalid("no times"))
+}
+
+/// The same for the calling thread.
+///
+/// # Errors
+/// `InvalidData` if `/proc` is not as it should be.
+pub fn own_thread_times() -> io::Result<(StartTime, u64)> {
+    parse_times(&fs::read("/proc/thread-self/stat")?).ok_or_else(|| invalid("no times"))
+}
+
+fn parse_times(stat: &[u8]) -> Option<(StartTime, u64)> {
+    let ticks = |number| field(stat, number)?.parse::<u64>().ok();
+    Some((parse_start_time(stat)?, ticks(14)? + ticks(15)?))
+}
+
 fn parse_start_time(stat: &[u8]) -> Option<StartTime> {
     field(stat, 22)?.parse().ok().map(StartTime)
 }

@@ -2,8 +2,8 @@
 
 use crate::support::{
     Target,
-    daemon::{Daemon, probe},
-    live::private_copy,
+    daemon::{Daemon, Setup, probe},
+    live::{private_copy, wait_until},
     target,
 };
 
@@ -52,6 +52,41 @@ fn children_are_followed() {
     assert!(forks.finish().0.success());
     assert!(other.finish().0.success());
     daemon.stop();
+}
+
+/// Bug: where links are not limited to a process, as with `follow` or before Linux 6.10, each process that was
+/// found later had a link of its own, and every hit in any of them counted twice.
+#[test]
+fn processes_that_are_found_later_count_once() {
+    for (assume, follow) in [("", true), ("no-pid-filter", false), ("no-pid-filter", true)] {
+        let program = private_copy(&target("forks.c", &[]), &format!("later{assume}{follow}"));
+        let name = program.file_name().unwrap().to_str().unwrap();
+        let mut first = start(&program);
+        let probe = probe("ticks", &program, "tick");
+        let probe = format!("{probe}process = \"{name}\"\nfollow = {follow}\n");
+        let scans = "[targets]\nsettle = \"50ms\"\nrescan_every = \"1s\"\n";
+        let mut setup = Setup::new(&probe, scans);
+        setup.command.command().env("FAULTLINE_ASSUME", assume);
+        let daemon = setup.start();
+        let mut later = start(&program);
+        wait_until("the later process is found", || {
+            daemon.listed("ticks")["processes"].as_array().is_some_and(|all| all.len() == 2)
+        });
+        tell(&mut first, "step 3");
+        tell(&mut later, "step 4");
+        let hits =
+            |hits| daemon.wait_metric("faultline_probe_hits_total", &["name=\"ticks\""], hits);
+        hits(7.0);
+        // The link that serves both stays when the process that it was attached for ends.
+        assert!(first.finish().0.success());
+        wait_until("the process is gone", || {
+            daemon.listed("ticks")["processes"].as_array().is_some_and(|all| all.len() == 1)
+        });
+        tell(&mut later, "step 5");
+        hits(12.0);
+        assert!(later.finish().0.success());
+        daemon.stop();
+    }
 }
 
 /// Check that a probe without a selection cannot follow: it covers every process.

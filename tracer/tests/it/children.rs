@@ -9,7 +9,9 @@ use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
 use serde_json::Value;
 
 use crate::support::{
-    Running, Target, assert_conserved, faultline, is_emulated,
+    Running, Target, assert_conserved,
+    attaching::ASSUMPTIONS,
+    faultline, is_emulated,
     live::{private_copy, wait_counting, wait_until},
     namespace::Namespace,
     number, target,
@@ -156,6 +158,33 @@ fn durations_of_children() {
     let lines = interrupted(running);
     assert_eq!(number(&lines[0], "count"), 1 + 50 * CALLS, "{lines:?}");
     forks.ends_well();
+}
+
+/// Check that children are followed on every kernel, entries and returns, and nobody else is.
+#[test]
+fn children_on_every_kernel() {
+    for (index, assume) in ASSUMPTIONS.into_iter().enumerate() {
+        let program = private_copy(&target("forks.c", &[]), &format!("forks{index}"));
+        let mut forks = Forks::start(&program);
+        let mut other = Forks::start(&program);
+        let probe = of(&program, "tick(value: u64) -> u64");
+        let mut run = faultline(["trace", "--json", "-f", "-p", &forks.0.pid(), &probe]);
+        run.command().env("FAULTLINE_ASSUME", assume);
+        let running = run.start();
+        wait_counting(running.pid());
+        forks.tell("step 2");
+        forks.tell("storm 5");
+        forks.tell("spawn 3");
+        other.tell("storm 5");
+        running.signal(libc::SIGINT);
+        let summary = running.finish().succeeded().summary();
+        let calls = 2 + 5 * CALLS + 3;
+        assert_eq!(number(&summary, "hits"), 2 * calls, "{assume}: {summary}");
+        assert_eq!(number(&summary["returns"], "returned"), calls, "{assume}: {summary}");
+        assert_eq!(number(&summary["children"], "followed"), 11, "{assume}: {summary}");
+        forks.ends_well();
+        other.ends_well();
+    }
 }
 
 /// Check that a child is followed into the program that it executes, however it was made, and that the call

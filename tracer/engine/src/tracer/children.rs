@@ -5,7 +5,7 @@
 //! breakpoints: so it is done at most once a second, and on a thread of its own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,9 +15,9 @@ use faultline_resolve::{FileOffset, ObjectFile, Pid, process};
 
 use super::{Command, engine::Engine, work::chain};
 use crate::{
-    children::Attempt,
+    children::{Attempt, used_by_children},
     discovery::is_same_file,
-    kernel::{KernelError, Links},
+    kernel::KernelError,
     links::{LinkStore, Place},
     notice::Notice,
     set::{ProbeSet, SetId},
@@ -25,6 +25,8 @@ use crate::{
 
 /// How often, at most.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long to wait for more children: servers start several at once.
+const SETTLE: Duration = Duration::from_millis(200);
 /// How often to report a failure that stays the same.
 const TELL_FAILURE_EVERY: Duration = Duration::from_secs(60);
 
@@ -41,14 +43,24 @@ pub(super) struct Freeing {
 #[derive(Debug)]
 struct Shared {
     file: Arc<ObjectFile>,
-    process: Pid,
+    processes: Vec<Pid>,
     probes: Vec<ProbeId>,
+    /// A process has no main thread any more, and is left alone. As the kernel sees it, its links want no
+    /// breakpoint in it: they would be removed from it, too.
+    fragile: bool,
 }
 
-/// The sets of which children are freed, and how that went.
+/// How an attempt to free children went.
 pub(crate) struct FreedChildren {
-    sets: Vec<(Arc<ProbeSet>, Attempt)>,
-    result: Result<(), KernelError>,
+    result: Result<Vec<Freed>, KernelError>,
+}
+
+/// A set of which children were freed.
+struct Freed {
+    set: Arc<ProbeSet>,
+    attempt: Attempt,
+    /// The CPU time that they had used; `None` if not all could be freed.
+    used: Option<Duration>,
 }
 
 impl Engine {
@@ -67,7 +79,7 @@ impl Engine {
             if freed.newly_forked() {
                 told.push(Notice::ChildrenForked);
             }
-            if !is_early {
+            if !is_early && attempt.pending() >= SETTLE {
                 due.push((*id, Arc::clone(set), attempt));
             }
         }
@@ -77,12 +89,15 @@ impl Engine {
         }
         self.freeing.last = Some(Instant::now());
         let work: Vec<_> =
-            due.iter().map(|(id, set, _)| (Arc::clone(set), self.shared(*id))).collect();
-        let sets = due.into_iter().map(|(_, set, attempt)| (set, attempt)).collect();
+            due.into_iter().map(|(id, set, attempt)| (set, attempt, self.shared(id))).collect();
         let (tell, store) = (self.teller(), Arc::clone(&self.store));
         let free = move || {
-            let result = work.iter().try_for_each(|(set, shared)| free(set, shared, &store));
-            let _ = tell.send(Command::FreedChildren(FreedChildren { sets, result }));
+            let freed = work.into_iter().map(|(set, attempt, shared)| {
+                let used = free(&set, attempt, &shared, &store)?;
+                Ok(Freed { set, attempt, used })
+            });
+            let result = freed.collect();
+            let _ = tell.send(Command::FreedChildren(FreedChildren { result }));
         };
         match std::thread::Builder::new().name("free children".to_owned()).spawn(free) {
             Ok(_) => self.freeing.busy = true,
@@ -93,11 +108,12 @@ impl Engine {
     /// Records how it went.
     pub(super) fn freed_children(&mut self, freed: FreedChildren) {
         self.freeing.busy = false;
-        let FreedChildren { sets, result } = freed;
-        match result {
-            Ok(()) => {
+        match freed.result {
+            Ok(freed) => {
                 self.freeing.failed = None;
-                sets.iter().for_each(|(set, attempt)| set.freed().done(*attempt));
+                for Freed { set, attempt, used } in freed {
+                    set.freed().done(attempt, used);
+                }
             }
             // It is tried again.
             Err(error) => self.freeing_failed(&error),
@@ -125,7 +141,7 @@ impl Engine {
             while let Some(first) = places.first().copied() {
                 let is_same = |place: &&Place| is_same_file(&place.file, &first.file);
                 let (same, other): (Vec<_>, Vec<_>) = places.into_iter().partition(is_same);
-                all.extend(shared_by(&same));
+                all.extend(Shared::by(&same));
                 places = other;
             }
         }
@@ -133,38 +149,47 @@ impl Engine {
     }
 }
 
-/// The breakpoints that these places of one file have; none if they cannot be touched.
-///
-/// Where a process has no main thread any more, its links want no breakpoint in it, as the kernel sees it:
-/// they would be removed from it, too.
-fn shared_by(places: &[&Place]) -> Option<Shared> {
-    let mut alive = Vec::new();
-    for process in places.iter().filter_map(|place| place.process) {
-        if process.has_ended() {
-            continue;
-        }
-        if process::main_thread_has_ended(process.pid) {
-            return None;
-        }
-        alive.push(process.pid);
+impl Shared {
+    /// The breakpoints that these places of one file have, if there are any.
+    fn by(places: &[&Place]) -> Option<Self> {
+        let processes = places.iter().filter_map(|place| place.process);
+        let alive = processes.filter(|process| !process.has_ended());
+        let mut processes: Vec<Pid> = alive.map(|process| process.pid).collect();
+        processes.sort_unstable();
+        processes.dedup();
+        let probes = places.iter().flat_map(|place| place.links.probes());
+        let mut probes: Vec<ProbeId> = probes.collect();
+        probes.sort_unstable();
+        probes.dedup();
+        let fragile = processes.iter().any(|pid| process::main_thread_has_ended(*pid));
+        let file = Arc::clone(&places.first()?.file);
+        (!probes.is_empty()).then_some(Self { file, processes, probes, fragile })
     }
-    let mut probes: Vec<ProbeId> = places.iter().flat_map(|place| place.links.probes()).collect();
-    probes.sort_unstable();
-    probes.dedup();
-    let (file, process) = (Arc::clone(&places.first()?.file), *alive.first()?);
-    (!probes.is_empty()).then_some(Shared { file, process, probes })
 }
 
-fn free(set: &ProbeSet, shared: &[Shared], store: &LinkStore) -> Result<(), KernelError> {
-    for Shared { file, process, probes } in shared {
-        let mut offsets: Vec<FileOffset> = probes
-            .iter()
-            .filter_map(|id| Some(set.plan.probes.get(id.0 as usize)?.offset))
-            .collect();
+/// Frees the children of a set's processes; returns the CPU time that they have used. `None` if some could
+/// not be freed.
+fn free(
+    set: &ProbeSet,
+    attempt: Attempt,
+    shared: &[Shared],
+    store: &LinkStore,
+) -> Result<Option<Duration>, KernelError> {
+    let mut of_all = HashSet::new();
+    let mut all_free = true;
+    for Shared { file, processes, probes, fragile } in shared {
+        of_all.extend(processes.iter().copied());
+        // If none is alive, the run or the look for targets releases everything anyway.
+        let Some(process) = processes.first().filter(|_| !fragile) else {
+            all_free = false;
+            continue;
+        };
+        let offset = |id: &ProbeId| Some(set.plan.probes.get(id.0 as usize)?.offset);
+        let mut offsets: Vec<FileOffset> = probes.iter().filter_map(offset).collect();
         offsets.sort_unstable();
         offsets.dedup();
-        let links: Links = set.programs().free_children(file, *process, &offsets)?;
+        let links = set.programs().free_children(file, *process, &offsets)?;
         store.let_go(links);
     }
-    Ok(())
+    Ok(all_free.then(|| used_by_children(&of_all, attempt.clean_at)))
 }

@@ -21,6 +21,9 @@ pub struct Children {
     /// The longest time from a fork until then, at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freed_within_ms: Option<Millis>,
+    /// CPU time that children had used when they were freed, as far as they were still alive then: they paid
+    /// for the breakpoints with a part of it.
+    pub cpu_ms: Millis,
 }
 
 impl From<faultline_engine::Children> for Children {
@@ -30,6 +33,7 @@ impl From<faultline_engine::Children> for Children {
             not_freed,
             freed_times,
             freed_within,
+            used,
             followed,
             unfollowed,
         } = children;
@@ -40,6 +44,7 @@ impl From<faultline_engine::Children> for Children {
             inherited_to_the_end: not_freed,
             freed_times,
             freed_within_ms: freed_within.map(Millis),
+            cpu_ms: Millis(used),
         }
     }
 }
@@ -70,8 +75,18 @@ impl Children {
             };
             sentences.push(format!(
                 "{} not traced (use --follow to trace children); the breakpoints that they inherited were \
-                 removed{within}{rest}, and what they cost until then is not known",
+                 removed{within}{rest}",
                 forked(self.inherited),
+            ));
+            let used = match self.cpu_ms.0.as_nanos() {
+                0 => String::new(),
+                ns => format!(
+                    "; those alive at that time had used {} of CPU",
+                    duration_text(u64::try_from(ns).unwrap_or(u64::MAX))
+                ),
+            };
+            sentences.push(format!(
+                "what these children paid until then is not known and not in any budget{used}"
             ));
         }
         sentences

@@ -316,17 +316,20 @@ fn children() {
         inherited: 12,
         freed_times: 2,
         freed_within_ms: Some(ms(1043)),
+        cpu_ms: ms(270),
         ..Children::default()
     };
     let words = "  12 forked children were not traced (use --follow to trace children); the breakpoints that \
-                 they inherited were removed within 1.0s, and what they cost until then is not known\n";
+                 they inherited were removed within 1.0s\n  what these children paid until then is not known and \
+                 not in any budget; those alive at that time had used 270ms of CPU\n";
     assert!(text(freed.clone()).contains(words), "{}", text(freed));
     let some = Children { inherited_to_the_end: 1, ..freed.clone() };
-    let words = "were removed within 1.0s, from 1 of them at the end, and";
+    let words = "were removed within 1.0s, from 1 of them at the end\n";
     assert!(text(some.clone()).contains(words), "{}", text(some));
     let none = Children { inherited: 1, inherited_to_the_end: 1, ..Children::default() };
     let words = "  1 forked child was not traced (use --follow to trace children); the breakpoints that they \
-                 inherited were removed at the end, and what they cost until then is not known\n";
+                 inherited were removed at the end\n  what these children paid until then is not known and not in \
+                 any budget\n";
     assert!(text(none.clone()).contains(words), "{}", text(none));
     let followed = Children { followed: 2000, not_followed: 3, ..Children::default() };
     let words = "  2000 forked children were traced too (--follow)\n  3 forked children were not traced: too \
@@ -338,7 +341,7 @@ fn children() {
     let json = String::from_utf8(json).unwrap();
     let fields = concat!(
         r#","children":{"followed":0,"not_followed":0,"inherited":12,"inherited_to_the_end":0,"#,
-        r#""freed_times":2,"freed_within_ms":1043.0},"#,
+        r#""freed_times":2,"freed_within_ms":1043.0,"cpu_ms":270.0},"#,
     );
     assert!(json.contains(fields), "{json}");
 }
