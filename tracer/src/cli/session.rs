@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::SignalKind,
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval},
 };
@@ -21,6 +21,7 @@ use super::{
     selection::{Selected, tell_skipped},
     tell::tell,
 };
+use crate::signals::Listener;
 use faultline_engine::{
     Attached, Host, Options, ProbeSet, Process, Settings, Stopped, Tracer,
     collect::events::HandlerFactory,
@@ -370,14 +371,14 @@ impl std::fmt::Debug for Session {
 
 /// The signals that end a run.
 pub(super) struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
+    interrupt: Listener,
+    terminate: Listener,
+    hangup: Listener,
 }
 
 impl Interrupts {
     pub(super) fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("failed to listen for signals");
+        let listen = |kind| Listener::new(kind).context("failed to listen for signals");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -387,9 +388,9 @@ impl Interrupts {
 
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
+            () = self.interrupt.recv() => "SIGINT",
+            () = self.terminate.recv() => "SIGTERM",
+            () = self.hangup.recv() => "SIGHUP",
         }
     }
 }

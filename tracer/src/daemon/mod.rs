@@ -33,7 +33,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 pub use self::check::check;
 use self::{
@@ -45,6 +45,7 @@ use self::{
     shared::Shared,
     socket::ControlSocket,
 };
+use crate::signals::Listener;
 use faultline_engine::{
     Host, Options, Tracer,
     kernel::{Holding, missing_privilege},
@@ -205,7 +206,7 @@ async fn run_until_stopped(control: &Arc<Control>, signals: &mut Signals) -> any
                 tracing::info!("received {name}, stopping");
                 return Ok(());
             }
-            _ = signals.reload.recv() => control.reload_soon(),
+            () = signals.reload.recv() => control.reload_soon(),
             _ = watchdog.tick(), if watchdog_every.is_some() => {
                 let now = shared.beats.load(Ordering::Relaxed);
                 if now == beats {
@@ -225,18 +226,18 @@ async fn run_until_stopped(control: &Arc<Control>, signals: &mut Signals) -> any
 
 /// The signals that the daemon reacts to.
 struct Signals {
-    reload: Signal,
+    reload: Listener,
     stop: Stop,
 }
 
 struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
+    interrupt: Listener,
+    terminate: Listener,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("failed to listen for signals");
+        let listen = |kind| Listener::new(kind).context("failed to listen for signals");
         Ok(Self {
             reload: listen(SignalKind::hangup())?,
             stop: Stop {
@@ -250,8 +251,8 @@ impl Signals {
 impl Stop {
     async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+            () = self.interrupt.recv() => "SIGINT",
+            () = self.terminate.recv() => "SIGTERM",
         }
     }
 }

@@ -10,10 +10,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
     net::UnixStream,
-    signal::unix::{SignalKind, signal},
+    signal::unix::SignalKind,
 };
 
-use crate::cli::Failure;
+use crate::{cli::Failure, signals::Listener};
 
 /// A connection to the daemon.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Client {
 
     /// Writes what arrives until it ends, or until the output is closed.
     pub(super) async fn stream(&self, path: &str, mut out: impl io::Write) -> Result<(), Failure> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut interrupt = Listener::new(SignalKind::interrupt())?;
         let mut response = self.send("GET", path, Bytes::new()).await?;
         if !response.status().is_success() {
             return Err(refusal(response).await.into());
@@ -46,7 +46,7 @@ impl Client {
         loop {
             let frame = tokio::select! {
                 frame = response.frame() => frame,
-                _ = interrupt.recv() => return Ok(()),
+                () = interrupt.recv() => return Ok(()),
             };
             let Some(frame) = frame else { return Ok(()) };
             let frame = frame.context("the daemon closed the connection")?;

@@ -7,10 +7,13 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 use super::client::Client;
-use crate::cli::{Failure, screen::Screen};
+use crate::{
+    cli::{Failure, screen::Screen},
+    signals::Listener,
+};
 use faultline_output::json_text;
 use faultline_spec::units::{counted, duration_text, size_text};
 
@@ -25,7 +28,7 @@ pub(super) struct Options {
 
 /// Shows tables until it is interrupted.
 pub(super) async fn run(client: &Client, options: Options) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut interrupt = Listener::new(SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(options.interval.max(Duration::from_millis(50)));
     let mut screen = Screen::default();
     let in_place = io::stdout().is_terminal() && !options.json;
@@ -34,7 +37,7 @@ pub(super) async fn run(client: &Client, options: Options) -> Result<(), Failure
     while options.iterations.is_none_or(|most| shown < most) {
         tokio::select! {
             _ = tick.tick() => {}
-            _ = interrupt.recv() => return Ok(()),
+            () = interrupt.recv() => return Ok(()),
         }
         let now = client.get("/v1/figures").await?;
         // The first sample only serves the rates of the second.
