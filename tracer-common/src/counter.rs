@@ -49,6 +49,9 @@ macro_rules! counters {
             kernel CallsLost lost [] => CALLS_LOST "no_return";
             /// Those that had not returned when the run ended.
             user - unfinished [];
+            /// Hits of an exit that end no traced call: it began before it was traced, or another function
+            /// came along. They are not among the hits.
+            kernel ExitsPassed passed [];
         }
         /// Hits that were lost, by cause.
         causes Dropped {

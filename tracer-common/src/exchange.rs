@@ -39,6 +39,10 @@ pub struct Marks {
 /// Set in [`Marks::place`] for a return. No user program has code there.
 pub const AT_RETURN: u64 = 1 << 63;
 
+/// Set in the probe of a link's cookie at an instruction by which calls leave for another function. No plan
+/// has so many probes.
+pub const LEAVES: u32 = 1 << 31;
+
 const _: () = assert!(size_of::<Marks>() == 24 + 4 * MAX_MARKS);
 const _: () = assert!(MAX_MARKS.is_power_of_two(), "the masks below");
 

@@ -56,6 +56,8 @@ pub enum ReadStatus {
     /// The page is not resident and was not faulted in: its process has hung in a fault before, the hit
     /// has reached its limit of faults, or this kernel has no sleepable uprobes.
     Eagain = 4,
+    /// The function has left by a jump to another one, which returns in its place: the value was not seen.
+    Enodata = 5,
 }
 
 impl ReadStatus {
@@ -67,6 +69,7 @@ impl ReadStatus {
             2 => Some(Self::Efault),
             3 => Some(Self::Einval),
             4 => Some(Self::Eagain),
+            5 => Some(Self::Enodata),
             _ => None,
         }
     }

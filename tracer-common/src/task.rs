@@ -22,6 +22,8 @@ pub struct OpenCall {
     pub fate: u8,
     /// What the condition decided at the entry and needs at the return: one bit per test.
     pub saved: u16,
+    /// The caller's address, if the call may end by a jump to another function; else 0.
+    pub return_address: u64,
 }
 
 /// What will become of a call's return.
@@ -67,6 +69,6 @@ pub struct FaultInProgress {
     pub tid: u32,
 }
 
-const _: () = assert!(size_of::<OpenCall>() == 32);
-const _: () = assert!(size_of::<CallStack>() == 16 + 32 * MAX_OPEN_CALLS);
+const _: () = assert!(size_of::<OpenCall>() == 40);
+const _: () = assert!(size_of::<CallStack>() == 16 + 40 * MAX_OPEN_CALLS);
 const _: () = assert!(size_of::<FaultInProgress>() == 24);

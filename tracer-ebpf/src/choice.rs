@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
 };
 use tracer_common::{
-    condition::SAMPLE_ALL,
+    condition::{NO_CONDITION, SAMPLE_ALL},
     counter::Counter,
     interpret::{
         choice::{self, Choice, Judge},
@@ -17,7 +17,7 @@ use tracer_common::{
 
 use crate::{
     condition, maps, regs,
-    returns::Entered,
+    returns::{Ended, Entered},
     scratch::Scratch,
     stats::{self, Site},
     verifier,
@@ -43,12 +43,18 @@ pub(crate) fn at_entry(
 #[inline(always)]
 pub(crate) fn at_return(
     site: &Site,
-    regs: *const pt_regs,
+    ended: &Ended,
     program: &ProbeProgram,
     entered: &Entered,
-    duration_ns: u64,
     scratch: &mut Scratch,
 ) -> u8 {
+    if !ended.knows_value
+        && entered.fate == Fate::Wanted as u32
+        && program.return_condition != NO_CONDITION
+    {
+        return Fate::Undecided as u8;
+    }
+    let Ended { regs, duration_ns, .. } = *ended;
     let mut ret = Return { site, regs, saved: entered.saved, duration_ns, scratch };
     let at_entry = (entered.fate, entered.saved);
     choice::at_return(maps::conditional(), program, at_entry, &mut ret)

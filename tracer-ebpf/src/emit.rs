@@ -12,13 +12,14 @@ use tracer_common::{
     counter::Counter,
     interpret::read::argument,
     program::{FLAG_REGISTERS_ONLY, MAX_VALUES, ProbeProgram, REGISTERS, ReadOp},
-    record::{KIND_ENTRY, KIND_RETURN, RecordHeader},
+    record::{KIND_ENTRY, KIND_RETURN, ReadStatus, RecordHeader},
 };
 
 use crate::{
     maps::{self, RECORDS},
     read::{self, Reads},
     regs,
+    returns::Ended,
     scratch::Scratch,
     stats::{self, Site},
     task,
@@ -82,12 +83,11 @@ impl Emission {
     #[inline(always)]
     pub(crate) fn of_return(
         site: &Site,
-        regs: *const pt_regs,
+        ended: &Ended,
         program: &ProbeProgram,
-        now_ns: u64,
-        duration_ns: u64,
         scratch: &mut Scratch,
     ) {
+        let Ended { regs, now_ns, duration_ns, knows_value } = *ended;
         let header = Header {
             time_ns: now_ns,
             duration_ns,
@@ -95,7 +95,7 @@ impl Emission {
             slots: u32::from(program.return_len),
         };
         let value = regs::return_value(regs);
-        if maps::reads_memory() && program.return_flags & FLAG_REGISTERS_ONLY == 0 {
+        if knows_value && maps::reads_memory() && program.return_flags & FLAG_REGISTERS_ONLY == 0 {
             let registers = [value; REGISTERS];
             let reads = Reads {
                 ops: &raw const program.on_return,
@@ -106,8 +106,9 @@ impl Emission {
         } else {
             let Some(mut record) = reserve::<2>(site) else { return };
             let place = record.as_mut_ptr();
+            let status = if knows_value { ReadStatus::Whole } else { ReadStatus::Enodata };
             // SAFETY: the reservation is ours and begins with the header.
-            unsafe { write_header(&raw mut (*place).header, site, &header, 0) };
+            unsafe { write_header(&raw mut (*place).header, site, &header, status as u64) };
             // SAFETY: the reservation is ours and large enough; slots are plain integers.
             unsafe { (*place).slots[0] = value };
             record.submit(NO_WAKEUP);

@@ -41,7 +41,8 @@ mod task;
 mod verifier;
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext,
+    bindings::pt_regs,
     helpers::generated::{bpf_get_attach_cookie, bpf_ktime_get_ns},
     macros::{raw_tracepoint, uprobe, uretprobe},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
@@ -50,7 +51,7 @@ use aya_log_ebpf::debug;
 use tracer_common::{
     Action,
     counter::Counter,
-    exchange::{AT_RETURN, GATE_CLOSED},
+    exchange::{AT_RETURN, GATE_CLOSED, LEAVES},
     interpret::choice::Choice,
     program::FLAG_TRACK_RETURN,
     task::Fate,
@@ -58,7 +59,7 @@ use tracer_common::{
 
 use crate::{
     emit::Emission,
-    returns::Entered,
+    returns::{Ended, Entered},
     scratch::Scratch,
     stats::{Site, Timer},
 };
@@ -83,6 +84,12 @@ fn return_multi(ctx: RetProbeContext) -> u32 {
     returned(&ctx)
 }
 
+/// A traced function reaches an instruction at which its calls end.
+#[uprobe(sleepable, multi)]
+fn exit_multi(ctx: ProbeContext) -> u32 {
+    exited(&ctx)
+}
+
 /// The same where a link takes one point: before 6.6.
 #[uprobe(sleepable)]
 fn entry_single(ctx: ProbeContext) -> u32 {
@@ -92,6 +99,11 @@ fn entry_single(ctx: ProbeContext) -> u32 {
 #[uretprobe(sleepable)]
 fn return_single(ctx: RetProbeContext) -> u32 {
     returned(&ctx)
+}
+
+#[uprobe(sleepable)]
+fn exit_single(ctx: ProbeContext) -> u32 {
+    exited(&ctx)
 }
 
 #[uprobe]
@@ -108,6 +120,11 @@ fn entry_unsleeping(ctx: ProbeContext) -> u32 {
 #[uretprobe]
 fn return_unsleeping(ctx: RetProbeContext) -> u32 {
     returned(&ctx)
+}
+
+#[uprobe]
+fn exit_unsleeping(ctx: ProbeContext) -> u32 {
+    exited(&ctx)
 }
 
 /// Does nothing, so that the cost is the kernel's part of a hit. For `faultline bench`.
@@ -149,7 +166,20 @@ fn counted(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 fn returned(ctx: &RetProbeContext) -> u32 {
     verifier::stay_on_own_stack(ctx.as_ptr());
-    on_return(ctx);
+    let place = regs::instruction_pointer(ctx.regs) | AT_RETURN;
+    let Some(site) = site(ctx.as_ptr(), place) else { return 0 };
+    on_end(ctx, ctx.regs, &site, regs::entry_stack_pointer(ctx.regs), End::Returned);
+    0
+}
+
+#[inline(always)]
+fn exited(ctx: &ProbeContext) -> u32 {
+    verifier::stay_on_own_stack(ctx.as_ptr());
+    let place = regs::instruction_pointer(ctx.regs) | AT_RETURN;
+    let Some(mut site) = site(ctx.as_ptr(), place) else { return 0 };
+    let end = if site.probe & LEAVES == 0 { End::Exit } else { End::Left };
+    site.probe &= !LEAVES;
+    on_end(ctx, ctx.regs, &site, regs::stack_pointer(ctx.regs), end);
     0
 }
 
@@ -219,7 +249,7 @@ fn on_entry(ctx: &ProbeContext) {
     if !is_plain {
         let Choice { call, saved, .. } = choice;
         let entered = Entered { at_ns: now_ns, fate: u32::from(call), saved: u32::from(saved) };
-        let followed = returns::open(&site, ctx.regs, stack_pointer, entered);
+        let followed = returns::open(&site, ctx.regs, program.flags, stack_pointer, entered);
         if !followed {
             let task = site.pid_tgid as u32;
             debug!(ctx, "a call of probe {} by task {} is not followed", site.probe, task);
@@ -235,38 +265,54 @@ fn on_entry(ctx: &ProbeContext) {
     timer.end(&site);
 }
 
+/// How a call ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It has returned through the kernel's return probe.
+    Returned,
+    /// It is about to return, at one of its function's exits.
+    Exit,
+    /// It is about to jump to another function, which returns in its place.
+    Left,
+}
+
+/// A call ends that was entered with this stack pointer.
 #[inline(always)]
-fn on_return(ctx: &RetProbeContext) {
-    let place = regs::instruction_pointer(ctx.regs) | AT_RETURN;
-    let Some(site) = site(ctx.as_ptr(), place) else { return };
+fn on_end(ctx: &impl EbpfContext, regs: *const pt_regs, site: &Site, stack_pointer: u64, end: End) {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
-    let stack_pointer = regs::entry_stack_pointer(ctx.regs);
-    let timer = Timer::begin(&site, Counter::CallsReturned, now_ns);
-    let Some(entered) = returns::close(&site, stack_pointer) else {
+    let timer = Timer::begin(site, Counter::CallsReturned, now_ns);
+    let Some(entered) = returns::close(site, stack_pointer) else {
+        if end != End::Returned {
+            // Whoever has called something else comes along here, too.
+            stats::add(site, Counter::ExitsPassed, 1);
+            return;
+        }
         if maps::gate(site.probe) & GATE_CLOSED != 0 {
             // Its entry did not count either.
             return;
         }
-        stats::add(&site, Counter::NoEntry, 1);
+        stats::add(site, Counter::NoEntry, 1);
         let task = site.pid_tgid as u32;
         debug!(ctx, "task {} returned from a call of probe {} not seen", task, site.probe);
         return;
     };
     let duration_ns = now_ns.wrapping_sub(entered.at_ns);
     let mut scratch = Scratch::new();
-    let fate = choice::at_return(&site, ctx.regs, program, &entered, duration_ns, &mut scratch);
+    let knows_value = end != End::Left;
+    let ended = Ended { regs, now_ns, duration_ns, knows_value };
+    let fate = choice::at_return(site, &ended, program, &entered, &mut scratch);
     if fate != Fate::Wanted as u8 {
-        choice::count(&site, fate);
+        choice::count(site, fate);
     } else if maps::action_is(Action::Latency) {
-        latency::record(&site, duration_ns);
+        latency::record(site, duration_ns);
     } else if maps::action_is(Action::Count) {
-        stats::add(&site, Counter::Aggregated, 1);
+        stats::add(site, Counter::Aggregated, 1);
     } else {
-        Emission::of_return(&site, ctx.regs, program, now_ns, duration_ns, &mut scratch);
+        Emission::of_return(site, &ended, program, &mut scratch);
     }
-    timer.end(&site);
+    timer.end(site);
 }
 
 #[cfg(not(test))]

@@ -15,6 +15,7 @@ use aya_ebpf::{
 use tracer_common::{
     counter::Counter,
     exchange::GATE_CLOSED,
+    program::FLAG_TAILS,
     task::{CallStack, MAX_OPEN_CALLS, OpenCall},
 };
 
@@ -36,6 +37,16 @@ pub(crate) struct Entered {
     pub(crate) saved: u32,
 }
 
+/// What is known about a call when it ends.
+#[derive(Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) regs: *const pt_regs,
+    pub(crate) now_ns: u64,
+    pub(crate) duration_ns: u64,
+    /// Whether the value that it returns is in its register.
+    pub(crate) knows_value: bool,
+}
+
 /// A call to be opened. One structure, because the compiler would drop an argument that an architecture
 /// does not use, and the verifier would miss it.
 #[repr(C)]
@@ -46,6 +57,8 @@ struct NewCall {
     function: u64,
     /// The link register, where there is one.
     link: u64,
+    /// The caller's address, if the call may end by a jump to another function; else 0.
+    return_address: u64,
 }
 
 /// Opens a call; whether its return will be recognised. If not, the call is counted as lost right away.
@@ -53,12 +66,17 @@ struct NewCall {
 pub(crate) fn open(
     site: &Site,
     regs: *const pt_regs,
+    flags: u8,
     stack_pointer: u64,
     entered: Entered,
 ) -> bool {
     stats::add(site, Counter::CallsOpened, 1);
     let (function, link) = (regs::instruction_pointer(regs), regs::link(regs));
-    let call = NewCall { entered, stack_pointer, function, link };
+    let mut return_address = 0;
+    if flags & FLAG_TAILS != 0 {
+        return_address = regs::return_address(link, stack_pointer).unwrap_or(0);
+    }
+    let call = NewCall { entered, stack_pointer, function, link, return_address };
     // SAFETY: both are initialised, and outlive the call.
     let opened = unsafe { open_call(site, &raw const call) } != 0;
     if !opened {
@@ -85,7 +103,7 @@ unsafe extern "C" fn open_call(site: *const Site, call: *const NewCall) -> u64 {
 
 #[inline(always)]
 fn try_open(site: &Site, call: &NewCall) -> Option<()> {
-    let NewCall { entered, stack_pointer, function, link } = *call;
+    let NewCall { entered, stack_pointer, function, link, return_address } = *call;
     // A copy on this frame: kernels as of 6.1 do not accept memory that was passed in as a key.
     let key = site.pid_tgid;
     let stack = match maps::CALLS.get_ptr_mut(&key) {
@@ -106,8 +124,10 @@ fn try_open(site: &Site, call: &NewCall) -> Option<()> {
     if let Some(call) = same_place {
         // Another probe of the same hit may have just opened it, if this probe has not.
         let other_function = call.function != function;
+        let caller = call.return_address;
         if (other_function || is_open(calls, site.probe, stack_pointer))
             && !is_chained(link, stack_pointer)
+            && !(other_function && is_tail(caller, link, stack_pointer))
         {
             // All calls entered with this same stack pointer; those below it are already gone.
             pop_dead(site, stack, stack_pointer.wrapping_add(1));
@@ -125,6 +145,7 @@ fn try_open(site: &Site, call: &NewCall) -> Option<()> {
         returned: 0,
         fate: fate as u8,
         saved: saved as u16,
+        return_address,
     };
     calls.depth = depth + 1;
     Some(())
@@ -315,6 +336,13 @@ fn call_at(stack: &mut CallStack, index: u64) -> Option<&mut OpenCall> {
     let bounded = verifier::mask::<{ MAX_OPEN_CALLS as u64 - 1 }>(index);
     // SAFETY: the index is below 64, the length of the array.
     Some(unsafe { stack.calls.get_unchecked_mut(bounded as usize) })
+}
+
+/// Whether a function was entered by a jump from one that is watched at its exits, and that was entered by a
+/// call from `caller`: its own caller is the same then. Otherwise that call was jumped over.
+#[inline(always)]
+fn is_tail(caller: u64, link: u64, stack_pointer: u64) -> bool {
+    caller != 0 && regs::return_address(link, stack_pointer) == Some(caller)
 }
 
 /// Whether the function was entered by a tail call from a function whose return is traced. Its return

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tracer_common::Action;
 
-use faultline_plan::ActionNeeds;
+use faultline_plan::{ActionNeeds, Returns};
 use faultline_resolve::Pid;
 use faultline_spec::{Condition, ProbeSpec, Rate, Sample, SpecError, TypeError};
 
@@ -119,6 +119,9 @@ pub struct RequestText {
     /// Also trace the children of the processes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub follow: bool,
+    /// How returns are watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returns: Option<String>,
 }
 
 fn count() -> Action {
@@ -146,6 +149,8 @@ pub struct Request {
     pub force: bool,
     /// Also trace the children of the processes, from their first instruction.
     pub follow: bool,
+    /// How returns are watched.
+    pub returns: Returns,
     /// Where breakpoints go.
     pub placement: Placement,
     /// The original text, for listings.
@@ -179,6 +184,7 @@ impl Request {
             rate: None,
             force: false,
             follow: false,
+            returns: Returns::Auto,
             placement: Placement::Auto,
             text: RequestText { probe: text.to_owned(), action, ..RequestText::default() },
         })
@@ -248,6 +254,7 @@ impl RequestText {
         let condition = self.condition(&spec)?;
         let sample = parsed("sample", self.sample.as_deref())?;
         let rate = parsed("rate", self.rate.as_deref())?;
+        let returns = parsed("returns", self.returns.as_deref())?.unwrap_or_default();
         if !ActionNeeds::of(self.action).samples && (sample.is_some() || rate.is_some()) {
             let key = if sample.is_some() { "sample" } else { "rate" };
             let message = format!(
@@ -267,6 +274,7 @@ impl RequestText {
             rate,
             force: self.force,
             follow: self.follow,
+            returns,
             placement: Placement::Auto,
             text: self,
         })

@@ -4,12 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     AttachPlan, Classes, Conditions, Form, KernelQuirks, Place, PlannedFile, PlannedProbe,
-    PlannedValue, ProbeId,
+    PlannedValue, ProbeId, WatchedReturn,
     condition::Indices,
     instruction::{self, Verdict},
     program,
 };
-use faultline_resolve::{Arch, ObjectFile, Resolution, ResolvedProbe, SkipReason, Skipped};
+use faultline_resolve::{Arch, Resolution, ResolvedProbe, SkipReason, Skipped};
 use faultline_spec::{ArgSpec, Condition, ProbeSpec, TypeError};
 
 /// Reads the code of a probe's function from its first byte to past the probed instruction.
@@ -97,8 +97,6 @@ pub struct PlanOptions<'a> {
     pub classes: Classes,
     /// What this kernel gets wrong.
     pub quirks: KernelQuirks,
-    /// A traced process may have a seccomp filter.
-    pub may_be_filtered: bool,
 }
 
 /// A condition that is wrong for every probe is refused before planning.
@@ -122,17 +120,6 @@ fn planned(
     conditions: &mut ConditionsBySpec<'_>,
 ) -> Result<PlannedProbe, SkipReason> {
     let arch = probe.file.arch();
-    if probe.spec.ret.is_some() && returns_oddly(probe) {
-        return Err(SkipReason::HandlesReturns);
-    }
-    if probe.spec.ret.is_some() && !options.force {
-        if let Some(reason) = returns_in(&probe.file) {
-            return Err(reason);
-        }
-        if options.quirks.returns_kill_filtered && options.may_be_filtered {
-            return Err(SkipReason::KillsFiltered);
-        }
-    }
     let code = read_code(probe).ok_or(SkipReason::CodeUnreadable)?;
     if !instruction::begins_at(arch, &code, probe.spec.offset) {
         return Err(SkipReason::InsideInstruction);
@@ -165,68 +152,11 @@ fn planned(
         place: Place::unmoved(form, &options.classes),
         args: args.collect(),
         ret: probe.spec.ret.clone(),
+        watched: WatchedReturn::Kernel,
+        symbols: match probe.spec.ret {
+            Some(_) => std::iter::once(&probe.symbol).chain(&probe.aliases).cloned().collect(),
+            None => Vec::new(),
+        },
         program,
     })
-}
-
-/// Functions that store their return address, jump to another one, or walk the stack by it. Under a
-/// return probe that address is the kernel's trampoline, and a task that arrives there unexpectedly is
-/// killed.
-const ODD_RETURNS: [&str; 29] = [
-    "setjmp",
-    "_setjmp",
-    "__setjmp",
-    "sigsetjmp",
-    "__sigsetjmp",
-    "longjmp",
-    "_longjmp",
-    "siglongjmp",
-    "__longjmp",
-    "__longjmp_chk",
-    "____longjmp_chk",
-    "__libc_longjmp",
-    "__libc_siglongjmp",
-    "getcontext",
-    "__getcontext",
-    "setcontext",
-    "__setcontext",
-    "makecontext",
-    "__makecontext",
-    "swapcontext",
-    "__swapcontext",
-    "__cxa_throw",
-    "__cxa_rethrow",
-    "_Unwind_RaiseException",
-    "_Unwind_Resume",
-    "_Unwind_Resume_or_Rethrow",
-    "_Unwind_ForcedUnwind",
-    "_Unwind_Backtrace",
-    "backtrace",
-];
-
-/// The dynamic linker's resolver leaves its frame by jumping to the function it found.
-const RESOLVER_PREFIX: &str = "_dl_runtime_resolve";
-
-fn returns_oddly(probe: &ResolvedProbe) -> bool {
-    std::iter::once(&probe.symbol)
-        .chain(&probe.aliases)
-        .any(|name| ODD_RETURNS.contains(&&**name) || name.starts_with(RESOLVER_PREFIX))
-}
-
-/// Why no function's return is traced in a file without `force`.
-#[must_use]
-pub fn returns_in(file: &ObjectFile) -> Option<SkipReason> {
-    if file.is_go() {
-        Some(SkipReason::MovesStacks)
-    } else {
-        unwinds(file).then_some(SkipReason::Unwinds)
-    }
-}
-
-/// Whether exceptions or panics may pass through the file's functions: it is linked with an unwinder for
-/// C++ or Rust, or is one.
-fn unwinds(file: &ObjectFile) -> bool {
-    let libraries = file.needed().iter().map(String::as_str).chain(file.soname());
-    let unwinding = ["libstdc++.so", "libc++.so", "libc++abi.so", "libgcc_s.so", "libunwind.so"];
-    libraries.into_iter().any(|library| unwinding.iter().any(|name| library.starts_with(name)))
 }

@@ -41,6 +41,8 @@ pub enum Form {
     /// The same with a segment prefix, for which kernels before 7.2 refuse the breakpoint; that one
     /// replaces it by a call.
     Nop10,
+    /// The return to the caller.
+    Ret,
 }
 
 /// How the kernel runs an instruction; the first is the cheapest.
@@ -60,7 +62,7 @@ pub enum Class {
 
 impl Form {
     /// Every form, in the order of their numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Nop5,
         Self::Nop,
         Self::Push,
@@ -75,6 +77,7 @@ impl Form {
         Self::Nop8,
         Self::Nop9,
         Self::Nop10,
+        Self::Ret,
     ];
 
     /// The form of the first instruction of `code`.
@@ -108,6 +111,7 @@ impl Form {
             [0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, ..] => Self::Nop8,
             [0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, ..] => Self::Nop9,
             [0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, ..] => Self::Nop10,
+            [0xc2 | 0xc3, ..] | [0xf2 | 0xf3, 0xc2 | 0xc3, ..] => Self::Ret,
             _ => Self::Other,
         }
     }
@@ -125,6 +129,7 @@ impl Form {
         ];
         match word {
             0xd503_201f => Self::Nop,
+            0xd65f_03c0 => Self::Ret,
             0xd503_241f | 0xd503_245f | 0xd503_249f | 0xd503_24df => Self::LandingPad,
             _ if SIMULATED.iter().any(|(mask, value)| word & mask == *value) => Self::Jump,
             _ => Self::Other,
@@ -146,7 +151,7 @@ impl Classes {
             Form::Nop2 | Form::Nop3 | Form::Nop4 | Form::Nop6 | Form::Nop7 | Form::Nop8 => {
                 Class::Emulated
             }
-            Form::LandingPad | Form::Other | Form::Nop9 => Class::SingleStepped,
+            Form::LandingPad | Form::Other | Form::Nop9 | Form::Ret => Class::SingleStepped,
             Form::Nop10 => Class::Refused,
         }))
     }
@@ -181,6 +186,7 @@ impl fmt::Display for Form {
             Self::Nop8 => "8-byte nops",
             Self::Nop9 => "9-byte nops",
             Self::Nop10 => "10-byte nops",
+            Self::Ret => "`ret`",
         })
     }
 }
@@ -220,7 +226,8 @@ mod tests {
             (&[0x41, 0x57], Form::Push),
             (&[0x0f, 0x84, 0, 0, 0, 0], Form::Jump),
             (&[0xf3, 0x0f, 0x1e, 0xfa], Form::LandingPad),
-            (&[0xc3], Form::Other),
+            (&[0xc3], Form::Ret),
+            (&[0xf3, 0xc3], Form::Ret),
             (&[], Form::Other),
         ] {
             assert_eq!(Form::of(Arch::X86_64, code), form, "{code:x?}");
@@ -229,7 +236,7 @@ mod tests {
             (0xd503_201f_u32, Form::Nop),
             (0xd503_245f, Form::LandingPad), // bti c
             (0x9400_0001, Form::Jump),       // bl
-            (0xd65f_03c0, Form::Jump),       // ret
+            (0xd65f_03c0, Form::Ret),        // ret
             (0xb400_0040, Form::Jump),       // cbz
             (0x9000_0000, Form::Jump),       // adrp
             (0xa9bf_7bfd, Form::Other),      // stp x29, x30, [sp, #-16]!

@@ -62,7 +62,7 @@ impl Costs {
     #[must_use]
     pub fn of_call(&self, probe: &PlannedProbe, action: Action) -> u64 {
         let (hits, return_ns) = match probe.ret {
-            Some(_) => (2, self.return_ns + self.timing_ns),
+            Some(_) => (2, self.of_return(probe) + self.timing_ns),
             None => (1, 0),
         };
         let event_ns = if ActionNeeds::of(action).records { hits * self.event_ns } else { 0 };
@@ -72,7 +72,13 @@ impl Costs {
     /// What the breakpoints of a probe cost, without what the programs do there.
     #[must_use]
     pub fn of_breakpoints(&self, probe: &PlannedProbe) -> BreakpointCosts {
-        BreakpointCosts { entry_ns: self.of_hit(&probe.place), return_ns: self.return_ns }
+        BreakpointCosts { entry_ns: self.of_hit(&probe.place), return_ns: self.of_return(probe) }
+    }
+
+    /// What the return adds to a call: at the dearest exit if it is watched there.
+    fn of_return(&self, probe: &PlannedProbe) -> u64 {
+        let exits = probe.exits().iter().map(|exit| self.of_form(exit.form).unwrap_or(0));
+        if probe.replaces_return() { self.return_ns } else { exits.max().unwrap_or(0) }
     }
 }
 
@@ -99,7 +105,8 @@ mod tests {
     use super::*;
 
     fn classes(first: [u64; 6], longer_nops: [Option<u64>; 8]) -> [Class; Form::ALL.len()] {
-        let all: Vec<_> = first.map(Some).into_iter().chain(longer_nops).collect();
+        let ret = [Some(first[5])];
+        let all: Vec<_> = first.map(Some).into_iter().chain(longer_nops).chain(ret).collect();
         Costs { entry_ns: all.try_into().unwrap(), ..Costs::default() }.classes().0
     }
 
@@ -132,7 +139,7 @@ mod tests {
         };
         let emulated = [Emulated; 6];
         assert_eq!(with(None)[6..12], emulated);
-        assert_eq!(with(None)[12..], [SingleStepped, Refused]);
+        assert_eq!(with(None)[12..], [SingleStepped, Refused, SingleStepped]);
         assert_eq!(with(Some(200))[13], Optimised);
         assert_eq!(with(Some(400))[13], Emulated);
     }

@@ -10,6 +10,7 @@ mod instruction;
 mod placement;
 mod program;
 mod quirks;
+mod returns;
 #[cfg(any(test, feature = "testbed"))]
 #[doc(hidden)]
 pub mod testbed;
@@ -20,13 +21,17 @@ use tracer_common::{condition::NO_CONDITION, program::ProbeProgram};
 
 pub use self::{
     action::{ACTIONS, ActionNeeds, specialize},
-    build::{PlanOptions, ReadCode, plan, returns_in},
+    build::{PlanOptions, ReadCode, plan},
     class::{Class, Classes, Form},
     condition::Conditions,
     costs::{BreakpointCosts, Costs},
     placement::{Outlook, Place, ReadPieces, place, survey},
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
     quirks::KernelQuirks,
+    returns::{
+        Exit, ExitKind, ExitsUnknown, Harm, ReturnChooser, ReturnOptions, Returns, WatchedReturn,
+        harm_in,
+    },
 };
 use faultline_resolve::{FileOffset, ObjectFile, SkipReason, Skipped};
 use faultline_spec::ValueType;
@@ -148,6 +153,10 @@ pub struct PlannedProbe {
     pub args: Vec<PlannedValue>,
     /// The return value: present if the return is traced.
     pub ret: Option<ValueType>,
+    /// How the return is watched, if it is traced.
+    pub watched: WatchedReturn,
+    /// The function's names, if its return is traced.
+    pub symbols: Vec<Arc<str>>,
     /// The same, as the eBPF program reads it.
     pub program: ProbeProgram,
 }

@@ -4,7 +4,7 @@
 
 use tracer_common::program::ProbeProgram;
 
-use super::{Classes, Form, Place, PlannedProbe, PlannedValue, program::program};
+use super::{Classes, Form, Place, PlannedProbe, PlannedValue, WatchedReturn, program::program};
 use faultline_resolve::{Arch, FileOffset};
 use faultline_spec::{ArgSpec, FunctionPattern, ProbeSpec};
 
@@ -32,6 +32,8 @@ pub fn planned(text: &str) -> PlannedProbe {
         offset: FileOffset(0),
         args: args.collect(),
         ret: spec.ret,
+        watched: WatchedReturn::Kernel,
+        symbols: Vec::new(),
         program: ProbeProgram::default(),
     }
 }

@@ -41,7 +41,7 @@ pub use address::{ElfAddr, FileOffset, RuntimeAddr};
 pub use code::{CodeReader, code_pieces};
 pub use elf::{Arch, Segment};
 pub use error::{Hint, ResolveError, TargetKind};
-pub use object_file::{FileId, ObjectFile, SymbolSource};
+pub use object_file::{CodeExtent, FileId, ObjectFile, SymbolSource};
 pub use process::Pid;
 pub use resolver::{Listing, Resolver};
 pub use select::{ListedFunction, Resolution, ResolvedProbe};

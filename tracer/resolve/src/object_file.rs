@@ -74,6 +74,23 @@ pub enum SymbolSource {
     MiniDebugInfo,
 }
 
+/// Where the code of a function or a label is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeExtent {
+    /// Of the first instruction.
+    pub address: ElfAddr,
+    /// Its length; 0 if the symbol does not say.
+    pub size_bytes: u64,
+    /// The compiler split it off a function, which jumps to it.
+    pub is_cold: bool,
+}
+
+/// `f.cold`, `f.cold.3`.
+fn is_cold(name: &[u8]) -> bool {
+    let mut parts = name.split(|byte| *byte == b'.').skip(1);
+    parts.any(|part| part == b"cold")
+}
+
 /// A file whose functions can be probed.
 #[derive(Debug)]
 pub struct ObjectFile {
@@ -87,6 +104,7 @@ pub struct ObjectFile {
     soname: Option<String>,
     needed: Vec<String>,
     is_go: bool,
+    catches_exceptions: bool,
     segments: Vec<Segment>,
     sources: Vec<SymbolSource>,
     debug_files_looked_for: Vec<PathBuf>,
@@ -134,6 +152,7 @@ impl ObjectFile {
         let soname = frame.dynamic_strings(elf::DT_SONAME).into_iter().next();
         let needed = frame.dynamic_strings(elf::DT_NEEDED);
         let is_go = frame.has_section(".go.buildinfo") || frame.has_section(".note.go.buildid");
+        let catches_exceptions = frame.has_section(".gcc_except_table");
         let (arch, entry, segments) = (frame.arch, frame.entry, frame.segments);
         drop(cache);
         let Opened { file, shown, path } = opened;
@@ -148,6 +167,7 @@ impl ObjectFile {
             soname,
             needed,
             is_go,
+            catches_exceptions,
             segments,
             sources,
             debug_files_looked_for,
@@ -236,6 +256,19 @@ impl ObjectFile {
         self.is_go
     }
 
+    /// Whether it has tables that say what to do when an exception passes through its functions.
+    #[must_use]
+    pub fn catches_exceptions(&self) -> bool {
+        self.catches_exceptions
+    }
+
+    /// Whether it uses a function of this name from another file.
+    #[must_use]
+    pub fn imports_any(&self, names: &[&str]) -> bool {
+        let is_import = |id| self.symbols.get(id).kind == SymbolKind::Undefined;
+        names.iter().any(|name| self.symbols.named(name.as_bytes()).any(is_import))
+    }
+
     /// Whether functions that the file does not export have names.
     #[must_use]
     pub fn has_local_symbols(&self) -> bool {
@@ -263,6 +296,44 @@ impl ObjectFile {
         let mut bytes = vec![0; count.min(usize::try_from(left).unwrap_or(usize::MAX))];
         self.file.read_exact_at(&mut bytes, offset.0)?;
         Ok(bytes)
+    }
+
+    /// The address of code at an offset in the file; `None` if there is no code.
+    #[must_use]
+    pub fn address_of(&self, offset: FileOffset) -> Option<ElfAddr> {
+        let executable = self.segments.iter().filter(|segment| segment.executable);
+        executable.filter_map(|segment| segment.address_of(offset)).next()
+    }
+
+    /// Exactly `count` bytes that the loader maps at an address, as the file has them.
+    ///
+    /// # Errors
+    /// As the system gives them; `UnexpectedEof` if the file has not so many there.
+    pub fn read_data(&self, address: ElfAddr, count: usize) -> io::Result<Vec<u8>> {
+        let found = self.segments.iter().find_map(|segment| {
+            let offset = segment.offset_of(address)?;
+            let left = segment.file_bytes - (offset.0 - segment.offset.0);
+            (count as u64 <= left).then_some(offset)
+        });
+        let offset = found.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut bytes = vec![0; count];
+        self.file.read_exact_at(&mut bytes, offset.0)?;
+        Ok(bytes)
+    }
+
+    /// Functions and labels with their sizes, in no order.
+    #[must_use]
+    pub fn code_extents(&self) -> Vec<CodeExtent> {
+        let code = [SymbolKind::Function, SymbolKind::Ifunc, SymbolKind::Untyped];
+        let symbols = self.symbols.ids().filter(|id| code.contains(&self.symbols.get(*id).kind));
+        symbols
+            .filter(|id| self.code_offset(self.symbols.get(*id).address).is_some())
+            .map(|id| CodeExtent {
+                address: self.symbols.get(id).address,
+                size_bytes: self.symbols.get(id).size_bytes,
+                is_cold: is_cold(self.symbols.name(id)),
+            })
+            .collect()
     }
 
     /// Where in the file functions and labels begin, in no order: each symbol that stands for code.

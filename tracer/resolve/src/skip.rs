@@ -61,13 +61,37 @@ pub enum SkipReason {
     ReturnAtStart,
     /// A return probe on a function such as `setjmp`, `longjmp` or `__cxa_throw`, for which a return
     /// address is more than a place to return to.
-    HandlesReturns,
+    HandlesReturns {
+        /// Why its exits are not known, if the return could have been watched there.
+        exits: Option<&'static str>,
+    },
     /// A return probe in a program that unwinds its stack.
-    Unwinds,
+    Unwinds {
+        /// See [`HandlesReturns`](Self::HandlesReturns).
+        exits: Option<&'static str>,
+    },
     /// A return probe in a Go program.
-    MovesStacks,
+    MovesStacks {
+        /// See [`HandlesReturns`](Self::HandlesReturns).
+        exits: Option<&'static str>,
+    },
     /// A return probe on a kernel that kills programs with a seccomp filter for it.
-    KillsFiltered,
+    KillsFiltered {
+        /// See [`HandlesReturns`](Self::HandlesReturns).
+        exits: Option<&'static str>,
+    },
+    /// A return probe on a function that may be left by other ways than its return.
+    MayBeUnwound {
+        /// What makes it so.
+        why: &'static str,
+        /// See [`HandlesReturns`](Self::HandlesReturns).
+        exits: Option<&'static str>,
+    },
+    /// The return was to be watched at the function's exits, which are not all known.
+    ExitsUnknown {
+        /// Why.
+        why: &'static str,
+    },
     /// A five-byte nop inside a function, on a kernel that writes below the stack pointer there.
     RedZone,
     /// The code around the place could not be read from the file.
@@ -126,6 +150,14 @@ const fn parts(kind: &'static str) -> Parts {
 
 impl Parts {
     fn detail(self, detail: String) -> Self {
+        Self { detail: Some(detail), ..self }
+    }
+
+    /// Why the return is not watched at the function's exits.
+    fn exits(self, why: Option<&'static str>) -> Self {
+        let Some(why) = why else { return self };
+        let before = self.detail.unwrap_or_default();
+        let detail = format!("{before}; and it cannot be watched at its `ret`s, because {why}");
         Self { detail: Some(detail), ..self }
     }
 
@@ -191,28 +223,44 @@ impl SkipReason {
                 parts("the program starts here, so there is no return to trace")
                     .hint("trace it without `-> TYPE`")
             }
-            Self::HandlesReturns => parts(
+            Self::HandlesReturns { exits } => parts(
                 "it handles return addresses itself, and tracing its return could kill the program",
             )
+            .exits(*exits)
             .hint("trace it without `-> TYPE`"),
-            Self::Unwinds => parts(
-                "an exception or panic that passes through a function whose return is traced kills \
-                 a C++ or Rust program",
+            Self::Unwinds { exits } => parts(
+                "an exception or panic that passes through a function whose return is traced by the \
+                 kernel's return probe kills a C++ or Rust program",
             )
+            .exits(*exits)
             .hint("trace it without `-> TYPE`, or use --force if none does"),
-            Self::MovesStacks => parts(
+            Self::MovesStacks { exits } => parts(
                 "Go moves the stacks of its programs, and with them the return address that the \
                  kernel keeps for a return probe: that can crash the program",
             )
+            .exits(*exits)
             .hint("trace it without `-> TYPE`, or use --force to attach anyway"),
-            Self::KillsFiltered => parts(
+            Self::KillsFiltered { exits } => parts(
                 "on this kernel a return probe kills a program whose seccomp filter does not know \
                  the `uretprobe` system call, and there is such a filter, or may be",
             )
+            .exits(*exits)
             .hint(
                 "trace it without `-> TYPE`, or with -p only processes that have none, or use \
                  --force to attach anyway",
             ),
+            Self::MayBeUnwound { why, exits } => parts(
+                "an exception, a cancelled thread or a switch of stacks inside a function whose \
+                 return is traced by the kernel's return probe can kill the program",
+            )
+            .detail(format!(", and {why}"))
+            .exits(*exits)
+            .hint("trace it without `-> TYPE`, or use --force if that does not happen"),
+            Self::ExitsUnknown { why } => {
+                parts("the instructions at which it returns are not all known")
+                    .detail(format!(": {why}"))
+                    .hint("trace it without `-> TYPE`, or with `--returns auto`")
+            }
             Self::RedZone => parts(
                 "on this kernel a probe on a five-byte nop inside a function overwrites what the \
                  function may keep below its stack pointer",

@@ -10,8 +10,8 @@ use faultline_engine::{
     kernel::{Feature, Finding, probe_features},
 };
 use faultline_output::json_line;
-use faultline_plan::{self as plan, Class, Costs, Form, KernelQuirks};
-use faultline_resolve::{Pid, Resolver, View, process};
+use faultline_plan::{self as plan, Class, Costs, Form, Harm, KernelQuirks};
+use faultline_resolve::{Pid, Resolver, SkipReason, View, process};
 use faultline_spec::units::duration_text;
 
 /// Show what this kernel, these privileges and this target allow
@@ -197,12 +197,22 @@ fn look_at_target(target: &str, pid: Option<Pid>, host: &Host) -> Feature {
             let total = listing.functions.len();
             let not = super::list::refused(&listing, host);
             let path = listing.file.shown_path().display().to_string();
-            if let Some(reason) = plan::returns_in(&listing.file) {
+            let harm = plan::harm_in(&listing.file);
+            if harm == Some(Harm::MovesStacks) {
                 let can = functions(total - not);
                 let means = format!(
-                    "{path}: {can} can be probed, {not} cannot; returns need --force: {reason}"
+                    "{path}: {can} can be probed, {not} cannot; returns need --force: {}",
+                    SkipReason::MovesStacks { exits: None }
                 );
                 feature(Finding::Degraded, means)
+            } else if let Some(harm) = harm {
+                let can = functions(total - not);
+                let means = format!(
+                    "{path}: {can} can be probed, {not} cannot; returns are watched at the `ret` \
+                     instructions, because {}",
+                    harm.text()
+                );
+                feature(Finding::Works, means)
             } else if listing.file.has_local_symbols() {
                 feature(
                     Finding::Works,

@@ -17,7 +17,7 @@ use super::{
 };
 use faultline_engine::kernel::Features;
 use faultline_output::{json_line, summary::SkippedProbe};
-use faultline_plan::{AttachPlan, Costs, Place, PlannedProbe, ProbeId};
+use faultline_plan::{AttachPlan, Costs, Harm, Place, PlannedProbe, ProbeId, WatchedReturn};
 use faultline_spec::units::{counted, duration_text};
 
 /// One line of `--json`.
@@ -30,11 +30,54 @@ struct PlannedLine<'a> {
     args: Vec<&'a str>,
     ret: bool,
     #[serde(flatten)]
+    returns: Option<ReturnLine>,
+    #[serde(flatten)]
     place: PlaceLine,
     #[serde(flatten)]
     load: Option<Load>,
     #[serde(flatten)]
     options: &'a BTreeMap<&'static str, String>,
+}
+
+/// How the return is watched, in JSON.
+#[derive(Serialize)]
+struct ReturnLine {
+    /// `ret` or `uretprobe`.
+    returns: &'static str,
+    /// Where in the file, if at the function's exits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    exits: Vec<u64>,
+    /// What the kernel's return probe could do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    because: Option<&'static str>,
+}
+
+impl ReturnLine {
+    fn of(probe: &PlannedProbe) -> Option<Self> {
+        probe.ret.as_ref()?;
+        Some(match &probe.watched {
+            WatchedReturn::Kernel => {
+                Self { returns: "uretprobe", exits: Vec::new(), because: None }
+            }
+            WatchedReturn::Exits { exits, because } => Self {
+                returns: "ret",
+                exits: exits.iter().map(|exit| exit.offset.0).collect(),
+                because: because.map(Harm::word),
+            },
+        })
+    }
+}
+
+/// The same in words.
+fn returns(probe: &PlannedProbe) -> String {
+    match (&probe.ret, &probe.watched) {
+        (None, _) => String::new(),
+        (Some(_), WatchedReturn::Kernel) => " and its return".to_owned(),
+        (Some(_), WatchedReturn::Exits { exits, because }) => {
+            let why = because.map_or_else(String::new, |harm| format!(": {}", harm.text()));
+            format!(" and its return, at {}{why}", counted(exits.len(), "exit"))
+        }
+    }
 }
 
 /// Where a breakpoint goes and what a call costs there, in JSON.
@@ -114,7 +157,7 @@ impl DryRun {
             writeln!(out, "{}", file.file.shown_path().display())?;
             for (id, probe) in supported(plan, &file.probes) {
                 let args: Vec<_> = probe.args.iter().map(|arg| &*arg.name).collect();
-                let ret = if probe.ret.is_some() { " and its return" } else { "" };
+                let ret = returns(probe);
                 let load = self.preview.as_ref().map(|preview| preview.load_of(id).text());
                 writeln!(
                     out,
@@ -167,6 +210,7 @@ impl DryRun {
                     offset: probe.offset.0,
                     args: probe.args.iter().map(|arg| &*arg.name).collect(),
                     ret: probe.ret.is_some(),
+                    returns: ReturnLine::of(probe),
                     place: PlaceLine::new(&probe.place, self.cost(probe)),
                     load: self.preview.as_ref().map(|preview| preview.load_of(id)),
                     options: &options,

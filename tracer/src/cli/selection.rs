@@ -14,7 +14,7 @@ use faultline_engine::{
     request::{Placement, Request, RequestText, Selection},
 };
 use faultline_output::summary::SkippedProbe;
-use faultline_plan::{ActionNeeds, AttachPlan, PlannedFile};
+use faultline_plan::{ActionNeeds, AttachPlan, PlannedFile, Returns};
 use faultline_resolve::{
     Pid, Skipped,
     process::{self, MappingSource},
@@ -83,12 +83,19 @@ pub(super) struct SelectionArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "dry_run")]
     pub(super) preview: Option<Duration>,
 
-    /// Trace even where that may hurt the program: returns in C++, Rust and Go programs (an exception
-    /// or panic that passes through a traced function kills the program), and whatever this kernel gets
-    /// wrong (see `faultline doctor`; before Linux 6.6 this includes arguments on absent pages: while
-    /// one page is awaited, all probes on that CPU wait)
+    /// Trace even where that may hurt the program: returns that can only be traced by replacing the
+    /// return address (an exception or panic that passes through such a function kills the program),
+    /// and whatever this kernel gets wrong (see `faultline doctor`; before Linux 6.6 this includes
+    /// arguments on absent pages: while one page is awaited, all probes on that CPU wait)
     #[arg(long)]
     force: bool,
+
+    /// How to trace returns: `ret` at the function's own `ret` instructions, which changes nothing on
+    /// the stack; `uretprobe` by the kernel's return probe, which replaces the return address; `auto`
+    /// uses the first where the second could do harm or costs more (see docs/safety.md)
+    #[arg(long, value_name = "WAY", default_value_t, hide_default_value = true)]
+    #[arg(value_parser = returns_parser())]
+    returns: Returns,
 
     /// Where to put breakpoints: `auto` picks the cheapest of a function's first instructions, if that
     /// makes no visible difference; `entry` always uses the first
@@ -98,6 +105,13 @@ pub(super) struct SelectionArgs {
     /// Fail if any function cannot be probed, instead of tracing the rest
     #[arg(long)]
     pub(super) strict: bool,
+}
+
+/// The ways to trace returns, by name.
+pub(super) fn returns_parser() -> impl clap::builder::TypedValueParser<Value = Returns> {
+    use clap::builder::TypedValueParser as _;
+    clap::builder::PossibleValuesParser::new(Returns::ALL.map(|(_, name)| name))
+        .try_map(|name| name.parse::<Returns>())
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, units::UnitError> {
@@ -237,6 +251,7 @@ fn request(spec: ProbeSpec, selection: Selection) -> Request {
         rate: None,
         force: false,
         follow: false,
+        returns: Returns::default(),
         placement: Placement::default(),
         text: RequestText { probe: text, ..RequestText::default() },
     }
@@ -270,6 +285,7 @@ impl SelectionArgs {
             rate: self.rate,
             force: self.force,
             follow: self.follow,
+            returns: self.returns,
             placement: self.placement.into(),
             ..request(spec, selection(&pids, command.is_some()))
         });

@@ -15,6 +15,7 @@ mod attach;
 mod children;
 mod costs;
 mod filters;
+mod harmless;
 mod lifecycle;
 mod memory;
 mod placement;

@@ -7,6 +7,7 @@
 //! attach and detach; threads and processes; several probes on one function.
 
 use std::{
+    cell::Cell,
     panic::{catch_unwind, resume_unwind},
     path::PathBuf,
     process::Command,
@@ -29,10 +30,24 @@ fn program() -> PathBuf {
     target("returns.c", &[])
 }
 
+thread_local! {
+    /// How the test that runs on this thread watches returns.
+    static WAY: Cell<&'static [&'static str]> =
+        const { Cell::new(&["--returns", "uretprobe", "--force"]) };
+}
+
+/// At the functions' own `ret` instructions.
+const AT_EXITS: &[&str] = &["--returns", "ret"];
+
+/// The probes, whose returns are watched in the test's way.
+fn watched(probes: &[String]) -> Vec<String> {
+    WAY.get().iter().map(|word| (*word).to_owned()).chain(probes.iter().cloned()).collect()
+}
+
 /// Runs a mode of `returns.c` under these probes, until both have ended.
 fn trace(mode: &[&str], functions: &[&str]) -> Finished {
     let program = program();
-    let mut traced = Traced::start(&program, mode, &probes_of(&program, functions));
+    let mut traced = Traced::start(&program, mode, &watched(&probes_of(&program, functions)));
     traced.go();
     traced.finish().well()
 }
@@ -174,7 +189,8 @@ fn nested_functions() {
 
 fn trace_tails(depth: &str, functions: &[&str]) -> Finished {
     let program = target("tails.c", &["-O2", "-foptimize-sibling-calls"]);
-    let mut traced = Traced::start(&program, &["20", depth], &probes_of(&program, functions));
+    let probes = watched(&probes_of(&program, functions));
+    let mut traced = Traced::start(&program, &["20", depth], &probes);
     traced.go();
     traced.finish().well()
 }
@@ -301,7 +317,7 @@ fn a_call_in_flight_at_attach() {
     let mut target = Target::start(&program, &["hold", "2"]);
     target.send("go");
     assert_eq!(target.line(), "inside");
-    let mut traced = Traced::attach(target, &probes_of(&program, &["hold -> u64"]));
+    let mut traced = Traced::attach(target, &watched(&probes_of(&program, &["hold -> u64"])));
     traced.target.send("return");
     assert_eq!(traced.target.line(), "inside");
     traced.go();
@@ -317,7 +333,7 @@ fn a_call_in_flight_at_detach() {
     let program = program();
     let target = Target::start(&program, &["hold", "2"]);
     let Traced { mut target, running } =
-        Traced::attach(target, &probes_of(&program, &["hold -> u64"]));
+        Traced::attach(target, &watched(&probes_of(&program, &["hold -> u64"])));
     target.send("go");
     assert_eq!(target.line(), "inside");
     target.send("return");
@@ -371,12 +387,12 @@ fn fork_inside_a_call() {
     assert!(events(&finished, "split", "return")[0]["ret"].as_u64().unwrap() > 1);
 }
 
-/// Check that, where every process is traced, a child that returns from its parent's call is a
-/// hit whose entry was not seen: dropped, and counted.
+/// Check that, where every process is traced, a child that returns from its parent's call is a hit whose
+/// entry was not seen: dropped, and counted; or one that passes an exit.
 #[test]
 fn fork_inside_a_call_with_every_process_traced() {
     let program = private_copy(&program(), "fork_inside_a_call");
-    let probes = probes_of(&program, &["split -> i32", "plain(v: u64) -> u64"]);
+    let probes = watched(&probes_of(&program, &["split -> i32", "plain(v: u64) -> u64"]));
     let mut target = Target::start(&program, &["split"]);
     let running =
         faultline(["trace", "--json"].into_iter().map(str::to_owned).chain(probes)).start();
@@ -387,9 +403,12 @@ fn fork_inside_a_call_with_every_process_traced() {
     let finished = running.finish().succeeded();
     assert!(target.finish().0.success());
     let summary = assert_calls(&finished, (3, 3, 0, 0));
-    assert_eq!(number(&summary, "hits"), 7);
-    assert_eq!(number(&summary["dropped"], "no_entry"), 1);
-    assert_eq!(number(&probe(&summary, "split")["dropped"], "no_entry"), 1);
+    let (no_entry, passed) = if WAY.get() == AT_EXITS { (0, 1) } else { (1, 0) };
+    assert_eq!(number(&summary, "hits"), 6 + no_entry);
+    for part in [&summary, probe(&summary, "split")] {
+        assert_eq!(number(&part["dropped"], "no_entry"), no_entry);
+        assert_eq!(number(&part["returns"], "passed"), passed);
+    }
 }
 
 // ---- several probes on one function ----
@@ -402,4 +421,54 @@ fn two_probes_on_one_function() {
     let summary = assert_calls(&finished, (200, 200, 0, 0));
     assert_eq!(number(&summary, "hits"), 400);
     assert_eq!(events(&finished, "plain", "return").len(), 200);
+}
+
+// ---- the same at the functions' exits ----
+
+/// Tests that are run again with returns watched at the functions' own `ret` instructions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! at_exits {
+    ($($test:ident)*) => {
+        mod at_exits {
+            $(
+                #[test]
+                fn $test() {
+                    super::WAY.set(super::AT_EXITS);
+                    super::$test();
+                }
+            )*
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+at_exits! {
+    values_of_every_type
+    recursion
+    recursion_deeper_than_the_kernel_follows
+    nested_functions
+    tail_calls
+    longjmp
+    thread_exit_inside_calls
+    exec_inside_a_call
+    a_call_longer_than_the_lease
+    a_call_in_flight_at_attach
+    a_call_in_flight_at_detach
+    eight_threads
+    fork_inside_a_call
+    fork_inside_a_call_with_every_process_traced
+    two_probes_on_one_function
+}
+
+/// Check that a function that jumps to its entry is refused at its exits: its calls cannot be told from a
+/// loop.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn tail_recursion_is_refused_at_exits() {
+    let program = target("tails.c", &["-O2", "-foptimize-sibling-calls"]);
+    let mut run = faultline(["latency", "--returns", "ret", "--dry-run"]);
+    run.command().args(probes_of(&program, &["self_tail"]));
+    let refused = run.run();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.contains("it jumps back to its entry"), "{}", refused.stderr);
 }

@@ -7,8 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use faultline_plan::{self as plan, AttachPlan, PlanOptions};
-use faultline_resolve::{CodeReader, ObjectFile, Pid, Resolver, View, process};
+use faultline_plan::{self as plan, AttachPlan, PlanOptions, ReturnChooser, ReturnOptions};
+use faultline_resolve::{CodeReader, ObjectFile, Pid, Resolver, View, code_pieces, process};
 use faultline_spec::Condition;
 
 use super::Unanswered;
@@ -16,6 +16,9 @@ use crate::{
     host::Host,
     request::{Request, Selection},
 };
+
+/// How many files' code is kept, to look at the returns of further functions in it.
+const MOST_CHOOSERS: usize = 4;
 
 /// Finds files and plans functions. Keeps what it has read.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(crate) struct Locator {
     missing: HashMap<String, Arc<str>>,
     /// Targets whose file system did not answer, with the process whose view it was.
     avoided: HashSet<(Arc<str>, Option<u32>)>,
+    /// What is known about how functions return, by file: the last few.
+    choosers: Vec<ReturnChooser>,
     /// Sends a child ahead where a file system may not answer.
     guard: Option<Unanswered>,
 }
@@ -40,6 +45,7 @@ impl Locator {
             view: View::Host,
             missing: HashMap::new(),
             avoided: HashSet::new(),
+            choosers: Vec::new(),
             guard,
         }
     }
@@ -53,6 +59,7 @@ impl Locator {
     pub(crate) fn refresh(&mut self) {
         self.resolver.refresh();
         self.missing.clear();
+        self.choosers.clear();
     }
 
     /// The files that a request's target is in a view, at least one; or why there is none.
@@ -83,7 +90,7 @@ impl Locator {
         &mut self,
         request: &Request,
         view: View,
-        file: &ObjectFile,
+        file: &Arc<ObjectFile>,
     ) -> Result<AttachPlan, Arc<str>> {
         self.look_from(view);
         let mut spec = request.spec.clone();
@@ -98,14 +105,40 @@ impl Locator {
             condition,
             classes: self.host.classes(),
             quirks: self.host.quirks(),
-            may_be_filtered: match (view, &request.selection) {
+        };
+        let mut planned = plan::plan(vec![resolution], &|probe| code.read(probe), options);
+        if planned.probes.iter().any(|probe| probe.ret.is_some()) {
+            let may_be_filtered = || match (view, &request.selection) {
                 // A command inherits our files.
                 (_, Selection::Command) => is_filtered(Pid::own()),
                 (View::Process(pid), _) => is_filtered(pid),
                 (View::Host, _) => true,
-            },
+            };
+            let options = ReturnOptions {
+                returns: request.returns,
+                force: request.force,
+                kills_filtered: self.host.quirks().returns_kill_filtered && may_be_filtered(),
+                classes: self.host.classes(),
+                costs: self.host.costs(),
+            };
+            self.chooser(file).choose(&mut planned, &options);
+        }
+        Ok(planned)
+    }
+
+    /// The one that knows the file.
+    fn chooser(&mut self, file: &Arc<ObjectFile>) -> &mut ReturnChooser {
+        let known = self.choosers.iter().position(|known| known.file().id() == file.id());
+        let chooser = match known {
+            Some(at) => self.choosers.remove(at),
+            None => ReturnChooser::new(Arc::clone(file), &code_pieces),
         };
-        Ok(plan::plan(vec![resolution], &|probe| code.read(probe), options))
+        if self.choosers.len() >= MOST_CHOOSERS {
+            self.choosers.remove(0);
+        }
+        self.choosers.push(chooser);
+        let last = self.choosers.len() - 1;
+        &mut self.choosers[last]
     }
 
     fn look_from(&mut self, view: View) {

@@ -20,12 +20,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracer_common::exchange::LEAVES;
+
 use super::{
     Features, KernelError, Links, Programs, Progress, descriptors,
     links::{Link, LinkKind, small_thread},
     sys::{Points, UprobePmu, create_multi_link},
 };
-use faultline_plan::{PlannedProbe, ProbeId};
+use faultline_plan::{ExitKind, PlannedProbe, ProbeId};
 use faultline_resolve::{ObjectFile, Pid, SkipReason, Skipped};
 
 /// Maximum number of breakpoints of one link (`MAX_UPROBE_MULTI_CNT`).
@@ -98,6 +100,19 @@ struct Point {
     id: ProbeId,
     offset: u64,
     doubtful: bool,
+    /// Calls leave here for another function.
+    leaves: bool,
+}
+
+/// What the points of a link are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Functions' entries.
+    Entry,
+    /// The same, at whose returns the kernel comes back.
+    Return,
+    /// Instructions at which functions' calls end.
+    Exit,
 }
 
 /// The points of a future link.
@@ -105,7 +120,7 @@ struct Point {
 struct Job {
     /// Index of the piece that the link belongs to.
     piece: usize,
-    at_return: bool,
+    end: End,
     points: Vec<Point>,
 }
 
@@ -151,6 +166,7 @@ pub(super) struct Transaction<'a> {
     paths: Vec<CString>,
     entry: BorrowedFd<'a>,
     ret: Option<BorrowedFd<'a>>,
+    exit: Option<BorrowedFd<'a>>,
     maker: Maker,
     /// Points of all jobs.
     points: usize,
@@ -187,6 +203,7 @@ impl<'a> Transaction<'a> {
             paths: paths.collect::<Result<_, _>>()?,
             entry: programs.entry()?,
             ret: programs.ret()?,
+            exit: programs.exit()?,
             maker,
             points: queue.iter().map(|job| job.points.len()).sum(),
             state: Mutex::new(State {
@@ -351,16 +368,23 @@ impl<'a> Transaction<'a> {
 
     fn create(&self, job: &Job) -> io::Result<OwnedFd> {
         let offsets: Vec<_> = job.points.iter().map(|point| point.offset).collect();
-        let cookies: Vec<_> =
-            job.points.iter().map(|point| self.programs.cookie(point.id)).collect();
+        let cookie = |point: &Point| {
+            let leaves = if point.leaves { u64::from(LEAVES) } else { 0 };
+            self.programs.cookie(point.id) | leaves
+        };
+        let cookies: Vec<_> = job.points.iter().map(cookie).collect();
         let points = Points {
             path: &self.paths[job.piece],
             offsets: &offsets,
             cookies: &cookies,
             pid: self.pid(job),
-            at_return: job.at_return,
+            at_return: job.end == End::Return,
         };
-        let program = if job.at_return { self.ret } else { Some(self.entry) };
+        let program = match job.end {
+            End::Entry => Some(self.entry),
+            End::Return => self.ret,
+            End::Exit => self.exit,
+        };
         let program = program.ok_or(io::ErrorKind::NotFound)?;
         match self.maker {
             Maker::Multi => create_multi_link(program, &points),
@@ -372,8 +396,8 @@ impl<'a> Transaction<'a> {
 impl Job {
     /// Splits it into smaller jobs, one of which has the culprit.
     fn split(self) -> Vec<Self> {
-        let Self { piece, at_return, points } = self;
-        let job = |points| Self { piece, at_return, points };
+        let Self { piece, end, points } = self;
+        let job = |points| Self { piece, end, points };
         let (doubtful, rest): (Vec<_>, Vec<_>) =
             points.into_iter().partition(|point| point.doubtful);
         if doubtful.is_empty() {
@@ -391,21 +415,29 @@ fn jobs(probes: &[PlannedProbe], pieces: &[Piece<'_>], features: Features) -> Ve
     let points_a_link = if features.batches() { MAX_POINTS } else { 1 };
     let mut jobs = VecDeque::new();
     for (piece, Piece { probes: ids, .. }) in pieces.iter().enumerate() {
-        let (mut returns, mut entries) = (Vec::new(), Vec::with_capacity(ids.len()));
+        let (mut returns, mut exits) = (Vec::new(), Vec::new());
+        let mut entries = Vec::with_capacity(ids.len());
         for id in *ids {
             let probe = &probes[id.0 as usize];
             if !probe.is_supported() {
                 continue;
             }
-            let point = Point { id: *id, offset: probe.offset.0, doubtful: probe.doubtful };
+            let (id, offset, doubtful) = (*id, probe.offset.0, probe.doubtful);
+            let point = Point { id, offset, doubtful, leaves: false };
             entries.push(point);
-            if probe.ret.is_some() {
+            if probe.replaces_return() {
                 returns.push(point);
             }
+            exits.extend(probe.exits().iter().map(|exit| Point {
+                id,
+                offset: exit.offset.0,
+                doubtful: false,
+                leaves: exit.kind == ExitKind::Leaves,
+            }));
         }
-        for (at_return, points) in [(true, returns), (false, entries)] {
+        for (end, points) in [(End::Exit, exits), (End::Return, returns), (End::Entry, entries)] {
             let chunks = points.chunks(points_a_link);
-            jobs.extend(chunks.map(|points| Job { piece, at_return, points: points.to_vec() }));
+            jobs.extend(chunks.map(|points| Job { piece, end, points: points.to_vec() }));
         }
     }
     jobs
@@ -478,8 +510,9 @@ mod tests {
             id: ProbeId(id),
             offset: u64::from(id),
             doubtful,
+            leaves: false,
         });
-        Job { piece: 0, at_return: false, points: points.collect() }
+        Job { piece: 0, end: End::Entry, points: points.collect() }
     }
 
     fn ids(jobs: &[Job]) -> Vec<Vec<u32>> {

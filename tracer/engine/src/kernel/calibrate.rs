@@ -36,6 +36,7 @@ own_code::functions! { of_each: 1, apart: 16;
     "faultline_costs_nop8": ".byte 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0", "ret";
     "faultline_costs_nop9": ".byte 0x66, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0", "ret";
     "faultline_costs_nop10": ".byte 0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0", "ret";
+    "faultline_costs_ret": "ret";
     "faultline_costs_returning": ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret";
     "faultline_red_zone": "mov [rsp - 8], rdi",
         ".globl faultline_red_zone_nop5", ".hidden faultline_red_zone_nop5", "faultline_red_zone_nop5:",
@@ -58,6 +59,7 @@ own_code::functions! { of_each: 1, apart: 16;
     "faultline_costs_nop8": "nop", "ret";
     "faultline_costs_nop9": "nop", "ret";
     "faultline_costs_nop10": "nop", "ret";
+    "faultline_costs_ret": "ret";
     "faultline_costs_returning": "nop", "ret";
 }
 
@@ -76,6 +78,7 @@ unsafe extern "C" {
     fn faultline_costs_nop8();
     fn faultline_costs_nop9();
     fn faultline_costs_nop10();
+    fn faultline_costs_ret();
     fn faultline_costs_returning();
 }
 
@@ -121,6 +124,7 @@ const ENTRIES: [Function; Form::ALL.len()] = [
     faultline_costs_nop8,
     faultline_costs_nop9,
     faultline_costs_nop10,
+    faultline_costs_ret,
 ];
 
 /// Measures all forms. Takes about a quarter of a second.

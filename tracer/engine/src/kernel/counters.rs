@@ -32,7 +32,8 @@ pub struct CounterSnapshot([u64; COLUMNS as usize]);
 impl CounterSnapshot {
     /// An estimate of what the hits cost the traced programs, including our own programs' share.
     pub fn estimated_cost_ns(&self, costs: BreakpointCosts) -> u64 {
-        let hits = costs.of_hits(self.total(&ENTRIES), self.total(&RETURNS));
+        let ends = self.total(&RETURNS) + self.total(&[Counter::ExitsPassed]);
+        let hits = costs.of_hits(self.total(&ENTRIES), ends);
         hits.saturating_add(self.get(Counter::HandlerNs))
     }
 

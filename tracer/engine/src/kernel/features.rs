@@ -72,18 +72,21 @@ impl Features {
             Self { sleepable: false, .. } => UprobePrograms {
                 entry: "entry_unsleeping",
                 ret: "return_unsleeping",
+                exit: "exit_unsleeping",
                 count: "count_single",
                 multi: false,
             },
             Self { multi_links: false, .. } => UprobePrograms {
                 entry: "entry_single",
                 ret: "return_single",
+                exit: "exit_single",
                 count: "count_single",
                 multi: false,
             },
             _ => UprobePrograms {
                 entry: "entry_multi",
                 ret: "return_multi",
+                exit: "exit_multi",
                 count: "count_multi",
                 multi: true,
             },
@@ -150,6 +153,8 @@ impl Features {
 pub(super) struct UprobePrograms {
     pub(super) entry: &'static str,
     pub(super) ret: &'static str,
+    /// For returns that are watched at a function's exits.
+    pub(super) exit: &'static str,
     /// For entries that are only counted.
     pub(super) count: &'static str,
     /// They are for multi links.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracer_common::program::ProbeProgram;
 
 use faultline_plan::{
-    AttachPlan, Classes, Conditions, Form, Place, PlannedFile, PlannedProbe, ProbeId,
+    AttachPlan, Classes, Conditions, Form, Place, PlannedFile, PlannedProbe, ProbeId, WatchedReturn,
 };
 use faultline_resolve::{FileOffset, Pid, Resolver, View, process};
 
@@ -39,6 +39,8 @@ pub(super) fn probe(label: &str, address: usize) -> anyhow::Result<PlannedProbe>
         offset: FileOffset(address - mapping.start.0 + mapping.offset.0),
         args: Vec::new(),
         ret: None,
+        watched: WatchedReturn::Kernel,
+        symbols: Vec::new(),
         program: ProbeProgram::default(),
     })
 }

@@ -31,7 +31,7 @@ use super::{
     mapped::MappedArray,
     pid_namespace::PidNamespace,
 };
-use faultline_plan::{ActionNeeds, AttachPlan, Conditions, ProbeId};
+use faultline_plan::{ActionNeeds, AttachPlan, Conditions, PlannedProbe, ProbeId};
 use faultline_resolve::Pid;
 use faultline_spec::{Rate, Sample};
 
@@ -105,6 +105,10 @@ pub struct Programs {
     /// Present if links may be exchanged and returns are traced.
     gates: Option<Gates>,
     tracks_returns: bool,
+    /// Some returns are watched by the kernel's return probe.
+    replaces_returns: bool,
+    /// Some returns are watched at their functions' exits.
+    watches_exits: bool,
     features: Features,
     /// What becomes of children of the traced processes.
     pub(super) children: Children,
@@ -130,6 +134,8 @@ impl Programs {
     pub fn load(plan: &AttachPlan, options: &LoadOptions) -> Result<Self, KernelError> {
         let probes = plan.probes.len().max(1) as u32;
         let tracks_returns = plan.probes.iter().any(|probe| probe.ret.is_some());
+        let watches_exits = plan.probes.iter().any(|probe| !probe.exits().is_empty());
+        let replaces_returns = plan.probes.iter().any(PlannedProbe::replaces_return);
         let needs = ActionNeeds::of(options.action);
         let reads_memory =
             needs.records && plan.probes.iter().any(|probe| probe.program.reads_memory());
@@ -207,6 +213,8 @@ impl Programs {
             gates,
             ebpf,
             tracks_returns,
+            replaces_returns,
+            watches_exits,
             only_counts,
             features,
             children,
@@ -291,7 +299,12 @@ impl Programs {
         let entry = self.entry_name();
         self.load_uprobe(entry)?;
         if self.tracks_returns {
-            self.load_uprobe(self.features.programs().ret)?;
+            if self.replaces_returns {
+                self.load_uprobe(self.features.programs().ret)?;
+            }
+            if self.watches_exits {
+                self.load_uprobe(self.features.programs().exit)?;
+            }
             // Attached first: otherwise a task with an open call could exit unseen.
             self.attach_tracepoint("task_exit", "sched_process_exit")?;
             self.attach_tracepoint("task_exec", "sched_process_exec")?;
@@ -339,10 +352,16 @@ impl Programs {
         self.descriptor(self.entry_name())
     }
 
-    /// The program for returns, if any are traced.
+    /// The program for returns, if any are watched by the kernel's return probe.
     pub(super) fn ret(&self) -> Result<Option<BorrowedFd<'_>>, KernelError> {
         let ret = || self.descriptor(self.features.programs().ret);
-        self.tracks_returns.then(ret).transpose()
+        self.replaces_returns.then(ret).transpose()
+    }
+
+    /// The program for functions' exits, if any are watched.
+    pub(super) fn exit(&self) -> Result<Option<BorrowedFd<'_>>, KernelError> {
+        let exit = || self.descriptor(self.features.programs().exit);
+        self.watches_exits.then(exit).transpose()
     }
 
     pub(super) fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {

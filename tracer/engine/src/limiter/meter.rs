@@ -37,7 +37,8 @@ impl Meter {
     /// Reads the counters; returns what hits have cost since the last reading.
     pub fn read(&mut self, counters: &Counters) -> Duration {
         let entries = counters.sums(&ENTRIES);
-        let returns = counters.sums(&RETURNS);
+        let ends = [&RETURNS[..], &[Counter::ExitsPassed]].concat();
+        let returns = counters.sums(&ends);
         let handlers_ns = counters.sums(&[Counter::HandlerNs]);
         let counted = entries.into_iter().zip(returns).zip(handlers_ns);
         let mut hits_since = vec![0; self.since_ns.len()];

@@ -66,7 +66,7 @@ fn troubled() -> Summary {
         },
         filtered_undecided: 4,
         faults: Faults { count: 5, wait_ns: 5_120 },
-        returns: Returns { opened: 100, returned: 90, lost: 3, unfinished: 7 },
+        returns: Returns { opened: 100, returned: 90, lost: 3, unfinished: 7, passed: 5 },
         cost: Cost { handler_ns: 90_000_000, estimated_ns: 900_000_000 },
     };
     let probes = vec![probe("l:good", good), probe("l:\u{1b}bad", bad)];
@@ -106,7 +106,7 @@ fn json() {
         r#""reads":{"resident":1,"faulted":65,"truncated":0,"failed":0,"failed_by_errno":{}},"#,
         r#""filtered_undecided":0,"#,
         r#""faults":{"count":70,"wait_ns":12000000},"#,
-        r#""returns":{"opened":33,"returned":33,"lost":0,"unfinished":0},"#,
+        r#""returns":{"opened":33,"returned":33,"lost":0,"unfinished":0,"passed":0},"#,
         r#""cost":{"handler_ns":0,"estimated_ns":0}"#,
     );
     let expected = format!(

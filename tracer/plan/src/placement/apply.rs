@@ -1,6 +1,6 @@
 //! Moves the breakpoints of a plan.
 
-use tracer_common::program::{FLAG_TRACK_RETURN, ProbeProgram};
+use tracer_common::program::{FLAG_AT_EXITS, FLAG_TRACK_RETURN, ProbeProgram};
 
 use super::{Movable, Needs, Text, places};
 use crate::{AttachPlan, Classes, ProbeId};
@@ -50,6 +50,7 @@ fn needs(program: &ProbeProgram) -> Needs {
     let all = if program.judges() { u8::MAX } else { 0 };
     Needs {
         registers: registers.fold(all, |bits, op| bits | 1 << op.register),
-        return_address: program.flags & FLAG_TRACK_RETURN != 0,
+        return_address: program.flags & FLAG_TRACK_RETURN != 0
+            && program.flags & FLAG_AT_EXITS == 0,
     }
 }

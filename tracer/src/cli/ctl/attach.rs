@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::Failure;
+use crate::cli::{Failure, selection::returns_parser};
 use faultline_engine::request::{RequestText, action};
+use faultline_plan::Returns;
 use faultline_spec::ProbeSpec;
 use tracer_common::Action;
 
@@ -57,13 +58,17 @@ pub(super) struct Args {
     #[arg(long, value_name = "N/s")]
     rate: Option<String>,
 
-    /// Also trace returns in C++ and Rust programs
+    /// Trace even where that may hurt the program
     #[arg(long)]
     force: bool,
 
     /// Also trace the children of the processes, from their first instruction
     #[arg(short = 'f', long)]
     follow: bool,
+    /// How to trace returns: at the functions' `ret` instructions, by the kernel's return probe, or as it
+    /// does no harm
+    #[arg(long, value_name = "WAY", value_parser = returns_parser())]
+    returns: Option<Returns>,
 
     /// If the target does not exist yet, wait for it
     #[arg(long)]
@@ -121,6 +126,7 @@ impl Args {
                 rate: self.rate.clone(),
                 force: self.force,
                 follow: self.follow,
+                returns: self.returns.map(|way| way.to_string()),
             }],
         };
         // Report mistakes without asking the daemon.

@@ -8,10 +8,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{
-    net::UnixStream,
-    signal::unix::SignalKind,
-};
+use tokio::{net::UnixStream, signal::unix::SignalKind};
 
 use crate::{cli::Failure, signals::Listener};
 

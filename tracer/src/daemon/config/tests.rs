@@ -57,6 +57,7 @@ fn installed_example() {
         "cgroup",
         "force",
         "follow",
+        "returns",
         "where",
         "sample",
         "rate",

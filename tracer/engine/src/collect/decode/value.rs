@@ -17,6 +17,8 @@ pub enum Errno {
     Einval,
     /// The page is not resident and was not faulted in.
     Eagain,
+    /// The function has left by a jump to another one, which returns in its place.
+    Enodata,
 }
 
 impl Errno {
@@ -27,6 +29,7 @@ impl Errno {
             Self::Efault => "EFAULT",
             Self::Einval => "EINVAL",
             Self::Eagain => "EAGAIN",
+            Self::Enodata => "ENODATA",
         }
     }
 }
@@ -54,6 +57,7 @@ impl<'a> Body<'a> {
             ReadStatus::Efault => return Ok(Err(Errno::Efault)),
             ReadStatus::Einval => return Ok(Err(Errno::Einval)),
             ReadStatus::Eagain => return Ok(Err(Errno::Eagain)),
+            ReadStatus::Enodata => return Ok(Err(Errno::Enodata)),
         };
         let content = self.slot(slot)?;
         let raw = match ty.read() {
