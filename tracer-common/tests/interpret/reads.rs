@@ -201,7 +201,9 @@ fn failure(status: ReadStatus) -> Counter {
         ReadStatus::Efault => Counter::ReadEfault,
         ReadStatus::Einval => Counter::ReadEinval,
         ReadStatus::Eagain => Counter::ReadEagain,
-        ReadStatus::Whole | ReadStatus::Truncated => panic!("{status:?} is no failure"),
+        ReadStatus::Whole | ReadStatus::Truncated | ReadStatus::Enodata => {
+            panic!("{status:?} is no failure of a read")
+        }
     }
 }
 

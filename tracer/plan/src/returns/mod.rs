@@ -222,15 +222,13 @@ fn decide(
     match (options.returns, harm, exits) {
         (Returns::Ret, _, Ok(exits)) => at_exits(exits, None),
         (Returns::Ret, _, Err(unknown)) => Err(exits_unknown(unknown)),
-        (Returns::Uretprobe, None, _) => kernel,
-        (Returns::Uretprobe, Some(_), _) if may_force => kernel,
+        (Returns::Uretprobe, Some(_), Ok(_)) | (_, Some(_), Err(_)) if may_force => kernel,
         (Returns::Uretprobe, Some(harm), Ok(_)) => Err(harmful(harm, None)),
         (Returns::Auto, None, Ok(exits)) if is_no_dearer(&exits.0, options) => {
             at_exits(exits, None)
         }
-        (Returns::Auto, None, _) => kernel,
+        (Returns::Auto | Returns::Uretprobe, None, _) => kernel,
         (Returns::Auto, Some(harm), Ok(exits)) => at_exits(exits, Some(harm)),
-        (_, Some(_), Err(_)) if may_force => kernel,
         (_, Some(harm), Err(unknown)) => Err(harmful(harm, Some(unknown))),
     }
 }
