@@ -108,11 +108,23 @@ pub struct Attach {
     pub links: u64,
     /// Functions that were not probed.
     pub skipped: u64,
+    /// How returns were watched, if any were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub returns: Option<ReturnsWatched>,
     /// The whole time.
     pub ms: Millis,
     /// The file that took longest, where there was more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slowest: Option<SlowestFile>,
+}
+
+/// How many functions' returns were watched in each way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ReturnsWatched {
+    /// At the functions' own `ret` instructions.
+    pub ret: u64,
+    /// By the kernel's return probe, which replaces the return address.
+    pub uretprobe: u64,
 }
 
 /// The file that took longest to attach to.

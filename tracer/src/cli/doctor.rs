@@ -52,7 +52,7 @@ struct Line<'a> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let machine = Host::detect();
     let mut host = probe_features();
-    host.extend(machine.costs().as_ref().map(breakpoints));
+    host.extend(machine.costs().iter().flat_map(|costs| [breakpoints(costs), returns(costs)]));
     host.extend(machine.costs().is_some().then(|| quirks(machine.quirks())).into_iter().flatten());
     let process = args.pid.map(|pid| look_at_process(pid, &machine));
     let target = args.target.as_deref().map(|target| look_at_target(target, args.pid, &machine));
@@ -125,6 +125,17 @@ fn breakpoints(costs: &Costs) -> Feature {
     };
     let means = format!("a hit costs, by the instruction there: {}{why}", parts.join(", "));
     Feature { name: "cost of a hit", finding, means }
+}
+
+/// What a traced return costs in both ways.
+fn returns(costs: &Costs) -> Feature {
+    let means = format!(
+        "a traced return costs {} at the function's own `ret`, {} by the kernel's return probe, which \
+         replaces the return address and is used only where that does no harm",
+        duration_text(costs.of_form(Form::Ret).unwrap_or(0)),
+        duration_text(costs.return_ns),
+    );
+    Feature { name: "cost of a return", finding: Finding::Works, means }
 }
 
 /// From this ratio on, single-stepping costs so much that the user should know.

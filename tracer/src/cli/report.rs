@@ -17,10 +17,10 @@ use faultline_output::{
     Output, Summary, json_line,
     summary::{
         Attach, CommandEnd, Counts, CpuSummary, Detach, Millis, OfKernel as _, ProbeSummary,
-        SkippedProbe, SlowestFile,
+        ReturnsWatched, SkippedProbe, SlowestFile,
     },
 };
-use faultline_plan::ProbeId;
+use faultline_plan::{PlannedProbe, ProbeId};
 use faultline_resolve::Skipped;
 use faultline_spec::units::{counted, duration_text};
 
@@ -106,6 +106,7 @@ pub(super) fn summary(ended: &Ended) -> Summary {
             probes: attached.probes as u64,
             links: attached.links as u64,
             skipped: skipped.len() as u64,
+            returns: returns_watched(&plan.probes),
             ms: Millis(attached.took),
             slowest: attached.slowest.as_ref().map(|slowest| SlowestFile {
                 file: slowest.file.to_string_lossy().into_owned(),
@@ -124,6 +125,13 @@ pub(super) fn summary(ended: &Ended) -> Summary {
         stopped_by: ended.reason.to_string(),
         duration_ms: Millis(ended.ran),
     }
+}
+
+/// How the returns of these probes are watched.
+fn returns_watched(probes: &[PlannedProbe]) -> Option<ReturnsWatched> {
+    let with_return = probes.iter().filter(|probe| probe.ret.is_some()).count() as u64;
+    let uretprobe = probes.iter().filter(|probe| probe.replaces_return()).count() as u64;
+    (with_return != 0).then_some(ReturnsWatched { ret: with_return - uretprobe, uretprobe })
 }
 
 fn kernel_counts(counters: &CounterSnapshot) -> Counts {

@@ -14,6 +14,8 @@
 mod attach;
 mod children;
 mod costs;
+#[cfg(target_arch = "x86_64")]
+mod exits;
 mod filters;
 mod harmless;
 mod lifecycle;

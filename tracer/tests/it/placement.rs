@@ -26,13 +26,13 @@ fn moved(probes: &[&str]) -> (String, Vec<(u64, u64)>) {
 
 /// An instruction, as objdump shows it.
 #[derive(Debug)]
-struct Shown {
-    mnemonic: String,
+pub(crate) struct Shown {
+    pub(crate) mnemonic: String,
     operands: String,
 }
 
 /// Every instruction of a file by its offset in the file, and where branches go.
-fn disassembly(file: &str) -> (BTreeMap<u64, Shown>, HashSet<u64>) {
+pub(crate) fn disassembly(file: &str) -> (BTreeMap<u64, Shown>, HashSet<u64>) {
     let text = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).arg(file).output().unwrap();
         assert!(output.status.success(), "{program} is needed: {output:?}");

@@ -80,6 +80,7 @@ fn troubled() -> Summary {
             probes: 2,
             links: 3,
             skipped: 2,
+            returns: Some(ReturnsWatched { ret: 3, uretprobe: 1 }),
             ms: ms(40),
             slowest: Some(SlowestFile { file: "/usr/lib/l.so".to_owned(), ms: ms(30) }),
         },
@@ -179,6 +180,7 @@ fn text_of_trouble() {
   unfinished    7  of 100 calls had not returned
   no return     3  calls were left by a jump, nested too deep, or ended with their thread
   2 probes attached in 40.0ms (3 links, slowest: /usr/lib/l.so, 30.0ms), detached in 1.5s (grace period 30.0ms)
+  returns watched: 3 functions at their own `ret`s, 1 by the kernel's return probe
   probes took about 900ms, 90.0ms of it in faultline's programs: 1.0 % of one CPU
   2 functions not probed, such as l:x: is data
   this kernel is old

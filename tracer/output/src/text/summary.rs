@@ -4,7 +4,8 @@ use crate::{
     escape::shown,
     palette::Palette,
     summary::{
-        Children, CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, Ppm, ProbeSummary, Summary,
+        Children, CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, Ppm, ProbeSummary,
+        ReturnsWatched, Summary,
     },
 };
 use faultline_spec::units::{duration_text, percent_text};
@@ -220,6 +221,7 @@ impl Summary {
                 self.detach.ms.text(),
             ));
         }
+        sentences.extend(self.attach.returns.map(returns_watched));
         sentences.extend(self.cost());
         sentences.extend(self.busiest_cpu());
         if self.attach.skipped != 0 {
@@ -333,4 +335,15 @@ fn table(probes: &[ProbeSummary], palette: Palette) -> Vec<String> {
         format!("{}  {strong}{}{reset}", figures.collect::<String>(), shown(probe))
     }));
     lines
+}
+
+/// How returns were watched.
+fn returns_watched(ReturnsWatched { ret, uretprobe }: ReturnsWatched) -> String {
+    let functions = counted(ret, "function at its own `ret`s", "functions at their own `ret`s");
+    match (ret, uretprobe) {
+        (_, 0) => format!("returns watched: {functions}"),
+        (0, _) => format!("returns watched: {uretprobe} by the kernel's return probe"),
+        _ => format!("returns watched: {functions}, {uretprobe} by the kernel's return probe"),
+    }
+}
 }

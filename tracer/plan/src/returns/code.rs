@@ -8,7 +8,8 @@ use crate::ReadPieces;
 
 /// A file's code, its functions, and its constants.
 pub(super) struct Code {
-    file: Arc<ObjectFile>,
+    /// Reads what the loader maps at an address.
+    read: Box<dyn Fn(u64, usize) -> Option<Vec<u8>> + Send>,
     /// The executable segments: address and bytes.
     pieces: Vec<(u64, Vec<u8>)>,
     /// By address.
@@ -29,11 +30,24 @@ impl Code {
                 *known = extent;
             }
         }
-        Self { file, pieces, functions }
+        let read = move |address, bytes| file.read_data(ElfAddr(address), bytes).ok();
+        Self { read: Box::new(read), pieces, functions }
     }
 
-    pub(super) fn file(&self) -> &ObjectFile {
-        &self.file
+    /// This code alone, with functions that begin at these addresses.
+    #[cfg(test)]
+    pub(super) fn in_memory(start: u64, code: Vec<u8>, functions: &[u64]) -> Self {
+        let bytes = code.clone();
+        let read = move |address: u64, count| {
+            let at = usize::try_from(address.checked_sub(start)?).ok()?;
+            bytes.get(at..at + count).map(<[u8]>::to_vec)
+        };
+        let extent = |address: &u64| {
+            let extent = CodeExtent { address: ElfAddr(*address), size_bytes: 0, is_cold: false };
+            (*address, extent)
+        };
+        let functions = functions.iter().map(extent).collect();
+        Self { read: Box::new(read), pieces: vec![(start, code)], functions }
     }
 
     /// Up to this many bytes of code at an address.
@@ -47,7 +61,7 @@ impl Code {
 
     /// Exactly this many bytes of the file, as they are at an address.
     pub(super) fn data(&self, address: u64, bytes: u64) -> Option<Vec<u8>> {
-        self.file.read_data(ElfAddr(address), usize::try_from(bytes).ok()?).ok()
+        (self.read)(address, usize::try_from(bytes).ok()?)
     }
 
     /// Whether a symbol of a function or a label is here.

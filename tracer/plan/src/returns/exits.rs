@@ -20,7 +20,7 @@ const MOST_INSTRUCTIONS: usize = 50_000;
 /// More exits than this are not watched for one function.
 const MOST_EXITS: usize = 128;
 /// Longest instruction.
-const LONGEST: usize = 15;
+pub(super) const LONGEST: usize = 15;
 /// How many instructions before an indirect jump are searched for where it goes.
 const LOOK_BACK: usize = 24;
 /// Longest table of a `switch` that is read.
@@ -186,10 +186,12 @@ impl Walk<'_> {
             }
             self.seen.insert(address, instruction.len() as u8);
             if instruction.mnemonic() == Mnemonic::Lea && instruction.is_ip_rel_memory_operand() {
-                self.bases.push((
-                    instruction.op0_register().full_register(),
-                    instruction.ip_rel_memory_address(),
-                ));
+                let address = instruction.ip_rel_memory_address();
+                // The address of a place in its own code is taken: something may come back there.
+                if self.is_inside(address) && address != self.entry {
+                    return Err(ExitsUnknown::JumpsAnywhere);
+                }
+                self.bases.push((instruction.op0_register().full_register(), address));
             }
             self.switches_stacks |= switches_stack(&instruction);
             chain.push(instruction);

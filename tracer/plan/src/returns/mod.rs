@@ -8,6 +8,8 @@
 mod code;
 mod exits;
 mod harm;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
@@ -101,6 +103,7 @@ pub struct ReturnOptions {
 
 /// Decides how the returns of a file's functions are watched. Keeps what it has found out about the file.
 pub struct ReturnChooser {
+    file: Arc<ObjectFile>,
     code: Code,
     harm: FileHarm,
 }
@@ -117,13 +120,14 @@ impl ReturnChooser {
     /// For this file, whose code `read_pieces` gives.
     #[must_use]
     pub fn new(file: Arc<ObjectFile>, read_pieces: ReadPieces<'_>) -> Self {
-        Self { harm: FileHarm::of(&file), code: Code::of(file, read_pieces) }
+        let (harm, code) = (FileHarm::of(&file), Code::of(Arc::clone(&file), read_pieces));
+        Self { file, code, harm }
     }
 
     /// Of which file it knows.
     #[must_use]
     pub fn file(&self) -> &ObjectFile {
-        self.code.file()
+        &self.file
     }
 
     /// Decides for each probe of the file whose return is traced how that is done. What cannot be watched
@@ -180,33 +184,30 @@ impl ReturnChooser {
         let harm = self.harm.of_function(names, &self.code, address, &found);
         let harm = harm.or(options.kills_filtered.then_some(Harm::KillsFiltered));
         let placed = found.and_then(|found| {
-            let exits = placed(&self.code, &found, &options.classes)?;
+            let exits = self.placed(&found, &options.classes)?;
             Ok((exits, found.has_tails))
         });
         decide(placed, harm, options)
     }
-}
 
-/// The exits with what the kernel makes of them; or that it takes no breakpoint on one.
-fn placed(
-    code: &Code,
-    found: &exits::Exits,
-    classes: &Classes,
-) -> Result<Arc<[Exit]>, ExitsUnknown> {
-    let place = |exit: &exits::FoundExit| {
-        let bytes = code.code(exit.address, 15)?;
-        let form = Form::of(Arch::X86_64, bytes);
-        let is_fine = instruction::judge(Arch::X86_64, bytes) == instruction::Verdict::Fine
-            && classes.of(form) != Class::Refused;
-        let exit = Exit {
-            offset: code.file().code_offset(ElfAddr(exit.address))?,
-            kind: exit.kind,
-            is_shared: exit.is_shared,
-            form,
+    /// The exits with what the kernel makes of them; or that it takes no breakpoint on one.
+    fn placed(&self, found: &exits::Exits, classes: &Classes) -> Result<Arc<[Exit]>, ExitsUnknown> {
+        let place = |exit: &exits::FoundExit| {
+            let bytes = self.code.code(exit.address, exits::LONGEST)?;
+            let form = Form::of(Arch::X86_64, bytes);
+            let is_fine = instruction::judge(Arch::X86_64, bytes) == instruction::Verdict::Fine
+                && classes.of(form) != Class::Refused;
+            let exit = Exit {
+                offset: self.file.code_offset(ElfAddr(exit.address))?,
+                kind: exit.kind,
+                is_shared: exit.is_shared,
+                form,
+            };
+            is_fine.then_some(exit)
         };
-        is_fine.then_some(exit)
-    };
-    found.exits.iter().map(place).collect::<Option<Arc<[Exit]>>>().ok_or(ExitsUnknown::Unsupported)
+        let exits = found.exits.iter().map(place).collect::<Option<Arc<[Exit]>>>();
+        exits.ok_or(ExitsUnknown::Unsupported)
+    }
 }
 
 fn decide(

@@ -1,0 +1,56 @@
+//! Where functions return, confirmed by another decoder: every exit that faultline would watch in real libraries is
+//! a `ret` or a jump, and no `ret` is missing.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    placement::disassembly,
+    support::{faultline, number},
+};
+
+/// How many functions are watched at their exits, and how many of their `ret`s are not among these.
+fn check(target: &str) -> (usize, usize, Vec<u64>) {
+    let all = format!("{target}:*");
+    let planned = faultline(["latency", "--returns", "ret", "--dry-run", "--json", &all]).run();
+    let planned = planned.succeeded().json();
+    let planned: Vec<_> = planned.iter().filter(|line| line["type"] == "planned").collect();
+    let listed = faultline(["list", "--json", target]).run().succeeded().json();
+    let sizes: HashMap<u64, u64> = listed
+        .iter()
+        .filter_map(|line| Some((line["offset"].as_u64()?, line["size_bytes"].as_u64()?)))
+        .collect();
+    let file = planned[0]["file"].as_str().unwrap();
+    let (instructions, _) = disassembly(file);
+    let (mut rets, mut missing) = (0, Vec::new());
+    for line in &planned {
+        assert_eq!(line["returns"], "ret", "{line}");
+        let exits = line["exits"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let exits: HashSet<u64> = exits.iter().map(|exit| exit.as_u64().unwrap()).collect();
+        for exit in &exits {
+            let shown = instructions.get(exit);
+            let shown = shown.unwrap_or_else(|| panic!("{file}: no instruction at {exit:#x}"));
+            let is_exit = shown.mnemonic.starts_with("ret") || shown.mnemonic == "jmp";
+            assert!(is_exit, "{file}: {exit:#x} is {shown:?}: {line}");
+        }
+        let entry = number(line, "offset") - number(line, "moved_bytes");
+        let end = entry + sizes.get(&entry).copied().unwrap_or(0);
+        let own =
+            instructions.range(entry..end).filter(|(_, shown)| shown.mnemonic.starts_with("ret"));
+        let own: Vec<_> = own.map(|(at, _)| *at).collect();
+        rets += own.len();
+        missing.extend(own.into_iter().filter(|ret| !exits.contains(ret)));
+    }
+    (planned.len(), rets, missing)
+}
+
+/// Check with another decoder that every exit of libc, libstdc++ and libcrypto is one, and that they are all.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn another_decoder_finds_the_same_exits() {
+    for target in ["libc", "libstdc++.so.6", "libcrypto"] {
+        let (functions, rets, missing) = check(target);
+        assert!(functions > 1000, "{target}: only {functions} functions");
+        // Hand-written code has a few that nothing leads to.
+        assert!(missing.len() * 1000 <= rets, "{target}: {missing:x?} of {rets} are missing");
+    }
+}
