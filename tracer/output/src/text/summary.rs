@@ -346,4 +346,3 @@ fn returns_watched(ReturnsWatched { ret, uretprobe }: ReturnsWatched) -> String 
         _ => format!("returns watched: {functions}, {uretprobe} by the kernel's return probe"),
     }
 }
-}
