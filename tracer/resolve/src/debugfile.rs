@@ -31,8 +31,23 @@ const XZ_MEMORY_MAX_KIB: u32 = 128 << 10;
 pub(super) struct Search {
     /// The debug file whose symbols were added.
     pub(super) found: Option<PathBuf>,
+    /// The same as this program can open it.
+    pub(super) openable: Option<PathBuf>,
     /// Every path that was tried, in order.
     pub(super) looked_for: Vec<PathBuf>,
+    /// Of these, debug files that belong to another build of the file.
+    pub(super) foreign: Vec<PathBuf>,
+}
+
+/// What a candidate turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+enum Candidate {
+    /// The file's debug file; its symbols were added.
+    Added,
+    /// A debug file of another build.
+    Foreign,
+    /// Nothing with symbols.
+    Nothing,
 }
 
 /// Adds the symbols of the file's debug file, if there is one.
@@ -64,9 +79,14 @@ pub(super) fn add_debug_file<'data, R: ReadRef<'data>>(
             })
         });
         search.looked_for.push(path.clone());
-        if added == Ok(true) {
-            search.found = Some(path);
-            break;
+        match added {
+            Ok(Candidate::Added) => {
+                search.openable = Some(root.outside(&path));
+                search.found = Some(path);
+                break;
+            }
+            Ok(Candidate::Foreign) => search.foreign.push(path),
+            Ok(Candidate::Nothing) | Err(()) => {}
         }
     }
     search
@@ -123,10 +143,10 @@ fn add_if_belongs(
     file: &File,
     build_id: Option<&[u8]>,
     checksum: Option<u32>,
-) -> Result<bool, FormatError> {
+) -> Result<Candidate, FormatError> {
     let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
     if !is_regular {
-        return Ok(false);
+        return Ok(Candidate::Nothing);
     }
     let cache = ReadCache::new(file);
     let frame = Frame::read(&cache)?;
@@ -135,7 +155,11 @@ fn add_if_belongs(
         (_, _, Some(checksum)) => file_crc32(file).is_ok_and(|found| found == checksum),
         _ => false,
     };
-    if belongs { symbols.add(&frame, elf::SHT_SYMTAB) } else { Ok(false) }
+    if !belongs {
+        return Ok(Candidate::Foreign);
+    }
+    let added = symbols.add(&frame, elf::SHT_SYMTAB)?;
+    Ok(if added { Candidate::Added } else { Candidate::Nothing })
 }
 
 fn file_crc32(file: &File) -> io::Result<u32> {

@@ -38,6 +38,13 @@ pub(super) fn demangle(raw: &[u8]) -> Option<Demangled> {
     if raw.starts_with("_R") || is_legacy_rust(raw) { rust(raw) } else { cpp(raw) }
 }
 
+/// Whether a person may write a mangled name this way.
+pub(super) fn is_written(raw: &str, wanted: &str) -> bool {
+    demangle(raw.as_bytes()).is_some_and(|demangled| {
+        forms(&demangled.full, &demangled.name).iter().any(|form| same_name(form, wanted))
+    })
+}
+
 fn rust(raw: &str) -> Option<Demangled> {
     let demangled = rustc_demangle::try_demangle(raw).ok()?;
     // The alternate form is the one without the hash.
@@ -46,13 +53,15 @@ fn rust(raw: &str) -> Option<Demangled> {
 }
 
 /// Rust's older scheme borrows C++'s and ends in `17h`, 16 hex digits and `E`.
+/// What may follow is the compiler's mark, after a dot; the name itself may have dots as well, for the
+/// colons of a path in `<a::B as c::D>::e`.
 fn is_legacy_rust(raw: &str) -> bool {
-    let mangled = raw.split_once('.').map_or(raw, |(mangled, _)| mangled);
-    let hash = mangled.strip_suffix('E').and_then(|rest| {
-        let at = rest.len().checked_sub(19)?;
-        rest.get(at..)?.strip_prefix("17h")
-    });
-    hash.is_some_and(|hash| hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    raw.rmatch_indices("17h").any(|(at, start)| {
+        let rest = &raw[at + start.len()..];
+        let Some((hash, rest)) = rest.split_at_checked(16) else { return false };
+        hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && rest.strip_prefix('E').is_some_and(|mark| mark.is_empty() || mark.starts_with('.'))
+    })
 }
 
 fn cpp(raw: &str) -> Option<Demangled> {
@@ -178,7 +187,7 @@ impl DemangledNames {
     fn index(&mut self) {
         let mut by_name = Vec::with_capacity(self.entries.len() * 3);
         for number in 0..self.entries.len() {
-            let hashes = self.forms(number).map(hash_without_spaces);
+            let hashes = self.forms(number).map(hash_of_name);
             by_name.extend(hashes.map(|hash| (hash, number as u32)));
         }
         by_name.sort_unstable();
@@ -193,15 +202,13 @@ impl DemangledNames {
     /// The ways to write one name: in full, without the return type, without the parameters.
     fn forms(&self, number: usize) -> [&str; 3] {
         let entry = &self.entries[number];
-        let (full, name) = (self.slice(&entry.full), self.slice(&entry.name));
-        let starts_parameters = |at: &usize| full[at + name.len()..].starts_with('(');
-        let call = full.match_indices(name).map(|(at, _)| at).find(starts_parameters);
-        [full, call.map_or(full, |at| &full[at..]), name]
+        forms(self.slice(&entry.full), self.slice(&entry.name))
     }
 
-    /// The symbols that can be written this way; spaces do not count.
+    /// The symbols that can be written this way. Spaces do not count, and neither do C++'s ABI tags if
+    /// none is written.
     pub(super) fn named(&self, wanted: &str) -> Vec<SymbolId> {
-        let hash = hash_without_spaces(wanted);
+        let hash = hash_of_name(wanted);
         let first = self.by_name.partition_point(|&(found, _)| found < hash);
         self.by_name[first..]
             .iter()
@@ -226,17 +233,44 @@ impl DemangledNames {
     }
 }
 
-fn without_spaces(name: &str) -> impl Iterator<Item = u8> {
-    name.bytes().filter(|&byte| byte != b' ')
+/// The ways to write one name: in full, without the return type, without the parameters.
+fn forms<'n>(full: &'n str, name: &'n str) -> [&'n str; 3] {
+    let starts_parameters = |at: &usize| full[at + name.len()..].starts_with('(');
+    let call = full.match_indices(name).map(|(at, _)| at).find(starts_parameters);
+    [full, call.map_or(full, |at| &full[at..]), name]
 }
 
-fn same_name(one: &str, other: &str) -> bool {
-    without_spaces(one).eq(without_spaces(other))
+/// An ABI tag, `[abi:cxx11]`: part of the name of whatever has to do with a `std::string`, and written by
+/// nobody.
+const TAG: &str = "[abi:";
+
+/// What counts in a name, byte by byte.
+fn essential(name: &str, with_tags: bool) -> impl Iterator<Item = u8> {
+    let mut rest = name.as_bytes();
+    std::iter::from_fn(move || {
+        loop {
+            if !with_tags && rest.starts_with(TAG.as_bytes()) {
+                let end = rest.iter().position(|&byte| byte == b']').unwrap_or(rest.len() - 1);
+                rest = &rest[end + 1..];
+                continue;
+            }
+            let (&byte, tail) = rest.split_first()?;
+            rest = tail;
+            if byte != b' ' {
+                return Some(byte);
+            }
+        }
+    })
+}
+
+fn same_name(form: &str, wanted: &str) -> bool {
+    let with_tags = wanted.contains(TAG);
+    essential(form, with_tags).eq(essential(wanted, with_tags))
 }
 
 /// FNV-1a, 64 bits.
-fn hash_without_spaces(name: &str) -> u64 {
-    without_spaces(name).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+fn hash_of_name(name: &str) -> u64 {
+    essential(name, false).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     })
 }
@@ -269,6 +303,27 @@ mod tests {
         assert_eq!(forms("_ZN4core3fmt5write17h0123456789abcdefE").1, "core::fmt::write");
         assert_eq!(forms("_ZN4core3fmt5write17h0123456789abcdefE.llvm.42").1, "core::fmt::write");
         assert_eq!(forms("_RNvNtCs1234_7mycrate3foo3bar").1, "mycrate::foo::bar");
+    }
+
+    /// Check that methods of traits have readable names in the older scheme, whose dots once passed for the
+    /// compiler's mark.
+    #[test]
+    fn legacy_trait_methods() {
+        let raw = "_ZN43_$LT$old..Money$u20$as$u20$old..Handler$GT$6handle17h0123456789abcdefE";
+        assert_eq!(forms(raw).1, "<old::Money as old::Handler>::handle");
+        let marked = format!("{raw}.llvm.42");
+        assert_eq!(forms(&marked).1, "<old::Money as old::Handler>::handle");
+    }
+
+    /// Check that an ABI tag need not be written, and selects if it is.
+    #[test]
+    fn abi_tags_are_optional() {
+        let form = "shop::label[abi:cxx11](int)";
+        assert!(same_name(form, "shop::label(int)"));
+        assert!(same_name(form, "shop::label[abi:cxx11](int)"));
+        assert!(!same_name(form, "shop::label[abi:v2](int)"));
+        assert!(!same_name("shop::label(int)", form));
+        assert_eq!(hash_of_name("a[abi:x]b[abi:"), hash_of_name("ab"));
     }
 
     /// Check that other names are left alone.

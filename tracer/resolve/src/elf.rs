@@ -4,7 +4,10 @@
 //! a mapped file that is cut while we look would kill us with SIGBUS. Gives [`Frame`]; must not
 //! panic on any bytes, and must not trust a number in them.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use object::LittleEndian;
 use object::elf::{self, FileHeader64};
@@ -97,6 +100,7 @@ pub(super) struct Frame<'data, R: ReadRef<'data>> {
     pub(super) segments: Vec<Segment>,
     pub(super) sections: SectionTable<'data, Header, R>,
     notes: Vec<&'data elf::ProgramHeader64<LittleEndian>>,
+    interpreter: Option<&'data elf::ProgramHeader64<LittleEndian>>,
 }
 
 impl<'data, R: ReadRef<'data>> Frame<'data, R> {
@@ -107,7 +111,7 @@ impl<'data, R: ReadRef<'data>> Frame<'data, R> {
         let arch = arch(header)?;
         check_type(header)?;
         let mut segments = Vec::new();
-        let mut notes = Vec::new();
+        let (mut notes, mut interpreter) = (Vec::new(), None);
         for segment in header.program_headers(ENDIAN, data)? {
             match segment.p_type(ENDIAN) {
                 elf::PT_LOAD => segments.push(Segment {
@@ -117,12 +121,13 @@ impl<'data, R: ReadRef<'data>> Frame<'data, R> {
                     executable: segment.p_flags(ENDIAN).contains(elf::PF_X),
                 }),
                 elf::PT_NOTE => notes.push(segment),
+                elf::PT_INTERP => interpreter = Some(segment),
                 _ => {}
             }
         }
         let sections = header.sections(ENDIAN, data)?;
         let entry = ElfAddr(header.e_entry(ENDIAN));
-        Ok(Self { data, arch, entry, segments, sections, notes })
+        Ok(Self { data, arch, entry, segments, sections, notes, interpreter })
     }
 
     /// Refuses a file that has lost its code: cut short, or split off as debug information.
@@ -145,6 +150,13 @@ impl<'data, R: ReadRef<'data>> Frame<'data, R> {
             }
         }
         Ok(())
+    }
+
+    /// The path of the dynamic loader that the file asks for.
+    pub(super) fn interpreter(&self) -> Option<PathBuf> {
+        let bytes = self.interpreter?.data(ENDIAN, self.data).ok()?;
+        let path = bytes.split(|&byte| byte == 0).next().filter(|path| !path.is_empty())?;
+        Some(PathBuf::from(OsStr::from_bytes(path)))
     }
 
     /// A section's bytes; `None` if there is no such section or it has none in the file.

@@ -11,22 +11,27 @@
 //! - `elf`, `symbols`, `debugfile`: from a file to its symbols, wherever they are kept.
 //! - [`object_file`](ObjectFile): one parsed file.
 //! - `pattern`, `demangle`: which names a function part selects.
+//! - `relatives`, `inlined`: what else carries a function's calls.
+//! - [`caveat`](Caveat): why a probe sees fewer calls than its user expects.
 //! - `select`, `ifunc`: from symbols to probes, or to reasons why there are none.
 //! - [`skip`]: every reason for which a function is not probed.
 //! - `suggest`: the similar name in an error.
 
 mod address;
+mod caveat;
 mod code;
 mod debugfile;
 mod demangle;
 mod elf;
 mod error;
 mod ifunc;
+mod inlined;
 mod ldcache;
 mod library_name;
 mod object_file;
 mod pattern;
 pub mod process;
+mod relatives;
 mod resolver;
 mod select;
 pub mod skip;
@@ -38,11 +43,14 @@ mod testbed;
 mod view;
 
 pub use address::{ElfAddr, FileOffset, RuntimeAddr};
+pub use caveat::Caveat;
 pub use code::{CodeReader, code_pieces};
 pub use elf::{Arch, Segment};
 pub use error::{Hint, ResolveError, TargetKind};
+pub use inlined::{FunctionName, inlined};
 pub use object_file::{CodeExtent, FileId, ObjectFile, SymbolSource};
 pub use process::Pid;
+pub use relatives::{copies, other_functions};
 pub use resolver::{Listing, Resolver};
 pub use select::{ListedFunction, Resolution, ResolvedProbe};
 pub use skip::{SkipKind, SkipReason, Skipped};

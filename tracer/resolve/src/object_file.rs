@@ -107,7 +107,8 @@ pub struct ObjectFile {
     catches_exceptions: bool,
     segments: Vec<Segment>,
     sources: Vec<SymbolSource>,
-    debug_files_looked_for: Vec<PathBuf>,
+    interpreter: Option<PathBuf>,
+    debug_search: debugfile::Search,
     pub(super) symbols: Symbols,
     demangled: OnceLock<DemangledNames>,
 }
@@ -135,13 +136,13 @@ impl ObjectFile {
         sources.extend(has_symtab.then_some(SymbolSource::Symtab));
         let has_dynsym = symbols.add(&frame, elf::SHT_DYNSYM).map_err(fail)?;
         sources.extend(has_dynsym.then_some(SymbolSource::Dynsym));
-        let mut debug_files_looked_for = Vec::new();
-        if !has_symtab {
+        let mut debug_search = debugfile::Search::default();
+        // What strips a file may keep some symbols; it leaves a link to the rest.
+        if !has_symtab || frame.has_section(".gnu_debuglink") {
             let directories = directories(root, &opened);
-            let search = debugfile::add_debug_file(&mut symbols, root, &frame, &directories);
-            debug_files_looked_for = search.looked_for;
-            match search.found {
-                Some(path) => sources.push(SymbolSource::DebugFile(path)),
+            debug_search = debugfile::add_debug_file(&mut symbols, root, &frame, &directories);
+            match &debug_search.found {
+                Some(path) => sources.push(SymbolSource::DebugFile(path.clone())),
                 None if debugfile::add_mini_debug_info(&mut symbols, &frame) => {
                     sources.push(SymbolSource::MiniDebugInfo);
                 }
@@ -153,6 +154,7 @@ impl ObjectFile {
         let needed = frame.dynamic_strings(elf::DT_NEEDED);
         let is_go = frame.has_section(".go.buildinfo") || frame.has_section(".note.go.buildid");
         let catches_exceptions = frame.has_section(".gcc_except_table");
+        let frame_interpreter = frame.interpreter();
         let (arch, entry, segments) = (frame.arch, frame.entry, frame.segments);
         drop(cache);
         let Opened { file, shown, path } = opened;
@@ -170,7 +172,8 @@ impl ObjectFile {
             catches_exceptions,
             segments,
             sources,
-            debug_files_looked_for,
+            interpreter: frame_interpreter,
+            debug_search,
             symbols,
             demangled: OnceLock::new(),
         })
@@ -247,7 +250,30 @@ impl ObjectFile {
     /// The debug files that were looked for because the file itself is stripped.
     #[must_use]
     pub fn debug_files_looked_for(&self) -> &[PathBuf] {
-        &self.debug_files_looked_for
+        &self.debug_search.looked_for
+    }
+
+    /// Of these, debug files that exist but belong to another build of the file.
+    #[must_use]
+    pub fn debug_files_of_other_builds(&self) -> &[PathBuf] {
+        &self.debug_search.foreign
+    }
+
+    /// The separate debug file, as this program can open it, if one was found.
+    pub(super) fn debug_file(&self) -> Option<&Path> {
+        self.debug_search.openable.as_deref()
+    }
+
+    /// The dynamic loader that a program asks for; `None` for a statically linked one, and for most
+    /// libraries.
+    #[must_use]
+    pub fn interpreter(&self) -> Option<&Path> {
+        self.interpreter.as_deref()
+    }
+
+    /// The open file, for whoever reads other parts of it.
+    pub(super) fn opened(&self) -> &File {
+        &self.file
     }
 
     /// Whether it is a Go program, or a library of one.

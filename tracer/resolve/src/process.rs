@@ -174,6 +174,13 @@ pub fn has_exited(stat: &[u8]) -> bool {
     matches!(field(stat, 3), Some("Z" | "X"))
 }
 
+/// Page faults of the children that it has waited for, from the `stat` of a process.
+#[must_use]
+pub fn faults_of_children(stat: &[u8]) -> Option<u64> {
+    let [minor, major] = [11, 13].map(|number| field(stat, number)?.parse::<u64>().ok());
+    Some(minor?.saturating_add(major?))
+}
+
 /// `PF_KTHREAD`, from `include/linux/sched.h`.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::{Hint, ResolveError, TargetKind};
+use super::inlined::{FunctionName, inlined};
 use super::object_file::{FileId, ObjectFile, SymbolSource};
 use super::pattern::{Pattern, TooComplex, described};
 use super::select::{self, ListedFunction, Resolution};
@@ -306,12 +308,28 @@ fn matching(
 }
 
 fn no_such_function(file: &ObjectFile, base: &str, function: &FunctionPattern) -> ResolveError {
-    let near = match function {
-        FunctionPattern::Name(name) => near_function(file, name),
-        FunctionPattern::Glob(_) | FunctionPattern::Regex(_) => None,
+    let hint = match function {
+        FunctionPattern::Name(name) => match inlined_everywhere(file, name) {
+            Some(note) => Hint::note(note),
+            None => Hint { near: near_function(file, name), note: stripped(file) },
+        },
+        FunctionPattern::Glob(_) | FunctionPattern::Regex(_) => {
+            Hint { near: None, note: stripped(file) }
+        }
     };
-    let hint = Hint { near, note: stripped(file) };
     ResolveError::NoSuchFunction { what: described(function), file: base.to_owned(), hint }
+}
+
+/// A function without a symbol may be one that was only ever inlined.
+fn inlined_everywhere(file: &ObjectFile, name: &str) -> Option<String> {
+    const TIME: Duration = Duration::from_secs(1);
+    let places = inlined(file, &[FunctionName { symbol: name, shown: name }], TIME)?;
+    let places = places.into_iter().find(|&places| places != 0)?;
+    let places = match places {
+        1 => "its only call".to_owned(),
+        places => format!("all its {places} calls"),
+    };
+    Some(format!("the compiler inlined {places}: probe what calls it"))
 }
 
 fn near_function(file: &ObjectFile, wanted: &str) -> Option<String> {
@@ -335,16 +353,21 @@ fn stripped(file: &ObjectFile) -> Option<String> {
         [] => "the file is stripped: it has no symbols".to_owned(),
         _ => "the file is stripped: only what it exports or imports has a name".to_owned(),
     };
-    match file.debug_files_looked_for() {
-        [] => text.push_str(", and it has no build-id to find debug symbols by"),
-        looked_for => {
-            let paths: Vec<_> =
-                looked_for.iter().map(|path| format!("`{}`", path.display())).collect();
-            text.push_str(&format!(
-                "; its debug symbols would be at {}: install its debug package",
-                paths.join(" or ")
-            ));
-        }
+    let named = |paths: &[PathBuf]| {
+        let paths: Vec<_> = paths.iter().map(|path| format!("`{}`", path.display())).collect();
+        paths.join(" or ")
+    };
+    match (file.debug_files_of_other_builds(), file.debug_files_looked_for()) {
+        ([], []) => text.push_str(", and it has no build-id to find debug symbols by"),
+        ([], looked_for) => text.push_str(&format!(
+            "; its debug symbols would be at {}: install its debug package",
+            named(looked_for)
+        )),
+        // The same file may be found under two names of its directory.
+        ([foreign, ..], _) => text.push_str(&format!(
+            "; the debug symbols at `{}` belong to another build of it",
+            foreign.display()
+        )),
     }
     Some(text)
 }

@@ -193,7 +193,7 @@ fn reason(file: &ObjectFile, ids: &[SymbolId]) -> SkipReason {
 
 /// `f.cold` and `f.cold.1` belong to `f`. A return probe there would overwrite a word of the stack
 /// that is no return address.
-fn whole_function(name: &[u8]) -> Option<String> {
+pub(super) fn whole_function(name: &[u8]) -> Option<String> {
     let name = str::from_utf8(name).ok()?;
     let (function, number) = name.rsplit_once(".cold")?;
     let number = number.strip_prefix('.').unwrap_or(number);
@@ -217,6 +217,7 @@ pub(super) fn resolve(
     let mut found: Vec<Found> =
         sorted.functions.values().map(|ids| Found::new(file, ids)).collect();
     label_overloads(&mut found);
+    label_namesakes(&mut found);
     let suffix = if spec.offset == 0 { String::new() } else { format!("+{:#x}", spec.offset) };
     let mut resolution = Resolution::default();
     for function in found {
@@ -294,6 +295,9 @@ struct Found {
     label: String,
     size_bytes: Option<u64>,
     aliases: Vec<Arc<str>>,
+    is_default_version: bool,
+    /// The source file that defines it, if it is local and the file says.
+    source: Option<Box<str>>,
 }
 
 impl Found {
@@ -328,6 +332,8 @@ impl Found {
             demangled,
             size_bytes: size_bytes.filter(|&size| size > 0),
             aliases,
+            is_default_version: symbol.is_default_version,
+            source: symbols.source(chosen).map(Box::from),
         }
     }
 
@@ -371,17 +377,51 @@ fn preference(symbols: &Symbols, id: SymbolId) -> impl Ord + use<'_> {
 
 /// Overloads share a name, so their labels include the parameters.
 fn label_overloads(found: &mut [Found]) {
-    let mut count: HashMap<String, usize> = HashMap::new();
-    for function in found.iter() {
-        *count.entry(function.label.clone()).or_default() += 1;
-    }
-    for function in found {
-        if count.get(&function.label).is_some_and(|&count| count > 1)
-            && let Some(demangled) = &function.demangled
-        {
-            function.label.clone_from(&demangled.full);
+    for group in alike(found) {
+        for index in group {
+            let function = &mut found[index];
+            if let Some(demangled) = &function.demangled {
+                function.label.clone_from(&demangled.full);
+            }
         }
     }
+}
+
+/// Functions that still have one label are told apart: by the version of the symbol, by the source file
+/// of a `static` function, or else by their address.
+fn label_namesakes(found: &mut [Found]) {
+    for group in alike(found) {
+        for &index in &group {
+            let function = &mut found[index];
+            if let Some(version) = &function.version
+                && !function.is_default_version
+            {
+                function.label.push_str(&format!("@{version}"));
+            }
+        }
+    }
+    for group in alike(found) {
+        let sources: HashSet<_> =
+            group.iter().filter_map(|&index| found[index].source.as_deref()).collect();
+        let by_source = sources.len() == group.len();
+        for index in group {
+            let function = &mut found[index];
+            let mark = match &function.source {
+                Some(source) if by_source => format!(" ({source})"),
+                _ => format!(" ({})", function.address),
+            };
+            function.label.push_str(&mark);
+        }
+    }
+}
+
+/// The functions that share their label with another one, by label.
+fn alike(found: &[Found]) -> Vec<Vec<usize>> {
+    let mut by_label: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, function) in found.iter().enumerate() {
+        by_label.entry(&function.label).or_default().push(index);
+    }
+    by_label.into_values().filter(|group| group.len() > 1).collect()
 }
 
 #[cfg(test)]

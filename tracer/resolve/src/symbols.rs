@@ -56,6 +56,14 @@ pub(super) struct Symbol {
     pub(super) binding: Binding,
 }
 
+/// A source file as a table names it, before the local symbols that it defines.
+#[derive(Debug)]
+struct SourceFile {
+    first: SymbolId,
+    /// `None` where the symbols that follow are of no known file.
+    name: Option<Box<str>>,
+}
+
 /// All symbols of a file.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
@@ -64,6 +72,8 @@ pub(super) struct Symbols {
     versions: Vec<Arc<str>>,
     version_numbers: HashMap<Vec<u8>, u16>,
     symbols: Vec<Symbol>,
+    /// The source files that tables name, each with the first of its local symbols.
+    sources: Vec<SourceFile>,
     by_name: OnceLock<Vec<(u32, SymbolId)>>,
     by_address: OnceLock<Vec<SymbolId>>,
 }
@@ -88,7 +98,11 @@ impl Symbols {
         };
         let Ok(strings_id) = u8::try_from(self.strings.len()) else { return Ok(false) };
         self.symbols.reserve(table.len());
+        self.begin_source(None);
         for (index, entry) in table.enumerate() {
+            if entry.st_type() == elf::STT_FILE {
+                self.begin_source(source_name(strings, entry.st_name(ENDIAN)));
+            }
             let version = versions.as_ref().and_then(|table| version_of(table, index));
             self.add_symbol(entry, strings, strings_id, version);
         }
@@ -134,6 +148,23 @@ impl Symbols {
                 _ => Binding::Global,
             },
         });
+    }
+
+    /// The symbols from here on belong to this source file.
+    fn begin_source(&mut self, name: Option<Box<str>>) {
+        let first = SymbolId(self.symbols.len() as u32);
+        // A file without local symbols needs no place in the list.
+        self.sources.pop_if(|source| source.first == first);
+        self.sources.push(SourceFile { first, name });
+    }
+
+    /// The base name of the source file that a local symbol was defined in, where its table says.
+    pub(super) fn source(&self, id: SymbolId) -> Option<&str> {
+        if self.get(id).binding != Binding::Local {
+            return None;
+        }
+        let after = self.sources.partition_point(|source| source.first <= id);
+        self.sources[..after].last()?.name.as_deref()
     }
 
     /// 0 stands for none, also when there are more versions than numbers.
@@ -208,11 +239,26 @@ pub(super) fn split_version(name: &[u8]) -> (&[u8], Option<(&[u8], bool)>) {
         return (name, None);
     };
     let version = &name[at + 1..];
+    // Anything else is part of a name that has an `@` itself.
+    let in_version = |byte: &u8| byte.is_ascii_alphanumeric() || b"@_.-+".contains(byte);
+    if !version.iter().all(in_version) {
+        return (name, None);
+    }
     match version.strip_prefix(b"@") {
         Some(version) if !version.is_empty() => (&name[..at], Some((version, true))),
         None if !version.is_empty() => (&name[..at], Some((version, false))),
         _ => (name, None),
     }
+}
+
+/// The base name of a source file. Link-time optimisation names its own temporary files instead.
+fn source_name(strings: &[u8], start: u32) -> Option<Box<str>> {
+    let tail = strings.get(start as usize..)?;
+    let end = tail.iter().take(LONGEST_NAME_BYTES).position(|&byte| byte == 0)?;
+    let name = str::from_utf8(&tail[..end]).ok()?;
+    let base = name.rsplit('/').next().unwrap_or(name);
+    let is_source = !base.is_empty() && !base.starts_with('<') && !base.ends_with(".o");
+    is_source.then(|| base.into())
 }
 
 fn kind(entry: &elf::Sym64<object::LittleEndian>) -> Option<SymbolKind> {
@@ -252,7 +298,7 @@ mod tests {
         assert_eq!(split("memcpy"), (&b"memcpy"[..], None));
         assert_eq!(split("memcpy@V1"), (&b"memcpy"[..], Some((&b"V1"[..], false))));
         assert_eq!(split("memcpy@@V2"), (&b"memcpy"[..], Some((&b"V2"[..], true))));
-        for odd in ["@V1", "memcpy@", "memcpy@@", "@"] {
+        for odd in ["@V1", "memcpy@", "memcpy@@", "@", "Foo@bar#baz"] {
             assert_eq!(split(odd), (odd.as_bytes(), None), "{odd}");
         }
     }

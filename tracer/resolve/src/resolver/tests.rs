@@ -195,7 +195,8 @@ fn rust_names() {
     assert_eq!(resolution.probes[0].label, format!("{base}:{asked}"));
 }
 
-/// Check that versions select among a library's symbols, and that a bare name takes all.
+/// Check that versions select among a library's symbols, and that a bare name takes all, with labels that
+/// tell them apart.
 #[test]
 fn symbol_versions() {
     let bed = Testbed::new("versions");
@@ -209,7 +210,13 @@ fn symbol_versions() {
     let path = bed.c_program("libv.so", source, &flags);
     let versions = |asked: &str| {
         let resolution = resolve(&path, name(asked));
-        assert!(labels(&resolution).iter().all(|label| *label == "libv.so:f"));
+        if resolution.probes.len() == 2 {
+            let mut labels = labels(&resolution);
+            labels.sort_unstable();
+            assert_eq!(labels, ["libv.so:f", "libv.so:f@V1"]);
+        } else {
+            assert_eq!(labels(&resolution), ["libv.so:f"]);
+        }
         let version = |probe: &crate::ResolvedProbe| {
             probe.version.as_deref().map(str::to_owned).unwrap_or_default()
         };
@@ -226,7 +233,8 @@ fn symbol_versions() {
     assert_eq!(versions("f"), ["V1", "V2"], "from .dynsym alone");
 }
 
-/// Check that functions of one name in several files of a program are all probed.
+/// Check that functions of one name in several files of a program are all probed, and told apart: by their
+/// source files, or by their addresses if one file was compiled twice.
 #[test]
 fn static_functions_of_one_name() {
     let bed = Testbed::new("static");
@@ -237,7 +245,19 @@ fn static_functions_of_one_name() {
     bed.run("cc", &["-O1", "-c", "-DNUMBER=2", "-DCALLER=two", "-o", "two.o", "other.c"]);
     let main = "int one(int), two(int); int main(int c, char **v) { return one(c) + two(c); }";
     let path = bed.c_program("app", main, &["one.o", "two.o"]);
-    assert_eq!(labels(&resolve(&path, name("f"))), ["app:f", "app:f"]);
+    let resolution = resolve(&path, name("f"));
+    let by_address: Vec<_> =
+        resolution.probes.iter().map(|probe| format!("app:f ({})", probe.address)).collect();
+    assert_eq!(by_address.len(), 2);
+    assert_eq!(labels(&resolution), by_address);
+
+    fs::copy(bed.path("other.c"), bed.path("second.c")).unwrap();
+    bed.run("cc", &["-O1", "-c", "-DNUMBER=2", "-DCALLER=two", "-o", "two.o", "second.c"]);
+    let path = bed.c_program("app2", main, &["one.o", "two.o"]);
+    let resolution = resolve(&path, name("f"));
+    let mut labels = labels(&resolution);
+    labels.sort_unstable();
+    assert_eq!(labels, ["app2:f (other.c)", "app2:f (second.c)"]);
 }
 
 // What cannot be probed.
