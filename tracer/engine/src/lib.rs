@@ -40,6 +40,7 @@
 //!
 //! `examples/watch.rs` traces a function of another process, with its arguments.
 
+pub mod caveats;
 mod children;
 pub mod collect;
 pub mod discovery;

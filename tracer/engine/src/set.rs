@@ -206,6 +206,15 @@ impl ProbeSet {
         self.source.counters.all_hits().iter().sum()
     }
 
+    /// The attached probes without a hit.
+    pub fn silent(&self) -> Vec<ProbeId> {
+        let hits = self.source.counters.all_hits();
+        let ids = (0..self.plan.probes.len() as u32).map(ProbeId);
+        let silent: Vec<_> =
+            ids.filter(|id| hits.get(id.0 as usize).is_none_or(|hits| *hits == 0)).collect();
+        self.acceptable(&silent)
+    }
+
     /// Events that were handled to their end, or calls that the kernel side summed up.
     pub fn delivered(&self) -> u64 {
         let ids = (0..self.plan.probes.len() as u32).map(ProbeId);

@@ -4,6 +4,7 @@
 //! (through [`json_line`](crate::json_line)) or some lines of text. It must not correct anything:
 //! where figures do not add up, [`Summary::is_conserved`] says so, and the text does too.
 
+mod caveat;
 mod children;
 mod counts;
 mod overhead;
@@ -16,6 +17,7 @@ use serde::{Serialize, Serializer};
 
 use self::counts::Accounted as _;
 pub use self::{
+    caveat::ProbeCaveat,
     children::Children,
     counts::{Cost, Counts, Dropped, FailedByErrno, Faults, OfKernel, Reads, Returns},
     overhead::{Overhead, Ppm},
@@ -41,6 +43,9 @@ pub struct Summary {
     pub detach: Detach,
     /// Functions that match a probe and were not probed.
     pub skipped: Vec<SkippedProbe>,
+    /// What is to be known about the hits of some probes: above all why there were none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caveats: Vec<ProbeCaveat>,
     /// What works differently on this kernel, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -3,14 +3,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AttachPlan, Classes, Conditions, Form, KernelQuirks, Place, PlannedFile, PlannedProbe,
-    PlannedValue, ProbeId, WatchedReturn,
+    AttachPlan, Classes, Conditions, Form, KernelQuirks, Place, PlannedFile, PlannedFunction,
+    PlannedProbe, PlannedValue, ProbeId, WatchedReturn,
     condition::Indices,
     instruction::{self, Verdict},
     program,
 };
 use faultline_resolve::{Arch, Resolution, ResolvedProbe, SkipReason, Skipped};
-use faultline_spec::{ArgSpec, Condition, ProbeSpec, TypeError};
+use faultline_spec::{ArgSpec, Condition, FunctionPattern, ProbeSpec, TypeError};
 
 /// Reads the code of a probe's function from its first byte to past the probed instruction.
 pub type ReadCode<'a> = &'a dyn Fn(&ResolvedProbe) -> Option<Vec<u8>>;
@@ -30,6 +30,7 @@ pub fn plan(
     let mut seen: HashMap<_, Vec<Arc<ProbeSpec>>> = HashMap::new();
     for resolution in resolutions {
         plan.skipped.extend(resolution.skipped);
+        let are_few = resolution.probes.len() <= FEW;
         for probe in resolution.probes {
             let at_this_place = seen.entry((probe.file.id(), probe.offset)).or_default();
             if at_this_place.iter().any(|spec| reads_alike(spec, &probe.spec)) {
@@ -37,7 +38,8 @@ pub fn plan(
             }
             at_this_place.push(Arc::clone(&probe.spec));
             match planned(&probe, read_code, &options, &mut conditions) {
-                Ok(planned) => {
+                Ok(mut planned) => {
+                    planned.function = are_few.then(|| Arc::new(function(&probe)));
                     let id = ProbeId(plan.probes.len() as u32);
                     let file = *files.entry(probe.file.id()).or_insert_with(|| {
                         plan.files.push(PlannedFile {
@@ -57,6 +59,18 @@ pub fn plan(
     }
     plan.conditions = conditions.conditions;
     plan
+}
+
+/// A pattern that selects more functions is about all of them, not about each.
+const FEW: usize = 64;
+
+fn function(probe: &ResolvedProbe) -> PlannedFunction {
+    PlannedFunction {
+        symbol: Arc::clone(&probe.symbol),
+        shown: Arc::clone(&probe.display_name),
+        aliases: probe.aliases.clone(),
+        is_named: matches!(probe.spec.function, FunctionPattern::Name(_)),
+    }
 }
 
 /// The condition for each probe that the user wrote: thousands of functions may come from one.
@@ -146,6 +160,7 @@ fn planned(
     program.return_condition = at_return;
     Ok(PlannedProbe {
         label: probe.label.as_str().into(),
+        function: None,
         doubtful: verdict == Verdict::Doubtful,
         offset: probe.offset,
         function_bytes: probe.size_bytes.filter(|_| probe.spec.offset == 0),

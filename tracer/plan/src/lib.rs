@@ -141,6 +141,8 @@ pub struct PlannedFile {
 pub struct PlannedProbe {
     /// `FILE:SYMBOL[+0xOFFSET]`, as output names it.
     pub label: Arc<str>,
+    /// The function's names; `None` if a pattern selected it among many.
+    pub function: Option<Arc<PlannedFunction>>,
     /// Where the breakpoint goes.
     pub offset: FileOffset,
     /// The function's size, if the breakpoint is at its entry and the symbol says.
@@ -159,6 +161,19 @@ pub struct PlannedProbe {
     pub symbols: Vec<Arc<str>>,
     /// The same, as the eBPF program reads it.
     pub program: ProbeProgram,
+}
+
+/// What a function is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedFunction {
+    /// Its raw name.
+    pub symbol: Arc<str>,
+    /// Its demangled name.
+    pub shown: Arc<str>,
+    /// Other raw names of it.
+    pub aliases: Vec<Arc<str>>,
+    /// Its name was written, instead of a pattern.
+    pub is_named: bool,
 }
 
 impl PlannedProbe {

@@ -26,6 +26,7 @@ pub fn planned(text: &str) -> PlannedProbe {
     });
     PlannedProbe {
         doubtful: false,
+        function: None,
         function_bytes: None,
         place: Place::unmoved(Form::Other, &Classes::assumed()),
         label: format!("{}:{function}", spec.target).into(),

@@ -46,8 +46,16 @@ impl Drop for HeldCommand {
 #[derive(Debug)]
 pub(super) struct RunningCommand {
     pub(super) pid: Pid,
-    /// Its exit status, once it has ended.
-    pub(super) ended: oneshot::Receiver<ExitStatus>,
+    /// How it ended, once it has.
+    pub(super) ended: oneshot::Receiver<EndedCommand>,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub(super) struct EndedCommand {
+    pub(super) status: ExitStatus,
+    /// Its last `/proc/PID/stat`.
+    pub(super) stat: Vec<u8>,
 }
 
 impl HeldCommand {
@@ -109,12 +117,27 @@ impl HeldCommand {
         let mut child = spawned.and_then(|child| Ok(child?)).with_context(context)?;
         let (sender, ended) = oneshot::channel();
         thread::Builder::new().name("wait".to_owned()).spawn(move || {
+            let stat = last_stat(child.id());
             if let Ok(status) = child.wait() {
-                let _ = sender.send(status);
+                let _ = sender.send(EndedCommand { status, stat });
             }
         })?;
         Ok(RunningCommand { pid: self.pid, ended })
     }
+}
+
+/// Waits until a child has ended, and reads its `/proc/PID/stat` while it still has one.
+fn last_stat(pid: u32) -> Vec<u8> {
+    // SAFETY: all zeros is a valid `siginfo_t`, which waitid fills in.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOWAIT;
+    // SAFETY: the pointer is to a live value of the right type. Nobody else waits for this child.
+    while unsafe { libc::waitid(libc::P_PID, pid, &raw mut info, flags) } != 0 {
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return Vec::new();
+        }
+    }
+    fs::read(format!("/proc/{pid}/stat")).unwrap_or_default()
 }
 
 fn failed_to_start(name: &str) -> String {

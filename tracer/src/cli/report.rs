@@ -10,17 +10,18 @@ use std::{
 
 use super::{Failure, colour, session::Ended, tell::tell};
 use faultline_engine::{
+    caveats::Remark,
     collect::{Outcome, Tally, drain::Patience},
     kernel::{AttachReport, CounterSnapshot},
 };
 use faultline_output::{
     Output, Summary, json_line,
     summary::{
-        Attach, CommandEnd, Counts, CpuSummary, Detach, Millis, OfKernel as _, ProbeSummary,
-        ReturnsWatched, SkippedProbe, SlowestFile,
+        Attach, CommandEnd, Counts, CpuSummary, Detach, Millis, OfKernel as _, ProbeCaveat,
+        ProbeSummary, ReturnsWatched, SkippedProbe, SlowestFile,
     },
 };
-use faultline_plan::{PlannedProbe, ProbeId};
+use faultline_plan::{AttachPlan, PlannedProbe, ProbeId};
 use faultline_resolve::Skipped;
 use faultline_spec::units::{counted, duration_text};
 
@@ -41,6 +42,18 @@ pub(super) fn attached(report: &AttachReport, notes: &[String]) {
         counted(report.links, "link"),
         duration_text(report.took.as_nanos() as u64),
     );
+}
+
+/// Tells what is to be known about the probes before they count.
+pub(super) fn remarks(plan: &AttachPlan, remarks: &[Remark]) {
+    for remark in remarks {
+        tell!("note: {}", caveat(plan, remark).sentence());
+    }
+}
+
+fn caveat(plan: &AttachPlan, remark: &Remark) -> ProbeCaveat {
+    let labels = remark.probes.iter().filter_map(|id| plan.probes.get(id.0 as usize));
+    ProbeCaveat::new(remark.caveat.clone(), labels.map(|probe| &*probe.label))
 }
 
 /// A skipped function, in the summary's terms.
@@ -118,6 +131,7 @@ pub(super) fn summary(ended: &Ended) -> Summary {
             grace_ms: ended.stopped.released.report.grace.map(Millis),
         },
         skipped,
+        caveats: ended.remarks.iter().map(|remark| caveat(plan, remark)).collect(),
         notes: ended.notes.clone(),
         overhead: ended.overhead.clone(),
         children: Some(ended.set.children().into()).filter(|of| *of != Default::default()),

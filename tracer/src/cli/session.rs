@@ -2,7 +2,7 @@
 
 use std::{
     process::ExitStatus,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Failure,
-    command::{HeldCommand, RunningCommand},
+    command::{self, EndedCommand, HeldCommand, RunningCommand},
     progress::ProgressLine,
     report,
     selection::{Selected, tell_skipped},
@@ -24,6 +24,7 @@ use super::{
 use crate::signals::Listener;
 use faultline_engine::{
     Attached, Host, Options, ProbeSet, Process, Settings, Stopped, Tracer,
+    caveats::{self, Remark, Sightings},
     collect::events::HandlerFactory,
     kernel::{AttachReport, Holding, missing_privilege},
     limiter::LimiterNotice,
@@ -33,7 +34,7 @@ use faultline_output::{
     WriterEnd,
     summary::{Millis, Overhead, Ppm, SkippedProbe},
 };
-use faultline_resolve::Pid;
+use faultline_resolve::{Caveat, Pid};
 
 /// How often to check whether the traced processes have ended, and to show progress.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
@@ -45,6 +46,10 @@ const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
 const FEW_LINKS: usize = 8;
 /// How long a command that is still running at the end has to react to SIGTERM.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to look for the causes of probes without hits.
+const EXPLAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How often to look at the mappings and children of a command.
+const LOOK_EVERY_TICKS: u128 = 50;
 /// How long to wait at the end for an output that accepts nothing.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -66,6 +71,10 @@ pub(super) struct Session {
     tracer: Tracer,
     notices: mpsc::UnboundedReceiver<Notice>,
     processes: Vec<Process>,
+    /// What is seen of them, for whoever asks why there were no hits.
+    sightings: Arc<Mutex<Sightings>>,
+    /// What the probed files say about the functions.
+    remarks: Vec<Remark>,
     held: Option<HeldCommand>,
     skipped: Vec<SkippedProbe>,
     notes: Vec<String>,
@@ -111,6 +120,8 @@ pub(super) struct Ended {
     pub(super) host: Host,
     pub(super) attached: AttachReport,
     pub(super) skipped: Vec<SkippedProbe>,
+    /// Why probes saw fewer calls than expected, or none.
+    pub(super) remarks: Vec<Remark>,
     /// What works differently on this kernel.
     pub(super) notes: Vec<String>,
     pub(super) reason: Reason,
@@ -139,6 +150,7 @@ impl Session {
         let Selected {
             host, mut prepared, pids, command, overhead, force, follow, skipped, ..
         } = selected;
+        let remarks = caveats::from_symbols(prepared.plan());
         let held = command.as_deref().map(HeldCommand::start).transpose()?;
         let of = |pid: Pid| Process::of(pid).context("a process to trace has ended");
         let mut processes = pids.into_iter().map(of).collect::<anyhow::Result<Vec<_>>>()?;
@@ -147,6 +159,12 @@ impl Session {
             prepared = prepared.in_process(process);
             processes.push(process);
         }
+        let program = command.iter().flatten().next().and_then(|name| command::find(name).ok());
+        let sightings = match (program, &processes[..]) {
+            (Some(program), [process]) => Sightings::command(*process, program),
+            (_, []) => Sightings::everyone(),
+            (_, processes) => Sightings::running(processes),
+        };
         let (tell, notices) = mpsc::unbounded_channel();
         let tracer = Tracer::start(Options {
             host,
@@ -178,6 +196,8 @@ impl Session {
             tracer,
             notices,
             processes,
+            sightings: Arc::new(Mutex::new(sightings)),
+            remarks,
             held,
             skipped,
             notes,
@@ -212,9 +232,10 @@ impl Session {
         };
         // Only now: a reader of this line may rely on it.
         if tell {
+            report::remarks(&self.set.plan, &self.remarks);
             report::attached(&self.attached, &self.notes);
         }
-        let mut command_status = None;
+        let mut command_end = None;
         let mut tick = interval(WATCH_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = async {
@@ -228,8 +249,8 @@ impl Session {
             tokio::select! {
                 name = self.interrupts.next() => break Reason::Signal(name),
                 () = &mut deadline => break Reason::Duration,
-                status = ended(&mut command) => {
-                    command_status = status;
+                end = ended(&mut command) => {
+                    command_end = end;
                     command = None;
                     break Reason::CommandEnded;
                 }
@@ -243,6 +264,9 @@ impl Session {
                 },
                 Some(notice) = self.notices.recv() => say(&notice, &|text| tell!("{text}")),
                 _ = tick.tick() => {
+                    if command.is_some() {
+                        self.look_at_command(started.elapsed());
+                    }
                     if command.is_none() && self.all_gone() {
                         break Reason::ProcessesEnded;
                     }
@@ -254,6 +278,7 @@ impl Session {
         }
         self.set.end();
         let ran = started.elapsed();
+        let looked = self.look();
         let (stopped, abandoned) = self.stop().await?;
         let drained = if abandoned {
             let set = Arc::clone(&self.set);
@@ -262,23 +287,95 @@ impl Session {
             stopped.released.drained
         };
         if let Some(command) = command {
-            command_status = stop_command(command).await;
+            command_end = stop_command(command).await;
         }
         let overhead = self.overhead(&stopped);
+        self.explain(looked, command_end.as_ref()).await;
         Ok(Ended {
             set: self.set,
             host: self.host,
             attached: self.attached,
             skipped: self.skipped,
+            remarks: self.remarks,
             notes: self.notes,
             reason,
             ran,
             stopped,
             overhead,
-            command: command_status,
+            command: command_end.map(|end| end.status),
             drained,
             abandoned,
         })
+    }
+
+    /// Looks at the traced processes, on a thread of its own: a process that is stuck may block it. `None`
+    /// if the last look has not ended.
+    fn look(&self) -> Option<oneshot::Receiver<()>> {
+        let (done, looked) = oneshot::channel();
+        let sightings = Arc::clone(&self.sightings);
+        let look = move || {
+            if let Ok(mut sightings) = sightings.try_lock() {
+                sightings.look();
+            }
+            let _ = done.send(());
+        };
+        std::thread::Builder::new().name("look".to_owned()).spawn(look).ok()?;
+        Some(looked)
+    }
+
+    /// Looks at a command once it has loaded its libraries, which takes a moment, and now and then later.
+    fn look_at_command(&self, ran: Duration) {
+        let ticks = ran.as_millis() / WATCH_EVERY.as_millis();
+        if ticks == 1 || ticks % LOOK_EVERY_TICKS == LOOK_EVERY_TICKS - 1 {
+            self.look();
+        }
+    }
+
+    /// Finds out why probes had no hits. The user can end it.
+    async fn explain(
+        &mut self,
+        looked: Option<oneshot::Receiver<()>>,
+        command: Option<&EndedCommand>,
+    ) {
+        let silent = self.set.silent();
+        if silent.is_empty() {
+            return;
+        }
+        let stat = command.map(|command| command.stat.clone());
+        let (sightings, set) = (Arc::clone(&self.sightings), Arc::clone(&self.set));
+        let explaining = async {
+            if let Some(looked) = looked {
+                let _ = looked.await;
+            }
+            blocking("explain", move || {
+                let mut sightings = sightings.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(stat) = stat {
+                    sightings.look_at_dead(&stat);
+                }
+                caveats::explain(&set.plan, &silent, set.hits() == 0, &sightings)
+            })
+            .await
+        };
+        tokio::select! {
+            explained = tokio::time::timeout(EXPLAIN_PATIENCE, explaining) => {
+                if let Ok(Ok(remarks)) = explained {
+                    let has_copies: Vec<_> = self
+                        .remarks
+                        .iter()
+                        .filter(|remark| matches!(remark.caveat, Caveat::Copies { .. }))
+                        .flat_map(|remark| remark.probes.clone())
+                        .collect();
+                    self.remarks.extend(remarks.into_iter().filter_map(|mut remark| {
+                        // The copies are the likelier cause.
+                        if matches!(remark.caveat, Caveat::NotCalled { .. }) {
+                            remark.probes.retain(|id| !has_copies.contains(id));
+                        }
+                        (!remark.probes.is_empty()).then_some(remark)
+                    }));
+                }
+            }
+            _ = self.interrupts.next() => {}
+        }
     }
 
     /// What the overhead limiter did, for the summary.
@@ -396,7 +493,7 @@ impl Interrupts {
 }
 
 /// Waits for the command to end; for ever if there is none.
-async fn ended(command: &mut Option<RunningCommand>) -> Option<ExitStatus> {
+async fn ended(command: &mut Option<RunningCommand>) -> Option<EndedCommand> {
     match command {
         Some(command) => (&mut command.ended).await.ok(),
         None => std::future::pending().await,
@@ -404,12 +501,12 @@ async fn ended(command: &mut Option<RunningCommand>) -> Option<ExitStatus> {
 }
 
 /// Asks a command that outlives the run to exit.
-async fn stop_command(command: RunningCommand) -> Option<ExitStatus> {
+async fn stop_command(command: RunningCommand) -> Option<EndedCommand> {
     let Ok(pid) = i32::try_from(command.pid.get()) else { return None };
     // SAFETY: the process is our child and only its own thread waits for it, so the id still belongs to it.
     unsafe { libc::kill(pid, libc::SIGTERM) };
     match tokio::time::timeout(COMMAND_PATIENCE, command.ended).await {
-        Ok(status) => status.ok(),
+        Ok(end) => end.ok(),
         Err(_) => {
             tell!("warning: the command (process {pid}) is still running after SIGTERM");
             None

@@ -18,6 +18,7 @@ mod costs;
 mod exits;
 mod filters;
 mod harmless;
+mod hints;
 mod lifecycle;
 mod memory;
 mod placement;

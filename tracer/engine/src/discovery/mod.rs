@@ -22,7 +22,7 @@ use faultline_resolve::{self as resolve, ObjectFile, Pid, View};
 pub(crate) use self::{
     guard::{Unanswered, look_if_asked},
     locate::{Locator, has_same_content, is_same_file},
-    processes::{Containers, all_parents},
+    processes::{Containers, all as all_processes, all_parents},
     watch::ProcessWatch,
 };
 use crate::{

@@ -34,6 +34,7 @@ pub(super) fn probe(label: &str, address: usize) -> anyhow::Result<PlannedProbe>
     Ok(PlannedProbe {
         label: label.into(),
         doubtful: false,
+        function: None,
         function_bytes: None,
         place: Place::unmoved(Form::Other, &Classes::assumed()),
         offset: FileOffset(address - mapping.start.0 + mapping.offset.0),

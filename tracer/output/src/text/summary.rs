@@ -4,8 +4,8 @@ use crate::{
     escape::shown,
     palette::Palette,
     summary::{
-        Children, CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, Ppm, ProbeSummary,
-        ReturnsWatched, Summary,
+        Children, CommandEnd, Cost, Counts, CpuSummary, Dropped, Millis, Ppm, ProbeCaveat,
+        ProbeSummary, ReturnsWatched, Summary,
     },
 };
 use faultline_spec::units::{duration_text, percent_text};
@@ -204,7 +204,7 @@ impl Summary {
 
     /// Everything that is not a figure.
     fn sentences(&self) -> Vec<String> {
-        let mut sentences = Vec::new();
+        let mut sentences: Vec<_> = self.caveats.iter().map(ProbeCaveat::sentence).collect();
         if self.attach.probes != 0 {
             let slowest = self.attach.slowest.as_ref().map_or_else(String::new, |slowest| {
                 format!(", slowest: {}, {}", shown(&slowest.file), slowest.ms.text())
