@@ -8,6 +8,7 @@
 //! - [`record`]: what the eBPF program writes into the ring buffer.
 //! - [`counter`]: where each outcome is counted, per CPU and probe.
 //! - [`condition`]: which hits match, also as data.
+//! - [`death`]: what a process is about to die of.
 //! - [`exchange`]: how a hit is counted once while two links hold its breakpoint.
 //! - [`histogram`]: durations, aggregated in the kernel.
 //! - [`task`]: what the kernel side remembers of a task: open calls, page faults in progress.
@@ -20,6 +21,7 @@ extern crate std;
 
 pub mod condition;
 pub mod counter;
+pub mod death;
 pub mod exchange;
 pub mod histogram;
 pub mod interpret;
@@ -44,6 +46,7 @@ macro_rules! pod {
 pod!(
     condition::Condition,
     condition::Text,
+    death::Death,
     exchange::Marks,
     program::ReadOp,
     program::ProbeProgram,

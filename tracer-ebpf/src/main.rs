@@ -6,6 +6,7 @@
 //! - `scratch`: memory that the stages of a hit use one after the other
 //! - `choice`: which hits are delivered: condition, sample, rate
 //! - `condition`: judges conditions
+//! - `deaths`: what a traced process dies of
 //! - `emit`: from a hit to a record in the ring buffer
 //! - `read`: runs argument programs that read memory into a record
 //! - `latency`: durations into histograms
@@ -26,6 +27,7 @@
 mod children;
 mod choice;
 mod condition;
+mod deaths;
 mod emit;
 mod exchange;
 mod fault;

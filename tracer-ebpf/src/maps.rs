@@ -12,6 +12,7 @@ use tracer_common::{
     Action, Control,
     condition::{Condition, SAMPLE_ALL, Text},
     counter::COLUMNS,
+    death::Death,
     exchange::Marks,
     histogram::Histogram,
     program::ProbeProgram,
@@ -152,6 +153,10 @@ static FOLLOWED: HashMap<u32, u8> = HashMap::with_max_entries(1, BPF_F_NO_PREALL
 /// process id.
 #[map]
 static NO_FAULT: HashMap<u32, u8> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// What each process dies of, by the process id that the user sees.
+#[map]
+pub(crate) static DEATHS: HashMap<u32, Death> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
 /// The page fault that each task is waiting for, by the kernel's own `pid_tgid`.
 #[map]

@@ -39,6 +39,13 @@ pub(crate) fn instruction_pointer(regs: *const pt_regs) -> u64 {
     unsafe { (*regs).rip }
 }
 
+/// Where the kernel keeps it, to be read by a helper.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn instruction_pointer_at(regs: *const pt_regs) -> *const u64 {
+    regs.wrapping_byte_add(core::mem::offset_of!(pt_regs, rip)).cast()
+}
+
 /// At a return: the stack pointer that the function was entered with. `ret` has popped the return
 /// address by now.
 #[cfg(bpf_target_arch = "x86_64")]
@@ -92,6 +99,13 @@ pub(crate) fn stack_pointer(regs: *const pt_regs) -> u64 {
 pub(crate) fn instruction_pointer(regs: *const pt_regs) -> u64 {
     // SAFETY: the kernel passes a valid pt_regs for the program's whole run.
     unsafe { (*regs).pc }
+}
+
+/// Where the kernel keeps it, to be read by a helper.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn instruction_pointer_at(regs: *const pt_regs) -> *const u64 {
+    regs.wrapping_byte_add(core::mem::offset_of!(pt_regs, pc)).cast()
 }
 
 /// At a return: the stack pointer that the function was entered with; the return address was

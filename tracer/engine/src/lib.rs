@@ -43,6 +43,7 @@
 pub mod caveats;
 mod children;
 pub mod collect;
+pub mod death;
 pub mod discovery;
 pub mod helper;
 pub mod host;
@@ -67,7 +68,7 @@ pub use self::{
     set::{ProbeSet, SetId},
     stuck::StuckReport,
     tracer::{
-        Added, Attached, Change, Changed, Observer, Options, Origin, RequestStatus, Settings,
-        Stopped, Tracer, TracerError, Vitals,
+        Added, Attached, Change, Changed, Explained, Observer, Options, Origin, RequestStatus,
+        Settings, Stopped, Tracer, TracerError, Vitals,
     },
 };

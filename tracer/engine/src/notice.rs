@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use faultline_resolve::Skipped;
 use faultline_spec::units::{counted, duration_text};
 
-use crate::{limiter::LimiterNotice, stuck::StuckReport};
+use crate::{death::DeathReport, limiter::LimiterNotice, stuck::StuckReport};
 
 /// How urgent a notice is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +25,8 @@ pub enum Notice {
     Stuck(StuckReport),
     /// A release is waiting for a task that is stuck in such a fault.
     ReleaseWaits(StuckReport),
+    /// A process died of a signal while it was probed.
+    Died(DeathReport),
     /// The ring buffer is full and events are being lost.
     BufferFull,
     /// The overhead limiter made a decision.
@@ -148,6 +150,7 @@ impl fmt::Display for Notice {
                 "waiting for {report}; the probes are off, but the kernel cannot remove them before \
                  the page is served or the process is killed"
             ),
+            Self::Died(report) => report.fmt(f),
             Self::BufferFull => f.write_str(
                 "events arrive faster than they can be written: those that do not fit into the ring \
                  buffer are lost and counted",

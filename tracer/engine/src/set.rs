@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracer_common::{Action, counter::Counter};
+use tracer_common::{Action, counter::Counter, death::Death};
 
 use faultline_plan::{ActionNeeds, AttachPlan, ProbeId};
 use faultline_resolve::Pid;
@@ -25,7 +25,7 @@ use crate::{
         tables::Seen,
     },
     host::Host,
-    kernel::{Calls, Diagnostics, Features, KernelError, LoadOptions, Programs},
+    kernel::{Calls, Deaths, Diagnostics, Features, KernelError, LoadOptions, Programs},
     limiter::{OverheadLimit, OverheadPolicy, Presence},
     request::{Request, Selection},
     stuck::{StuckReport, StuckWatch},
@@ -90,6 +90,9 @@ pub struct ProbeSet {
     pub source: Arc<Source>,
     programs: Programs,
     calls: Mutex<Calls>,
+    deaths: Mutex<Deaths>,
+    /// Only some processes are traced.
+    pub(crate) selects: bool,
     watch: Mutex<StuckWatch>,
     presence: Option<Mutex<Presence>>,
     refused: Mutex<HashSet<ProbeId>>,
@@ -135,6 +138,7 @@ impl ProbeSet {
             begin_at_exec: key.selection == Selection::Command,
             exchanges: context.exchanges,
             helper: context.helper,
+            deaths: true,
             diagnostics: context.diagnostics,
             features: context.features,
             force: key.force,
@@ -152,6 +156,7 @@ impl ProbeSet {
         let latencies = needs.histograms.then(|| programs.take_latencies()).transpose()?;
         let watch = StuckWatch::new(programs.take_faults()?);
         let calls = programs.take_calls()?;
+        let deaths = programs.take_deaths()?;
         let costs = context.host.costs();
         let costs = costs
             .iter()
@@ -191,6 +196,8 @@ impl ProbeSet {
             source: Arc::new(source),
             programs,
             calls: Mutex::new(calls),
+            deaths: Mutex::new(deaths),
+            selects: key.selection != Selection::All,
             watch: Mutex::new(watch),
             presence,
             refused: Mutex::default(),
@@ -294,6 +301,16 @@ impl ProbeSet {
         if let Some(presence) = &self.presence {
             lock(presence).end(Instant::now(), &self.source.counters);
         }
+    }
+
+    /// What processes died of since the last call, each by its process id.
+    pub fn take_deaths(&self) -> Vec<(u32, Death)> {
+        lock(&self.deaths).take()
+    }
+
+    /// Hits of each probe.
+    pub fn all_hits(&self) -> Vec<u64> {
+        self.source.counters.all_hits()
     }
 
     /// Counts the open calls of tasks that have ended as lost.

@@ -7,6 +7,7 @@
 mod caveat;
 mod children;
 mod counts;
+mod death;
 mod overhead;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use self::{
     caveat::ProbeCaveat,
     children::Children,
     counts::{Cost, Counts, Dropped, FailedByErrno, Faults, OfKernel, Reads, Returns},
+    death::Death,
     overhead::{Overhead, Ppm},
 };
 use faultline_engine::collect::tables::Seen;
@@ -43,6 +45,9 @@ pub struct Summary {
     pub detach: Detach,
     /// Functions that match a probe and were not probed.
     pub skipped: Vec<SkippedProbe>,
+    /// Traced processes that died of a signal while they were probed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deaths: Vec<Death>,
     /// What is to be known about the hits of some probes: above all why there were none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub caveats: Vec<ProbeCaveat>,

@@ -158,7 +158,7 @@ impl fmt::Display for Caveat {
             Self::NotMapped { pid: None } => f.write_str("no process has mapped the file"),
             Self::Children { pid } => write!(
                 f,
-                "process {pid} started other processes, whose calls are not seen"
+                "process {pid} started other processes, whose calls are not seen (use -f)"
             ),
             Self::NotCalled { ran_before: false } => {
                 f.write_str("as far as can be told, it was not called")

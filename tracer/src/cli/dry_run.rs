@@ -15,7 +15,7 @@ use super::{
     report,
     selection::{Selected, SelectionArgs},
 };
-use faultline_engine::kernel::Features;
+use faultline_engine::{caveats, kernel::Features};
 use faultline_output::{json_line, summary::SkippedProbe};
 use faultline_plan::{AttachPlan, Costs, Harm, Place, PlannedProbe, ProbeId, WatchedReturn};
 use faultline_spec::units::{counted, duration_text};
@@ -131,6 +131,9 @@ pub(super) fn run(
     let unsupported = selected.plan().unsupported().map(|skipped| report::skipped(&skipped));
     let unsupported: Vec<_> = unsupported.collect();
     selected.skipped.extend(unsupported);
+    if !args.json {
+        report::remarks(selected.plan(), &caveats::from_symbols(selected.plan()));
+    }
     let dry_run = DryRun { action, costs: selected.host.costs(), selected, preview };
     let mut out = io::BufWriter::new(io::stdout().lock());
     let shown = if args.json { dry_run.json(&mut out) } else { dry_run.text(&mut out) };

@@ -20,7 +20,7 @@ use faultline_engine::Host;
 use faultline_output::{Palette, json_line};
 use faultline_plan::{self as plan, Costs, Outlook, Place};
 use faultline_resolve::{
-    self as resolve, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View,
+    self as resolve, Caveat, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View,
 };
 use faultline_spec::{FunctionPattern, ProbeSpec};
 
@@ -116,6 +116,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let path = other.shown_path().display();
         tell!("note: the process also maps {path}; list it by its path");
     }
+    if matches!(pattern, Some(FunctionPattern::Name(_))) {
+        tell_copies(&listing);
+    }
     let host = Host::detect();
     let preview = match args.preview {
         Some(time) => Some(preview(args, &host, target, pattern, time)?),
@@ -132,6 +135,18 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(anyhow::Error::new(error).context("failed to write the list").into()),
         Ok(()) => Ok(()),
+    }
+}
+
+/// A function that is asked for by name may have copies that a pattern would have shown.
+fn tell_copies(listing: &Listing) {
+    let symbols: Vec<_> = listing.functions.iter().map(|function| &*function.symbol).collect();
+    let copies = resolve::copies(&listing.file, &symbols);
+    for (function, names) in listing.functions.iter().zip(copies) {
+        if !names.is_empty() {
+            let (base, name) = (&listing.base, function.display_name.escape_debug());
+            tell!("note: {base}:{name}: {}", Caveat::Copies { names });
+        }
     }
 }
 

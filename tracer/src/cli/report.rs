@@ -17,7 +17,7 @@ use faultline_engine::{
 use faultline_output::{
     Output, Summary, json_line,
     summary::{
-        Attach, CommandEnd, Counts, CpuSummary, Detach, Millis, OfKernel as _, ProbeCaveat,
+        Attach, CommandEnd, Counts, CpuSummary, Death, Detach, Millis, OfKernel as _, ProbeCaveat,
         ProbeSummary, ReturnsWatched, SkippedProbe, SlowestFile,
     },
 };
@@ -131,6 +131,7 @@ pub(super) fn summary(ended: &Ended) -> Summary {
             grace_ms: ended.stopped.released.report.grace.map(Millis),
         },
         skipped,
+        deaths: ended.deaths.iter().cloned().map(Death).collect(),
         caveats: ended.remarks.iter().map(|remark| caveat(plan, remark)).collect(),
         notes: ended.notes.clone(),
         overhead: ended.overhead.clone(),

@@ -1,6 +1,7 @@
 //! One run: attach, wait for the end, stop. Shared by every tracing command.
 
 use std::{
+    os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -26,6 +27,7 @@ use faultline_engine::{
     Attached, Host, Options, ProbeSet, Process, Settings, Stopped, Tracer,
     caveats::{self, Remark, Sightings},
     collect::events::HandlerFactory,
+    death::DeathReport,
     kernel::{AttachReport, Holding, missing_privilege},
     limiter::LimiterNotice,
     notice::{Level, Notice},
@@ -122,6 +124,8 @@ pub(super) struct Ended {
     pub(super) skipped: Vec<SkippedProbe>,
     /// Why probes saw fewer calls than expected, or none.
     pub(super) remarks: Vec<Remark>,
+    /// What traced processes died of.
+    pub(super) deaths: Vec<DeathReport>,
     /// What works differently on this kernel.
     pub(super) notes: Vec<String>,
     pub(super) reason: Reason,
@@ -164,7 +168,8 @@ impl Session {
             (Some(program), [process]) => Sightings::command(*process, program),
             (_, []) => Sightings::everyone(),
             (_, processes) => Sightings::running(processes),
-        };
+        }
+        .following(follow);
         let (tell, notices) = mpsc::unbounded_channel();
         let tracer = Tracer::start(Options {
             host,
@@ -290,6 +295,7 @@ impl Session {
             command_end = stop_command(command).await;
         }
         let overhead = self.overhead(&stopped);
+        let deaths = self.deaths(command_end.as_ref());
         self.explain(looked, command_end.as_ref()).await;
         Ok(Ended {
             set: self.set,
@@ -297,6 +303,7 @@ impl Session {
             attached: self.attached,
             skipped: self.skipped,
             remarks: self.remarks,
+            deaths,
             notes: self.notes,
             reason,
             ran,
@@ -331,6 +338,17 @@ impl Session {
         }
     }
 
+    /// What traced processes died of.
+    fn deaths(&self, command: Option<&EndedCommand>) -> Vec<DeathReport> {
+        let signal = command.and_then(|command| command.status.signal());
+        let (noted, hits) = (self.set.take_deaths(), self.set.all_hits());
+        // It is only taken while a look is stuck.
+        self.sightings.try_lock().map_or_else(
+            |_| Vec::new(),
+            |sightings| sightings.deaths(&self.set.plan, &hits, &noted, signal),
+        )
+    }
+
     /// Finds out why probes had no hits. The user can end it.
     async fn explain(
         &mut self,
@@ -352,7 +370,8 @@ impl Session {
                 if let Some(stat) = stat {
                     sightings.look_at_dead(&stat);
                 }
-                caveats::explain(&set.plan, &silent, set.hits() == 0, &sightings)
+                let no_hits = set.hits() == 0;
+                caveats::explain(&set.plan, &silent, &|_| no_hits, &sightings)
             })
             .await
         };
@@ -444,7 +463,7 @@ impl Session {
 fn say(notice: &Notice, say: &dyn Fn(&str)) {
     match notice {
         // The summary reports these.
-        Notice::Released { .. } | Notice::Refused(_) => {}
+        Notice::Released { .. } | Notice::Refused(_) | Notice::Died(_) => {}
         Notice::ReleaseWaits(_) => say(&format!("{notice} {EXIT_NOW}")),
         Notice::BufferFull => say(&format!(
             "warning: {notice} (use --buffer for a larger buffer, or --where, --sample or --rate for fewer events)"

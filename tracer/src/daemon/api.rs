@@ -24,11 +24,12 @@ use super::{
     tail::Heard,
 };
 use faultline_engine::{
+    Explained,
     collect::catalog::{Catalog, CpuFigures, Durations, Kind, Reading, online_cpus},
     limiter::OverheadStatus,
     request::{RequestText, action},
 };
-use faultline_output::{json_text, prometheus::OwnUse};
+use faultline_output::{json_text, prometheus::OwnUse, summary::ProbeCaveat};
 use tracer_common::Action;
 
 /// Largest body: some tens of thousands of probes.
@@ -43,6 +44,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/probes", get(probes).post(attach))
+        .route("/v1/hints", get(hints))
         .route("/v1/detach", post(detach))
         .route("/v1/reload", post(reload))
         .route("/v1/figures", get(figures))
@@ -221,6 +223,25 @@ async fn status(State(control): Controls) -> Result<Json<Status>, Refusal> {
 async fn probes(State(control): Controls) -> Response {
     let probes = control.shared.probes();
     Json(serde_json::json!({ "probes": &*probes })).into_response()
+}
+
+/// What is to be known about the hits of a probe.
+#[derive(Serialize)]
+struct NamedCaveat {
+    name: Arc<str>,
+    #[serde(flatten)]
+    caveat: ProbeCaveat,
+}
+
+/// Why probes have had no hits: it may take some seconds to find out.
+async fn hints(State(control): Controls) -> Result<Response, Refusal> {
+    let explained = control.explain().await.map_err(|error| Refusal::not_done(&error))?;
+    let hints = explained.into_iter().map(|Explained { name, caveat, probes }| NamedCaveat {
+        name,
+        caveat: ProbeCaveat::new(caveat, probes.iter().map(Arc::as_ref)),
+    });
+    let hints: Vec<_> = hints.collect();
+    Ok(Json(serde_json::json!({ "hints": hints })).into_response())
 }
 
 #[derive(Deserialize)]

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{config::Config, event_log::EventLog, notify::Notify, shared::Shared};
-use faultline_engine::{Added, Change, Tracer, TracerError, request::Request};
+use faultline_engine::{Added, Change, Explained, Tracer, TracerError, request::Request};
 use faultline_output::prometheus;
 use faultline_spec::units::counted;
 
@@ -90,6 +90,11 @@ impl Control {
             reload_waits: AtomicBool::new(false),
             failure: Mutex::default(),
         }
+    }
+
+    /// Why probes have had no hits, and what else is to be known about hits.
+    pub(super) async fn explain(&self) -> anyhow::Result<Vec<Explained>> {
+        self.tracer.explain().await.map_err(|_| anyhow!("the daemon is stopping"))
     }
 
     async fn change(&self, change: Change) -> anyhow::Result<Changed> {

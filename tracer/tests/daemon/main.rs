@@ -16,6 +16,7 @@ mod containers;
 mod deploy;
 mod follow;
 mod hardening;
+mod hints;
 mod prometheus;
 mod service;
 #[path = "../support/mod.rs"]

@@ -41,11 +41,16 @@ fn copies_of_a_function_are_told() {
     let text = COPY.replacen("hints", "hints:step", 1);
     let finished = count(&program, &["step"], false);
     assert!(finished.stderr.contains(&format!("note: {text}\n")), "{}", finished.stderr);
-    assert_eq!(hints(&finished), [text]);
+    assert_eq!(hints(&finished), [text.as_str()]);
     let finished = count(&program, &["step"], true);
     assert_eq!(caveats(&finished)[0]["cause"], "copies");
     assert_eq!(caveats(&finished)[0]["probes"], json!(["hints:step"]));
     assert_eq!(caveats(&finished)[0]["names"], json!(["step.constprop.0"]));
+    let probe = format!("{}:step", program.display());
+    for args in [&["list", &probe][..], &["count", "--dry-run", &probe]] {
+        let finished = faultline(args).run().succeeded();
+        assert!(finished.stderr.contains(&format!("note: {text}\n")), "{}", finished.stderr);
+    }
     let all = count(&program, &["step*"], true);
     assert_eq!(caveats(&all), Value::Null);
     assert_eq!(number(all.json().last().unwrap(), "hits"), 8);
@@ -183,9 +188,14 @@ fn children_are_told() {
     let program = target("hints.c", &[]);
     let path = program.display();
     let command = format!("sh -c '{path} 3; true'");
-    let finished = faultline(["count", "-c", &command, &format!("{path}:tax_de")]).run();
+    let finished = faultline(["count", "-c", &command, &format!("{path}:once")]).run();
     let finished = finished.succeeded();
     let [hint] = &hints(&finished)[..] else { panic!("{}", finished.stderr) };
-    assert!(hint.starts_with("no hits at hints:tax_de: process "), "{hint}");
-    assert!(hint.ends_with(" started other processes, whose calls are not seen"), "{hint}");
+    assert!(hint.starts_with("no hits at hints:once: process "), "{hint}");
+    let args = ["count", "-f", "-c", &command, &format!("{path}:once")];
+    assert!(hints(&faultline(args).run().succeeded()).is_empty(), "the child is traced");
+    assert!(
+        hint.ends_with(" started other processes, whose calls are not seen (use -f)"),
+        "{hint}"
+    );
 }

@@ -14,6 +14,7 @@
 mod attach;
 mod children;
 mod costs;
+mod deaths;
 #[cfg(target_arch = "x86_64")]
 mod exits;
 mod filters;

@@ -4,10 +4,12 @@
 //! [`Remark`]s. It reads files and `/proc` within bounded time, after the probes are gone, and changes
 //! nothing.
 
+mod memory;
 mod program;
 mod sightings;
 
 use std::{
+    cell::OnceCell,
     collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
@@ -98,14 +100,15 @@ fn of_functions<'p>(
     })
 }
 
-/// Why these probes had no hits, as far as can be told. `all` says that no probe of the run had any.
+/// Why these probes had no hits, as far as can be told. `is_alone` says of each whether all probes of its
+/// request had none.
 ///
 /// It may take some seconds.
 #[must_use]
 pub fn explain(
     plan: &AttachPlan,
     silent: &[ProbeId],
-    all: bool,
+    is_alone: &dyn Fn(ProbeId) -> bool,
     sightings: &Sightings,
 ) -> Vec<Remark> {
     let mut remarks = Remarks::default();
@@ -129,7 +132,7 @@ pub fn explain(
         // Many functions of a pattern are never called. That is worth a word only if none of them was.
         let told = |id: &ProbeId| {
             let function = plan.probes.get(id.0 as usize).and_then(|of| of.function.as_ref());
-            all || function.is_some_and(|function| function.is_named)
+            is_alone(*id) || function.is_some_and(|function| function.is_named)
         };
         for caveat in absence {
             probes.iter().filter(|id| told(id)).for_each(|id| remarks.add(caveat.clone(), *id));
@@ -185,6 +188,7 @@ fn absence(file: &ObjectFile, sightings: &Sightings, everyone: &Everyone) -> Vec
         let caveat = match of_maps {
             Some(Use::Mapped) => return Vec::new(),
             Some(Use::Instead(caveat)) => caveat,
+            Some(Use::Absent) | None if sightings.follows() => return Vec::new(),
             // It may map the file later, and its program says why it has not.
             Some(Use::Absent) => Program::of(seen)
                 .and_then(|program| program.why_without(file))
@@ -244,7 +248,9 @@ fn is_namesake(file: &ObjectFile, path: &Path) -> bool {
 
 /// The mappings of every process, read when they are first needed.
 #[derive(Debug, Default)]
-struct Everyone(std::cell::OnceCell<Option<Vec<(Pid, Vec<Mapping>)>>>);
+struct Everyone(OnceCell<Option<Vec<OfProcess>>>);
+
+type OfProcess = (Pid, Vec<Mapping>);
 
 impl Everyone {
     /// How any process uses a file; `None` if there was no time to look at all.
@@ -261,7 +267,7 @@ impl Everyone {
         Some(best)
     }
 
-    fn read() -> Option<Vec<(Pid, Vec<Mapping>)>> {
+    fn read() -> Option<Vec<OfProcess>> {
         let deadline = Instant::now() + SCAN_TIME;
         let mut all = Vec::new();
         for pid in all_processes() {

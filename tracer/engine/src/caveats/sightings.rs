@@ -2,13 +2,21 @@
 
 use std::{fs, path::PathBuf};
 
+use tracer_common::death::{Death, SIGNALS};
+
+use faultline_plan::AttachPlan;
+
 use faultline_resolve::{
     Pid,
     process::{self, Mapping},
 };
 
-use super::{code_of_files, linked};
-use crate::links::Process;
+use super::{code_of_files, linked, memory::MemoryKills};
+use crate::{
+    death::{Circumstances, DeathReport},
+    kernel::HeldProcess,
+    links::Process,
+};
 
 /// What was seen of the traced processes.
 #[derive(Debug, Default)]
@@ -16,6 +24,8 @@ pub struct Sightings {
     processes: Vec<Seen>,
     /// They ran before the probes were attached.
     ran_before: bool,
+    /// Their children are traced, too.
+    follows: bool,
 }
 
 /// What was seen of one process.
@@ -29,6 +39,11 @@ pub(super) struct Seen {
     /// Page faults of children that it has waited for: each child has some.
     faults_of_children: Option<u64>,
     had_children: bool,
+    /// How it ends can be asked for, if it is not a child of this process.
+    held: Option<HeldProcess>,
+    /// What its memory cgroup does to it.
+    memory: Option<MemoryKills>,
+    is_filtered: bool,
     /// It was started for this run, and may not have executed its program yet.
     is_command: bool,
 }
@@ -37,14 +52,14 @@ impl Sightings {
     /// Every process is traced.
     #[must_use]
     pub fn everyone() -> Self {
-        Self { processes: Vec::new(), ran_before: true }
+        Self { ran_before: true, ..Self::default() }
     }
 
     /// These processes are traced, from now on.
     #[must_use]
     pub fn running(processes: &[Process]) -> Self {
         let seen = processes.iter().map(|process| Seen::new(*process, None));
-        let mut all = Self { processes: seen.collect(), ran_before: true };
+        let mut all = Self { processes: seen.collect(), ran_before: true, follows: false };
         all.look();
         all
     }
@@ -52,7 +67,13 @@ impl Sightings {
     /// A command is traced from its first instruction on.
     #[must_use]
     pub fn command(process: Process, program: PathBuf) -> Self {
-        Self { processes: vec![Seen::new(process, Some(program))], ran_before: false }
+        Self { processes: vec![Seen::new(process, Some(program))], ..Self::default() }
+    }
+
+    /// The same, and their children are traced, too.
+    #[must_use]
+    pub fn following(self, follows: bool) -> Self {
+        Self { follows, ..self }
     }
 
     /// Looks at those that still run.
@@ -67,6 +88,46 @@ impl Sightings {
         }
     }
 
+    /// How those died that a signal has ended, but for signals that others use to end a process. `noted` is
+    /// what the kernel side noted, `command` the signal that ended the command.
+    #[must_use]
+    pub fn deaths(
+        &self,
+        plan: &AttachPlan,
+        hits: &[u64],
+        noted: &[(u32, Death)],
+        command: Option<i32>,
+    ) -> Vec<DeathReport> {
+        let known = Circumstances::default();
+        let report = |(pid, death): &(u32, Death)| {
+            DeathReport::new((*pid, death.signal as i32), Some(death), plan, hits, &known)
+        };
+        // Without processes every one is traced, and most of them were never hit.
+        let everyone = self.of_everyone();
+        let is_seen = |pid: u32| self.processes.iter().any(|seen| seen.pid().get() == pid);
+        let others = noted.iter().filter(|(pid, _)| !is_seen(*pid)).map(report);
+        let others = others.filter(|report| !everyone || report.is_conclusive());
+        let reports = self.processes.iter().filter_map(|seen| {
+            let pid = seen.pid().get();
+            let noted = noted.iter().find(|(of, _)| *of == pid).map(|(_, death)| death);
+            let signal = command
+                .filter(|_| seen.is_command)
+                .or_else(|| Some(noted?.signal as i32))
+                .or_else(|| seen.held.as_ref()?.ended_by())?;
+            let known = Circumstances {
+                maps: seen.maps(),
+                memory_kills: seen.memory.as_ref().map_or(0, MemoryKills::so_far),
+                is_filtered: seen.is_filtered,
+            };
+            let noted = noted.filter(|death| death.signal as i32 == signal);
+            let report = DeathReport::new((pid, signal), noted, plan, hits, &known);
+            let is_fault =
+                u32::try_from(signal).is_ok_and(|bit| bit < 64 && SIGNALS >> bit & 1 == 1);
+            (is_fault || signal == libc::SIGKILL && !report.suspects.is_empty()).then_some(report)
+        });
+        reports.chain(others).collect()
+    }
+
     pub(super) fn of_everyone(&self) -> bool {
         self.processes.is_empty()
     }
@@ -79,9 +140,15 @@ impl Sightings {
         &self.processes
     }
 
-    /// Those that had children.
+    /// Their children, of which nothing is seen, are traced, too.
+    pub(super) fn follows(&self) -> bool {
+        self.follows
+    }
+
+    /// Those that had children that are not traced.
     pub(super) fn parents(&self) -> Vec<Pid> {
-        self.processes.iter().filter(|seen| seen.had_children).map(Seen::pid).collect()
+        let processes = self.processes.iter().filter(|_| !self.follows);
+        processes.filter(|seen| seen.had_children).map(Seen::pid).collect()
     }
 }
 
@@ -90,7 +157,17 @@ impl Seen {
         // A command's process was forked from this one, and has had no children of its own.
         let is_command = program.is_some();
         let faults_of_children = is_command.then_some(0);
-        Self { process, program, maps: None, faults_of_children, had_children: false, is_command }
+        Self {
+            process,
+            program,
+            maps: None,
+            faults_of_children,
+            had_children: false,
+            held: HeldProcess::open(process.pid).filter(|_| !is_command),
+            memory: MemoryKills::of(process.pid),
+            is_filtered: false,
+            is_command,
+        }
     }
 
     fn look(&mut self) {
@@ -115,6 +192,7 @@ impl Seen {
         if let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) {
             self.note_children(&stat);
         }
+        self.is_filtered |= process::has_seccomp_filter(pid).unwrap_or(false);
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         self.had_children |= children.is_ok_and(|children| !children.trim().is_empty());
     }

@@ -12,6 +12,7 @@ mod calibrate;
 mod children;
 mod clock;
 mod counters;
+mod deaths;
 mod descriptors;
 mod diagnostics;
 mod error;
@@ -25,6 +26,7 @@ mod mapped;
 mod notices;
 mod own_code;
 mod pid_namespace;
+mod pidfd;
 mod privileges;
 mod programs;
 mod progress;
@@ -38,6 +40,7 @@ pub use self::{
     attach::{AttachReport, Piece, SlowestFile, links_needed},
     clock::monotonic_ns,
     counters::{CounterSnapshot, Counters},
+    deaths::Deaths,
     diagnostics::Diagnostics,
     error::KernelError,
     features::Features,
@@ -46,6 +49,7 @@ pub use self::{
     latencies::Latencies,
     links::{DetachReport, Links},
     notices::ProcessNotices,
+    pidfd::HeldProcess,
     privileges::{MissingPrivilege, missing_privilege},
     programs::{LoadOptions, Programs},
     progress::Progress,

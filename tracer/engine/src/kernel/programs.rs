@@ -16,6 +16,7 @@ use tracer_common::{
     Action, Control,
     condition::{Condition, SAMPLE_ALL, Text},
     counter::COLUMNS,
+    death::Death,
     exchange::{Marks, cookie},
     histogram::{Histogram, SHARDS},
     program::ProbeProgram,
@@ -23,7 +24,7 @@ use tracer_common::{
 };
 
 use super::{
-    Calls, Counters, Diagnostics, Faults, Features, KernelError, Latencies, Records,
+    Calls, Counters, Deaths, Diagnostics, Faults, Features, KernelError, Latencies, Records,
     children::Children,
     counters::CountersShape,
     exchange::{ControlWords, Gates, Generations, MAX_MARKED_TASKS},
@@ -61,6 +62,8 @@ pub struct LoadOptions {
     pub exchanges: bool,
     /// A child process may release links: see [`helper::run_if_asked`](crate::helper::run_if_asked).
     pub helper: bool,
+    /// Note what traced processes die of ([`Programs::take_deaths`]).
+    pub deaths: bool,
     /// Whether the programs' own diagnostics are wanted.
     pub diagnostics: bool,
     /// What the kernel offers.
@@ -87,6 +90,7 @@ impl LoadOptions {
             begin_at_exec: false,
             exchanges: false,
             helper: false,
+            deaths: false,
             diagnostics: false,
             features,
             force: false,
@@ -309,6 +313,12 @@ impl Programs {
             self.attach_tracepoint("task_exit", "sched_process_exit")?;
             self.attach_tracepoint("task_exec", "sched_process_exec")?;
         }
+        if options.deaths
+            && let Err(error) = self.attach_tracepoint("signal_delivered", "signal_deliver")
+        {
+            // A kernel without type information for its own structures. Deaths are not explained there.
+            tracing::debug!("what processes die of is not noted: {error}");
+        }
         if options.begin_at_exec {
             self.attach_tracepoint("command_begins", "sched_process_exec")?;
         }
@@ -495,6 +505,17 @@ impl Programs {
         let calls: HashMap<MapData, u64, CallStack> =
             HashMap::try_from(self.take_map("CALLS")?).map_err(map_error("open", "CALLS"))?;
         Ok(Calls::new(calls))
+    }
+
+    /// What traced processes die of.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if they were taken before.
+    pub fn take_deaths(&mut self) -> Result<Deaths, KernelError> {
+        let deaths: HashMap<MapData, u32, Death> =
+            HashMap::try_from(self.take_map("DEATHS")?).map_err(map_error("open", "DEATHS"))?;
+        Ok(Deaths::new(deaths))
     }
 
     /// The programs' own diagnostics.

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     collect::catalog::CpuFigures,
+    death::{Circumstances, DeathReport},
     discovery::{Looker, ProcessWatch, Unanswered},
     kernel::{Features, HeldLinks, Progress},
     limiter::Limiter,
@@ -195,6 +196,7 @@ impl Engine {
                 self.limiter =
                     self.options.settings.limit.map(|limit| Limiter::new(limit, &self.sets));
             }
+            Command::Explain(reply) => self.explain(reply),
             Command::Adjust(adjustment) => self.adjustments.push_back(adjustment),
             Command::Worked(worked) => self.worked(*worked),
             Command::Corrected(corrected) => self.corrected(*corrected),
@@ -237,6 +239,10 @@ impl Engine {
             if self.sets.values().any(|set| set.newly_full()) {
                 self.notice(Notice::BufferFull);
             }
+            // A run reports them in its summary.
+            if self.options.changes {
+                self.report_deaths();
+            }
         }
         let mut slow = self.watch_job();
         slow.extend(self.unanswered.slow());
@@ -253,6 +259,21 @@ impl Engine {
                 self.notice(Notice::Stuck(report));
             }
             set.flush_diagnostics();
+        }
+    }
+
+    /// Reports processes that died of a signal while they were probed. Where every process is probed, only
+    /// those that cannot have died of anything else.
+    fn report_deaths(&self) {
+        for set in self.sets.values().chain(self.leaving.iter().flat_map(|of| &of.sets)) {
+            for (pid, death) in set.take_deaths() {
+                let (dead, known) = ((pid, death.signal as i32), Circumstances::default());
+                let hits = set.all_hits();
+                let report = DeathReport::new(dead, Some(&death), &set.plan, &hits, &known);
+                if set.selects || report.is_conclusive() {
+                    self.notice(Notice::Died(report));
+                }
+            }
         }
     }
 

@@ -14,6 +14,7 @@ mod apply;
 mod children;
 mod correct;
 mod engine;
+mod explain;
 mod probed;
 mod publish;
 mod work;
@@ -28,7 +29,10 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use self::engine::Engine;
-pub use self::publish::{Origin, RequestStatus};
+pub use self::{
+    explain::Explained,
+    publish::{Origin, RequestStatus},
+};
 use crate::{
     collect::{catalog::Catalog, events::HandlerFactory},
     discovery::Prepared,
@@ -281,6 +285,7 @@ pub(crate) enum Command {
     Change(Change, oneshot::Sender<Result<Changed, TracerError>>),
     Attach(Box<Prepared>, Arc<Progress>, oneshot::Sender<Result<Attached, TracerError>>),
     Watch(Arc<ProbeSet>),
+    Explain(oneshot::Sender<Vec<Explained>>),
     Adjust(correct::Adjustment),
     Worked(Box<work::Worked>),
     Corrected(Box<correct::Corrected>),
@@ -365,6 +370,14 @@ impl Tracer {
         let (reply, answer) = oneshot::channel();
         let command = Command::Attach(Box::new(prepared), Arc::clone(progress), reply);
         let _ = self.0.commands.send(command);
+        answer
+    }
+
+    /// Finds out why probes have had no hits, and what else is to be known about hits. It may take some
+    /// seconds.
+    pub fn explain(&self) -> oneshot::Receiver<Vec<Explained>> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.0.commands.send(Command::Explain(reply));
         answer
     }
 

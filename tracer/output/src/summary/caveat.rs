@@ -43,7 +43,7 @@ impl ProbeCaveat {
     }
 }
 
-/// `{"cause":"inlined","probes":["app:f"],"places":2,"text":"…"}`.
+/// `{"cause":"inlined","probes":["app:f"],"places":2,"text":"…","sentence":"…"}`.
 impl Serialize for ProbeCaveat {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -75,6 +75,7 @@ impl Serialize for ProbeCaveat {
             _ => {}
         }
         map.serialize_entry("text", &self.caveat.to_string())?;
+        map.serialize_entry("sentence", &self.sentence())?;
         map.end()
     }
 }

@@ -86,6 +86,8 @@ fn troubled() -> Summary {
         },
         detach: Detach { ms: ms(1_500), grace_ms: Some(ms(30)) },
         skipped: vec![SkippedProbe { probe: "l:x".to_owned(), reason: "is data".to_owned() }],
+        deaths: Vec::new(),
+        caveats: Vec::new(),
         notes: vec!["this kernel is old".to_owned()],
         overhead: None,
         children: None,

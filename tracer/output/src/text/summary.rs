@@ -204,7 +204,9 @@ impl Summary {
 
     /// Everything that is not a figure.
     fn sentences(&self) -> Vec<String> {
-        let mut sentences: Vec<_> = self.caveats.iter().map(ProbeCaveat::sentence).collect();
+        let deaths = self.deaths.iter().map(|death| shown(&death.0.to_string()));
+        let mut sentences: Vec<_> =
+            deaths.chain(self.caveats.iter().map(ProbeCaveat::sentence)).collect();
         if self.attach.probes != 0 {
             let slowest = self.attach.slowest.as_ref().map_or_else(String::new, |slowest| {
                 format!(", slowest: {}, {}", shown(&slowest.file), slowest.ms.text())

@@ -42,7 +42,7 @@ enum Command {
     Status,
     /// List its probes
     List {
-        /// Also show all files, and why functions cannot be probed
+        /// Also show all files, why functions cannot be probed, and why probes have had no hits
         #[arg(short, long)]
         verbose: bool,
     },
@@ -101,7 +101,10 @@ async fn control(args: &Args) -> Result<(), Failure> {
             print(json, &status, tables::status)
         }
         Command::List { verbose } => {
-            let list = client.get("/v1/probes").await?;
+            let mut list = client.get("/v1/probes").await?;
+            if *verbose {
+                list["hints"] = client.get("/v1/hints").await?["hints"].take();
+            }
             print(json, &list, |list| tables::list(list, *verbose))
         }
         Command::Attach(attach) => {

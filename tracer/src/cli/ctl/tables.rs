@@ -86,6 +86,10 @@ pub(super) fn list(list: &Value, verbose: bool) -> String {
             place(probe, verbose),
         ));
         if verbose {
+            let hints = list["hints"].as_array().unwrap_or(&none).iter();
+            for hint in hints.filter(|hint| hint["name"] == probe["name"]) {
+                out.push_str(&format!("{:name_width$}  {}\n", "", text(hint, "sentence")));
+            }
             for skipped in probe["reasons"].as_array().unwrap_or(&none) {
                 let (label, reason) = (text(skipped, "probe"), text(skipped, "reason"));
                 out.push_str(&format!("{:name_width$}  not probed: {label}: {reason}\n", ""));
