@@ -1,9 +1,10 @@
 //! One run: attach, wait for the end, stop. Shared by every tracing command.
 
+mod explain;
+
 use std::{
-    os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -36,7 +37,7 @@ use faultline_output::{
     WriterEnd,
     summary::{Millis, Overhead, Ppm, SkippedProbe},
 };
-use faultline_resolve::{Caveat, Pid};
+use faultline_resolve::Pid;
 
 /// How often to check whether the traced processes have ended, and to show progress.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
@@ -48,10 +49,8 @@ const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
 const FEW_LINKS: usize = 8;
 /// How long a command that is still running at the end has to react to SIGTERM.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
-/// How long to look for the causes of probes without hits.
-const EXPLAIN_PATIENCE: Duration = Duration::from_secs(5);
-/// How often to look at the mappings and children of a command.
-const LOOK_EVERY_TICKS: u128 = 50;
+/// How long to wait at the end for the last look at the traced processes.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait at the end for an output that accepts nothing.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -295,8 +294,11 @@ impl Session {
             command_end = stop_command(command).await;
         }
         let overhead = self.overhead(&stopped);
+        if let Some(looked) = looked {
+            let _ = tokio::time::timeout(LOOK_PATIENCE, looked).await;
+        }
         let deaths = self.deaths(command_end.as_ref());
-        self.explain(looked, command_end.as_ref()).await;
+        self.explain(command_end.as_ref()).await;
         Ok(Ended {
             set: self.set,
             host: self.host,
@@ -313,88 +315,6 @@ impl Session {
             drained,
             abandoned,
         })
-    }
-
-    /// Looks at the traced processes, on a thread of its own: a process that is stuck may block it. `None`
-    /// if the last look has not ended.
-    fn look(&self) -> Option<oneshot::Receiver<()>> {
-        let (done, looked) = oneshot::channel();
-        let sightings = Arc::clone(&self.sightings);
-        let look = move || {
-            if let Ok(mut sightings) = sightings.try_lock() {
-                sightings.look();
-            }
-            let _ = done.send(());
-        };
-        std::thread::Builder::new().name("look".to_owned()).spawn(look).ok()?;
-        Some(looked)
-    }
-
-    /// Looks at a command once it has loaded its libraries, which takes a moment, and now and then later.
-    fn look_at_command(&self, ran: Duration) {
-        let ticks = ran.as_millis() / WATCH_EVERY.as_millis();
-        if ticks == 1 || ticks % LOOK_EVERY_TICKS == LOOK_EVERY_TICKS - 1 {
-            self.look();
-        }
-    }
-
-    /// What traced processes died of.
-    fn deaths(&self, command: Option<&EndedCommand>) -> Vec<DeathReport> {
-        let signal = command.and_then(|command| command.status.signal());
-        let (noted, hits) = (self.set.take_deaths(), self.set.all_hits());
-        // It is only taken while a look is stuck.
-        self.sightings.try_lock().map_or_else(
-            |_| Vec::new(),
-            |sightings| sightings.deaths(&self.set.plan, &hits, &noted, signal),
-        )
-    }
-
-    /// Finds out why probes had no hits. The user can end it.
-    async fn explain(
-        &mut self,
-        looked: Option<oneshot::Receiver<()>>,
-        command: Option<&EndedCommand>,
-    ) {
-        let silent = self.set.silent();
-        if silent.is_empty() {
-            return;
-        }
-        let stat = command.map(|command| command.stat.clone());
-        let (sightings, set) = (Arc::clone(&self.sightings), Arc::clone(&self.set));
-        let explaining = async {
-            if let Some(looked) = looked {
-                let _ = looked.await;
-            }
-            blocking("explain", move || {
-                let mut sightings = sightings.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(stat) = stat {
-                    sightings.look_at_dead(&stat);
-                }
-                let no_hits = set.hits() == 0;
-                caveats::explain(&set.plan, &silent, &|_| no_hits, &sightings)
-            })
-            .await
-        };
-        tokio::select! {
-            explained = tokio::time::timeout(EXPLAIN_PATIENCE, explaining) => {
-                if let Ok(Ok(remarks)) = explained {
-                    let has_copies: Vec<_> = self
-                        .remarks
-                        .iter()
-                        .filter(|remark| matches!(remark.caveat, Caveat::Copies { .. }))
-                        .flat_map(|remark| remark.probes.clone())
-                        .collect();
-                    self.remarks.extend(remarks.into_iter().filter_map(|mut remark| {
-                        // The copies are the likelier cause.
-                        if matches!(remark.caveat, Caveat::NotCalled { .. }) {
-                            remark.probes.retain(|id| !has_copies.contains(id));
-                        }
-                        (!remark.probes.is_empty()).then_some(remark)
-                    }));
-                }
-            }
-            _ = self.interrupts.next() => {}
-        }
     }
 
     /// What the overhead limiter did, for the summary.
