@@ -161,11 +161,11 @@ impl fmt::Display for Caveat {
                 "process {pid} started other processes, whose calls are not seen (use -f)"
             ),
             Self::NotCalled { ran_before: false } => {
-                f.write_str("as far as can be told, it was not called")
+                f.write_str("as far as can be told, there was no call")
             }
             Self::NotCalled { ran_before: true } => f.write_str(
-                "as far as can be told, it was not called after the probe was attached; calls before \
-                 that are not seen",
+                "as far as can be told, there was no call after the probe was attached; calls before that \
+                 are not seen",
             ),
         }
     }

@@ -44,14 +44,19 @@ pub fn copies(file: &ObjectFile, functions: &[&str]) -> Vec<Vec<Arc<str>>> {
 #[must_use]
 pub fn other_functions(symbol: &str, aliases: &[Arc<str>]) -> Vec<Arc<str>> {
     let own = shown(symbol.as_bytes());
-    let mut others: Vec<_> = aliases
+    let mut others: Vec<Arc<str>> = aliases
         .iter()
         .map(|alias| shown(alias.as_bytes()))
         .filter(|alias| !is_variant(&own, alias))
         .collect();
     others.sort();
     others.dedup();
-    others
+    // A library's own name for one of the others says nothing more.
+    let is_internal = |name: &Arc<str>| {
+        let is_other = |other: &&Arc<str>| !other.starts_with('_') && is_variant(name, other);
+        name.starts_with('_') && others.iter().any(|other| is_other(&other))
+    };
+    others.iter().filter(|name| !is_internal(name)).cloned().collect()
 }
 
 fn shown(raw: &[u8]) -> Arc<str> {
@@ -94,7 +99,7 @@ mod tests {
     #[test]
     fn variants_are_not_other_functions() {
         let aliases: Vec<Arc<str>> =
-            ["__open", "open64", "__libc_open64", "creat"].map(Arc::from).into();
+            ["__open", "open64", "__libc_open64", "creat", "__GI_creat"].map(Arc::from).into();
         let names = |found: Vec<Arc<str>>| {
             found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };

@@ -97,7 +97,7 @@ fn names_of_inlined_functions_are_known() {
 #[test]
 fn functions_that_were_not_called() {
     let program = target("hints.c", &[]);
-    let text = "as far as can be told, it was not called";
+    let text = "as far as can be told, there was no call";
     let finished = count(&program, &["never"], false);
     assert_eq!(hints(&finished), [format!("no hits at hints:never: {text}")]);
     assert_eq!(caveats(&count(&program, &["never"], true))[0]["cause"], "not_called");
@@ -111,7 +111,7 @@ fn calls_before_attaching_are_told() {
     let mut running = Target::start(&program, &["3", "wait"]);
     let probe = format!("{}:once", program.display());
     let finished = faultline(["count", "-p", &running.pid(), "--duration", "50ms", &probe]).run();
-    let text = "no hits at hints:once: as far as can be told, it was not called after the probe was \
+    let text = "no hits at hints:once: as far as can be told, there was no call after the probe was \
                 attached; calls before that are not seen";
     assert_eq!(hints(&finished.succeeded()), [text]);
     running.send("");
