@@ -8,9 +8,9 @@ use std::{collections::HashSet, fmt, path::PathBuf, sync::Arc};
 
 use tracer_common::death::Death;
 
-use faultline_plan::{AttachPlan, PlannedProbe};
+use faultline_plan::{AttachPlan, PlannedProbe, WatchedReturn};
 use faultline_resolve::{
-    RuntimeAddr,
+    FileOffset, RuntimeAddr,
     process::{Mapping, MappingSource},
 };
 use faultline_spec::units::counted;
@@ -108,7 +108,8 @@ impl DeathReport {
         });
         let breakpoint = noted.filter(|_| signal == libc::SIGTRAP).and_then(breakpoint);
         if let Some(breakpoint) = breakpoint {
-            let probes = labels(plan, |_, probe| probe.offset.0 % PAGE == breakpoint % PAGE);
+            let is_here = |place: FileOffset| place.0 % PAGE == breakpoint % PAGE;
+            let probes = labels(plan, |_, probe| places(probe).any(is_here));
             suspects.push(match &probes[..] {
                 [] => Suspect::OtherBreakpoint,
                 _ => Suspect::CopiedCode { probes },
@@ -171,7 +172,16 @@ impl DeathReport {
 
 /// Whether the probe's return is traced by a return address that the kernel replaces.
 fn by_return_probe(probe: &PlannedProbe) -> bool {
-    probe.ret.is_some()
+    probe.ret.is_some() && probe.watched == WatchedReturn::Kernel
+}
+
+/// Where a probe's breakpoints are.
+fn places(probe: &PlannedProbe) -> impl Iterator<Item = FileOffset> {
+    let exits = match &probe.watched {
+        WatchedReturn::Exits { exits, .. } => &exits[..],
+        WatchedReturn::Kernel => &[],
+    };
+    std::iter::once(probe.offset).chain(exits.iter().map(|exit| exit.offset))
 }
 
 fn labels(plan: &AttachPlan, keep: impl Fn(usize, &PlannedProbe) -> bool) -> Vec<Arc<str>> {
@@ -212,7 +222,7 @@ fn probe_at(plan: &AttachPlan, (path, offset): &(PathBuf, u64)) -> Option<Arc<st
 fn pages(plan: &AttachPlan) -> u64 {
     let pages = plan.files.iter().flat_map(|file| {
         let probes = file.probes.iter().filter_map(|id| plan.probes.get(id.0 as usize));
-        probes.map(|probe| (file.file.id(), probe.offset.0 / PAGE))
+        probes.flat_map(|probe| places(probe).map(|place| (file.file.id(), place.0 / PAGE)))
     });
     pages.collect::<HashSet<_>>().len() as u64
 }
@@ -266,7 +276,7 @@ impl fmt::Display for Suspect {
             Self::Returns { probes } => write!(
                 f,
                 "return probes had replaced return addresses, of {}: exceptions, stack switches and \
-                 programs that inspect their stacks do not survive that (trace without `-> TYPE`)",
+                 programs that inspect their stacks do not survive that (use `--returns ret`)",
                 Labels(probes, "and")
             ),
             Self::Refused { syscall } => write!(
@@ -348,7 +358,6 @@ impl fmt::Display for Labels<'_> {
 #[cfg(test)]
 mod tests {
     use faultline_plan::testbed::planned;
-    use faultline_resolve::FileOffset;
 
     use super::*;
 

@@ -128,7 +128,7 @@ fn return_probes_are_named() {
     let mut dying = Target::start(&program, &["3", "1"]);
     let pid = dying.pid();
     let probes = probes_of(&program, &["thrower(depth: u64) -> u64", "plain(v: u64) -> u64"]);
-    let args = ["trace", "--force", "-p", &pid].map(str::to_owned);
+    let args = ["trace", "--force", "--returns", "uretprobe", "-p", &pid].map(str::to_owned);
     let running = faultline(args.into_iter().chain(probes)).start();
     wait_counting(running.pid());
     dying.send("");
@@ -138,6 +138,6 @@ fn return_probes_are_named() {
     assert!(told.starts_with(&format!("process {pid} died of SIG")), "{told}");
     let said = "; faultline may be the cause: return probes had replaced return addresses, of \
                 `throws:thrower`: exceptions, stack switches and programs that inspect their stacks do \
-                not survive that (trace without `-> TYPE`)";
+                not survive that (use `--returns ret`)";
     assert!(told.contains(said), "{told}");
 }
