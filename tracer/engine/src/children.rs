@@ -3,6 +3,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::AddAssign,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,7 +12,7 @@ use faultline_resolve::{Pid, process};
 
 use crate::{
     discovery::all_parents,
-    kernel::{KernelError, Programs},
+    kernel::{ChildCounts, KernelError, Programs},
 };
 
 /// What became of children of traced processes.
@@ -31,6 +33,45 @@ pub struct Children {
     pub followed: u64,
     /// Children that should have been traced too, and were not: there was no room for more.
     pub unfollowed: u64,
+}
+
+impl AddAssign for Children {
+    fn add_assign(&mut self, other: Self) {
+        self.forked += other.forked;
+        self.not_freed += other.not_freed;
+        self.freed_times += other.freed_times;
+        self.freed_within = self.freed_within.max(other.freed_within);
+        self.used += other.used;
+        self.followed += other.followed;
+        self.unfollowed += other.unfollowed;
+    }
+}
+
+/// The figures of a set about children.
+#[derive(Debug)]
+pub struct ChildFigures {
+    counts: ChildCounts,
+    freed: Mutex<Freed>,
+}
+
+impl ChildFigures {
+    pub(crate) fn new(counts: ChildCounts) -> Self {
+        Self { counts, freed: Mutex::new(Freed::new()) }
+    }
+
+    /// What became of children until now.
+    pub fn read(&self) -> Children {
+        let ChildFigures { counts, .. } = self;
+        self.freed().figures(counts.forked(), counts.followed(), counts.unfollowed())
+    }
+
+    pub(crate) fn forked(&self) -> u64 {
+        self.counts.forked()
+    }
+
+    pub(crate) fn freed(&self) -> MutexGuard<'_, Freed> {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// When children were freed of the breakpoints that they inherited.

@@ -61,7 +61,7 @@ pub use faultline_resolve::Pid;
 pub use tracer_common::Action;
 
 pub use self::{
-    children::Children,
+    children::{ChildFigures, Children},
     host::Host,
     links::Process,
     release::Released,

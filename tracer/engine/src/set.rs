@@ -16,7 +16,7 @@ use faultline_resolve::Pid;
 use faultline_spec::{Rate, Sample};
 
 use crate::{
-    children::{Children, Freed, follow_existing},
+    children::{ChildFigures, follow_existing},
     collect::{
         Outcome, Tally,
         catalog::Source,
@@ -99,8 +99,6 @@ pub struct ProbeSet {
     drain: Mutex<Option<Drain>>,
     diagnostics: Mutex<Option<Diagnostics>>,
     told_full: AtomicBool,
-    /// What became of children that were forked while it was attached.
-    children: Mutex<Freed>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -166,6 +164,7 @@ impl ProbeSet {
             tally,
             latencies: latencies.map(Mutex::new),
             counters: counters.clone(),
+            children: ChildFigures::new(programs.child_counts()?),
         };
         let (plan, names): (_, Arc<[Arc<str>]>) = (Arc::new(plan), names.into());
         let presence = context.limit.map(|limit| {
@@ -204,7 +203,6 @@ impl ProbeSet {
             drain: Mutex::new(drain),
             diagnostics: Mutex::new(diagnostics),
             told_full: AtomicBool::new(false),
-            children: Mutex::new(Freed::new()),
         })
     }
 
@@ -249,19 +247,9 @@ impl ProbeSet {
         }
     }
 
-    /// What became of the children of its processes.
-    pub fn children(&self) -> Children {
-        let (followed, unfollowed) = self.programs.followed();
-        lock(&self.children).figures(self.programs.forked(), followed, unfollowed)
-    }
-
     /// Whether a child that is followed has not ended.
     pub fn has_followed(&self) -> bool {
         self.programs.has_followed()
-    }
-
-    pub(crate) fn freed(&self) -> MutexGuard<'_, Freed> {
-        lock(&self.children)
     }
 
     pub(crate) fn features(&self) -> Features {

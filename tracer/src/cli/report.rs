@@ -135,7 +135,8 @@ pub(super) fn summary(ended: &Ended) -> Summary {
         caveats: ended.remarks.iter().map(|remark| caveat(plan, remark)).collect(),
         notes: ended.notes.clone(),
         overhead: ended.overhead.clone(),
-        children: Some(ended.set.children().into()).filter(|of| *of != Default::default()),
+        children: Some(ended.set.source.children.read().into())
+            .filter(|of| *of != Default::default()),
         command: ended.command.and_then(command_end),
         stopped_by: ended.reason.to_string(),
         duration_ms: Millis(ended.ran),

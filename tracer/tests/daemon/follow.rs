@@ -6,6 +6,7 @@ use crate::support::{
     live::{private_copy, wait_until},
     target,
 };
+use faultline_engine::kernel::Features;
 
 /// Nothing but the fork itself may find a child.
 const NO_SCANS: &str = "[targets]\nsettle = \"1h\"\nrescan_every = \"1h\"\n";
@@ -49,6 +50,17 @@ fn children_are_followed() {
         let label = format!("name=\"{name}\"");
         daemon.wait_metric("faultline_probe_hits_total", &[&label], hits as f64);
     }
+    // By name: 50 and 10 children that each have a child, and one that is spawned; twice the same without the 10.
+    // Not followed: 50, whose own children are forked by processes that are not probed.
+    let children = |outcome: &str| {
+        daemon.metric("faultline_children_total", &[&format!("outcome=\"{outcome}\"")])
+    };
+    assert_eq!((children("followed"), children("not_followed")), (323.0, 0.0));
+    if Features::probe().unwrap().pid_filter {
+        assert_eq!(children("inherited"), 50.0);
+    }
+    daemon.ctl(&["detach", "later"]).succeeded();
+    daemon.wait_metric("faultline_children_total", &["outcome=\"followed\""], 323.0);
     assert!(forks.finish().0.success());
     assert!(other.finish().0.success());
     daemon.stop();

@@ -22,6 +22,7 @@ use super::{
     Features, KernelError, Links, LoadOptions, Programs,
     attach::MAX_POINTS,
     btf::Btf,
+    exchange::ControlWords,
     links::{Link, LinkKind},
     sys::{Points, create_multi_link},
 };
@@ -98,6 +99,28 @@ impl Children {
     }
 }
 
+/// What the programs count of children.
+#[derive(Debug)]
+pub struct ChildCounts(ControlWords);
+
+impl ChildCounts {
+    /// Children that traced processes have forked with a copy of the breakpoints; always 0 if they are
+    /// followed, or if the kernel itself frees them.
+    pub fn forked(&self) -> u64 {
+        self.0.forked()
+    }
+
+    /// Children that were followed.
+    pub fn followed(&self) -> u64 {
+        self.0.followed()
+    }
+
+    /// Children that there was no room for.
+    pub fn unfollowed(&self) -> u64 {
+        self.0.unfollowed()
+    }
+}
+
 impl Features {
     /// Whether children inherit breakpoints of links that are limited to another process, and can be freed
     /// of them.
@@ -132,15 +155,13 @@ impl Programs {
         }
     }
 
-    /// Children that traced processes have forked with a copy of the breakpoints; always 0 if they are
-    /// followed, or if the kernel itself frees them.
-    pub fn forked(&self) -> u64 {
-        self.control.forked()
-    }
-
-    /// Children that were followed, and those that there was no room for.
-    pub fn followed(&self) -> (u64, u64) {
-        (self.control.followed(), self.control.unfollowed())
+    /// What the programs count of children.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`] if it cannot be mapped.
+    pub fn child_counts(&self) -> Result<ChildCounts, KernelError> {
+        self.map_control().map(ChildCounts)
     }
 
     /// Whether a child that is followed has not ended.

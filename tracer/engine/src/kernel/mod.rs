@@ -38,6 +38,7 @@ mod trial;
 
 pub use self::{
     attach::{AttachReport, Piece, SlowestFile, links_needed},
+    children::ChildCounts,
     clock::monotonic_ns,
     counters::{CounterSnapshot, Counters},
     deaths::Deaths,

@@ -104,7 +104,7 @@ impl LoadOptions {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    pub(super) control: ControlWords,
+    control: ControlWords,
     generations: Generations,
     /// Present if links may be exchanged and returns are traced.
     gates: Option<Gates>,
@@ -202,7 +202,7 @@ impl Programs {
             .map_max_entries("HISTOGRAMS", histograms)
             .load(object())
             .map_err(|source| KernelError::Maps(Box::new(source)))?;
-        let control = ControlWords::new(mapped(&ebpf, "CONTROL", ControlWords::WORDS)?);
+        let control = mapped(&ebpf, "CONTROL", ControlWords::WORDS).map(ControlWords::new)?;
         let marks: HashMap<MapData, u64, Marks> = typed(ebpf.take_map("MARKS"), "MARKS")?;
         let generations = Generations::new(marks);
         let gates = (exchanges && tracks_returns)
@@ -233,6 +233,11 @@ impl Programs {
         programs.trace_processes(&options.pids)?;
         programs.verify(options)?;
         Ok(programs)
+    }
+
+    /// What user space and the programs tell each other, mapped once more.
+    pub(super) fn map_control(&self) -> Result<ControlWords, KernelError> {
+        mapped(&self.ebpf, "CONTROL", ControlWords::WORDS).map(ControlWords::new)
     }
 
     fn write_reads(&mut self, plan: &AttachPlan) -> Result<(), KernelError> {

@@ -74,8 +74,9 @@ impl Engine {
         let mut due = Vec::new();
         let mut told = Vec::new();
         for (id, set) in &self.sets {
-            let mut freed = set.freed();
-            let Some(attempt) = freed.due(set.programs().forked()) else { continue };
+            let children = &set.source.children;
+            let mut freed = children.freed();
+            let Some(attempt) = freed.due(children.forked()) else { continue };
             if freed.newly_forked() {
                 told.push(Notice::ChildrenForked);
             }
@@ -112,7 +113,7 @@ impl Engine {
             Ok(freed) => {
                 self.freeing.failed = None;
                 for Freed { set, attempt, used } in freed {
-                    set.freed().done(attempt, used);
+                    set.source.children.freed().done(attempt, used);
                 }
             }
             // It is tried again.

@@ -23,7 +23,7 @@ use super::{
     work::Job,
 };
 use crate::{
-    collect::catalog::CpuFigures,
+    collect::catalog::Retired,
     death::{Circumstances, DeathReport},
     discovery::{Looker, ProcessWatch, Unanswered},
     kernel::{Features, HeldLinks, Progress},
@@ -91,8 +91,8 @@ pub(super) struct Engine {
     pub(super) requests: BTreeMap<Arc<str>, Probed>,
     pub(super) sets: BTreeMap<SetId, Arc<ProbeSet>>,
     pub(super) leaving: Vec<Leaving>,
-    /// The counts of sets that are gone, by CPU.
-    pub(super) retired: Vec<CpuFigures>,
+    /// The counts of sets that are gone.
+    pub(super) retired: Retired,
     pub(super) store: Arc<LinkStore>,
     pub(super) limiter: Option<Limiter>,
     /// The correction that is being carried out.
@@ -138,7 +138,7 @@ impl Engine {
             requests: BTreeMap::new(),
             sets: BTreeMap::new(),
             leaving: Vec::new(),
-            retired: Vec::new(),
+            retired: Retired::default(),
             store: Arc::new(LinkStore::new(options.holding, options.helper)),
             limiter: None,
             correcting: false,

@@ -58,10 +58,10 @@ impl Engine {
     pub(super) fn retire(&mut self, sets: &[Arc<ProbeSet>]) {
         let last = Catalog {
             sources: sets.iter().map(|set| Arc::clone(&set.source)).collect(),
-            retired: Retired { cpus: std::mem::take(&mut self.retired) },
+            retired: std::mem::take(&mut self.retired),
             ..Catalog::default()
         };
-        self.retired = last.read().cpus;
+        self.retired = Retired { cpus: last.read().cpus, children: last.children() };
     }
 
     fn catalog(&self) -> Catalog {
@@ -113,7 +113,7 @@ impl Engine {
         catalog.sources =
             self.sets.values().chain(leaving).map(|set| Arc::clone(&set.source)).collect();
         catalog.series = series;
-        catalog.retired = Retired { cpus: self.retired.clone() };
+        catalog.retired = self.retired.clone();
         catalog
     }
 

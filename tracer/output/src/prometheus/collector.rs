@@ -125,6 +125,16 @@ impl Collector for ProbeCollector {
             "Records that could not be decoded",
             undecodable,
         )?;
+        let children = catalog.children();
+        out.outcomes(
+            "faultline_children",
+            "Children of probed processes",
+            &[
+                ("followed", children.followed),
+                ("not_followed", children.unfollowed),
+                ("inherited", children.forked),
+            ],
+        )?;
         out.gauge(
             "faultline_metrics_series",
             "Time series of probes with labels of their own",
@@ -356,6 +366,13 @@ impl Plain<'_> {
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn outcomes(&mut self, name: &str, help: &str, outcomes: &[(&str, u64)]) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        outcomes
+            .iter()
+            .try_for_each(|(outcome, count)| sample(&mut metric, &[("outcome", outcome)], *count))
     }
 
     fn states(&mut self, name: &str, help: &str, states: &[(&str, usize)]) -> fmt::Result {

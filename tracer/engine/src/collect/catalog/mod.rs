@@ -15,7 +15,10 @@ pub use self::{
     figures::{Figures, Reading},
 };
 use super::Tally;
-use crate::kernel::{Counters, Latencies};
+use crate::{
+    children::{ChildFigures, Children},
+    kernel::{Counters, Latencies},
+};
 use faultline_plan::{BreakpointCosts, ProbeId};
 
 /// The programs of a set of probes, and their counts.
@@ -29,6 +32,8 @@ pub struct Source {
     pub tally: Option<Arc<Tally>>,
     /// The durations of calls; only for latencies.
     pub latencies: Option<Mutex<Latencies>>,
+    /// What became of children of its processes.
+    pub children: ChildFigures,
 }
 
 /// What a series reports about its probe.
@@ -67,6 +72,8 @@ pub struct Series {
 pub struct Retired {
     /// By CPU.
     pub cpus: Vec<CpuFigures>,
+    /// Children of processes.
+    pub children: Children,
 }
 
 /// Everything that is attached.
@@ -109,5 +116,12 @@ impl Catalog {
     /// Reads everything once.
     pub fn read(&self) -> Reading {
         Reading::of(self)
+    }
+
+    /// What became of children of the probed processes.
+    pub fn children(&self) -> Children {
+        let mut sum = self.retired.children;
+        self.sources.iter().for_each(|source| sum += source.children.read());
+        sum
     }
 }
