@@ -59,9 +59,9 @@ struct WaitingChild {
     padded: u64,
 }
 
-/// The first bytes of a function in a process.
-fn code(pid: u64, address: u64) -> [u8; 5] {
-    let mut bytes = [0; 5];
+/// The first bytes of a function in a process: `padded` is as long.
+fn code(pid: u64, address: u64) -> [u8; 10] {
+    let mut bytes = [0; 10];
     File::open(format!("/proc/{pid}/mem")).unwrap().read_exact_at(&mut bytes, address).unwrap();
     bytes
 }
@@ -282,7 +282,8 @@ fn a_child_that_is_not_followed_is_freed() {
     let untouched = [before.tick, before.padded].map(|address| code(master, address));
 
     let probes = [of(&program, "tick"), of(&program, "padded -> u64")];
-    let running = start("count", false, &master.to_string(), &[&probes[0], &probes[1]]);
+    let args = ["--returns", "ret", &probes[0], &probes[1]];
+    let running = start("count", false, &master.to_string(), &args);
     forks.tell("step 3");
     let child = forks.child();
     let of_child = || [child.tick, child.padded].map(|address| code(child.pid, address));
@@ -290,7 +291,11 @@ fn a_child_that_is_not_followed_is_freed() {
         wait_until("the child is free", || of_child() == untouched);
     }
     for (address, untouched) in [child.tick, child.padded].into_iter().zip(untouched) {
-        assert_ne!(code(master, address), untouched, "the parent is still probed");
+        assert_ne!(code(master, address)[0], untouched[0], "the parent is still probed");
+    }
+    if cfg!(target_arch = "x86_64") {
+        let [entry_to_ret, untouched] = [code(master, child.padded), untouched[1]];
+        assert_ne!(entry_to_ret[9], untouched[9], "the parent is still probed at the `ret`");
     }
     forks.tell("let 100");
     forks.tell("step 4");

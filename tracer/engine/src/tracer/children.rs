@@ -185,8 +185,13 @@ fn free(
             all_free = false;
             continue;
         };
-        let offset = |id: &ProbeId| Some(set.plan.probes.get(id.0 as usize)?.offset);
-        let mut offsets: Vec<FileOffset> = probes.iter().filter_map(offset).collect();
+        let probes = probes.iter().filter_map(|id| set.plan.probes.get(id.0 as usize));
+        let mut offsets: Vec<FileOffset> = probes
+            .flat_map(|probe| {
+                let exits = probe.exits().iter().map(|exit| exit.offset);
+                std::iter::once(probe.offset).chain(exits)
+            })
+            .collect();
         offsets.sort_unstable();
         offsets.dedup();
         let links = set.programs().free_children(file, *process, &offsets)?;
