@@ -281,9 +281,10 @@ fn a_child_that_is_not_followed_is_freed() {
     forks.tell("let 1");
     let untouched = [before.tick, before.padded].map(|address| code(master, address));
 
-    let probes = [of(&program, "tick"), of(&program, "padded -> u64")];
+    // Breakpoints at the entries and at the `ret` instructions.
+    let probes = ["tick", "padded"].map(|function| of(&program, function));
     let args = ["--returns", "ret", &probes[0], &probes[1]];
-    let running = start("count", false, &master.to_string(), &args);
+    let running = start("latency", false, &master.to_string(), &args);
     forks.tell("step 3");
     let child = forks.child();
     let of_child = || [child.tick, child.padded].map(|address| code(child.pid, address));
@@ -294,14 +295,15 @@ fn a_child_that_is_not_followed_is_freed() {
         assert_ne!(code(master, address)[0], untouched[0], "the parent is still probed");
     }
     if cfg!(target_arch = "x86_64") {
-        let [entry_to_ret, untouched] = [code(master, child.padded), untouched[1]];
-        assert_ne!(entry_to_ret[9], untouched[9], "the parent is still probed at the `ret`");
+        let ret = [code(master, child.padded), untouched[1]].map(|code| code[9]);
+        assert_ne!(ret[0], ret[1], "the parent is still probed at the `ret`");
     }
     forks.tell("let 100");
     forks.tell("step 4");
     let lines = interrupted(running);
     let summary = lines.last().unwrap();
-    assert_eq!(number(summary, "hits"), 7, "{summary}");
+    assert_eq!(number(summary, "hits"), 2 * 7, "{summary}");
+    assert_eq!(number(&lines[0], "count"), 7, "{lines:?}");
     if features.pid_filter {
         let told = &summary["children"];
         assert_eq!((number(told, "inherited"), number(told, "inherited_to_the_end")), (1, 0));
