@@ -62,6 +62,11 @@ pub enum Caveat {
         /// One of them; `None` if every process was traced.
         pid: Option<Pid>,
     },
+    /// A process maps the file, but not where the function is: something else has taken its place.
+    Moved {
+        /// The process.
+        pid: Pid,
+    },
     /// A traced process started others, which are not traced.
     Children {
         /// The process.
@@ -88,6 +93,7 @@ impl Caveat {
             Self::Replaced { .. } => "replaced",
             Self::OtherFile { .. } => "other_file",
             Self::NotMapped { .. } => "not_mapped",
+            Self::Moved { .. } => "moved",
             Self::Children { .. } => "children",
             Self::NotCalled { .. } => "not_called",
         }
@@ -156,6 +162,11 @@ impl fmt::Display for Caveat {
                 write!(f, "process {pid} does not use the file: it has not mapped it")
             }
             Self::NotMapped { pid: None } => f.write_str("no process has mapped the file"),
+            Self::Moved { pid } => write!(
+                f,
+                "process {pid} does not run this code from the file: it was copied, as for huge pages, or \
+                 unmapped"
+            ),
             Self::Children { pid } => write!(
                 f,
                 "process {pid} started other processes, whose calls are not seen (use -f)"

@@ -298,7 +298,7 @@ impl Session {
             let _ = tokio::time::timeout(LOOK_PATIENCE, looked).await;
         }
         let deaths = self.deaths(command_end.as_ref());
-        self.explain(command_end.as_ref()).await;
+        self.explain(command_end.as_ref(), &deaths).await;
         Ok(Ended {
             set: self.set,
             host: self.host,

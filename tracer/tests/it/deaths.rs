@@ -52,6 +52,7 @@ fn breakpoints_in_copied_code_are_named() {
         "{told}"
     );
     assert!(finished.stderr.contains("  the command was killed by signal 5\n"));
+    assert!(!finished.stderr.contains("there was no call"), "{}", finished.stderr);
 }
 
 /// Check that a program's own breakpoint is not taken for one of faultline's.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::support::{
     Finished, Target, faultline,
-    live::{private_copy, probes_of},
+    live::{private_copy, probes_of, wait_counting},
     number, target,
 };
 
@@ -178,6 +178,27 @@ fn replaced_and_other_files() {
         "no hits at {name}:tax_de: process {pid} uses another file of that name, `{path}` (use -p {pid})"
     );
     assert_eq!(count(&other), [other_file]);
+    running.send("");
+    running.finish();
+}
+
+/// Check that a function whose code was copied to another memory after attaching is said to have been.
+#[test]
+fn code_that_was_moved_is_told() {
+    let program = target("hints.c", &[]);
+    let mut running = Target::start(&program, &["3", "move"]);
+    let pid = running.pid();
+    let probe = format!("{}:moved", program.display());
+    let counting = faultline(["count", "-p", &pid, &probe]).start();
+    wait_counting(counting.pid());
+    running.send("");
+    assert_eq!(running.line(), "moved");
+    counting.signal(libc::SIGINT);
+    let text = format!(
+        "no hits at hints:moved: process {pid} does not run this code from the file: it was copied, as \
+         for huge pages, or unmapped"
+    );
+    assert_eq!(hints(&counting.finish().succeeded()), [text]);
     running.send("");
     running.finish();
 }

@@ -144,6 +144,8 @@ pub fn explain(
         for id in &probes {
             if let Some(places) = places.get(id) {
                 remarks.add(Caveat::Inlined { places: *places }, *id);
+            } else if let Some(pid) = sightings.without_code(&file.file, plan, *id) {
+                remarks.add(Caveat::Moved { pid }, *id);
             } else if told(id) {
                 for pid in &parents {
                     remarks.add(Caveat::Children { pid: *pid }, *id);
@@ -217,17 +219,12 @@ enum Use {
 fn in_maps(file: &ObjectFile, pid: Pid, maps: &[Mapping]) -> Use {
     let mut instead = None;
     for mapping in maps {
-        if mapping.inode == file.id().inode() {
+        if is_of(file, mapping) {
             return Use::Mapped;
         }
-        let MappingSource::File { path, deleted } = &mapping.source else { continue };
-        let is_same_path = path == file.shown_path();
-        if is_same_path && !deleted {
-            // An overlay filesystem shows different inode numbers there.
-            return Use::Mapped;
-        }
+        let MappingSource::File { path, .. } = &mapping.source else { continue };
         if instead.is_none() {
-            if is_same_path {
+            if path == file.shown_path() {
                 instead = Some(Caveat::Replaced { pid });
             } else if is_namesake(file, path) {
                 instead = Some(Caveat::OtherFile { pid, path: path.clone() });
@@ -235,6 +232,14 @@ fn in_maps(file: &ObjectFile, pid: Pid, maps: &[Mapping]) -> Use {
         }
     }
     instead.map_or(Use::Absent, Use::Instead)
+}
+
+/// Whether a mapping is one of the file.
+fn is_of(file: &ObjectFile, mapping: &Mapping) -> bool {
+    // An overlay filesystem shows different inode numbers there.
+    let has_path = |path: &PathBuf, deleted: bool| path == file.shown_path() && !deleted;
+    mapping.inode == file.id().inode()
+        || matches!(&mapping.source, MappingSource::File { path, deleted } if has_path(path, *deleted))
 }
 
 /// Whether a path is that of another version of a library: `libz.so.1.3` is one of `libz.so.1`.

@@ -4,14 +4,14 @@ use std::{fs, path::PathBuf};
 
 use tracer_common::death::{Death, SIGNALS};
 
-use faultline_plan::AttachPlan;
+use faultline_plan::{AttachPlan, ProbeId};
 
 use faultline_resolve::{
-    Pid,
+    ObjectFile, Pid,
     process::{self, Mapping},
 };
 
-use super::{code_of_files, linked, memory::MemoryKills};
+use super::{code_of_files, is_of, linked, memory::MemoryKills};
 use crate::{
     death::{Circumstances, DeathReport},
     kernel::HeldProcess,
@@ -143,6 +143,26 @@ impl Sightings {
     /// Their children, of which nothing is seen, are traced, too.
     pub(super) fn follows(&self) -> bool {
         self.follows
+    }
+
+    /// A process that maps the file, but not where the probe's breakpoint is.
+    pub(super) fn without_code(
+        &self,
+        file: &ObjectFile,
+        plan: &AttachPlan,
+        probe: ProbeId,
+    ) -> Option<Pid> {
+        let offset = plan.probes.get(probe.0 as usize)?.offset.0;
+        let holds = |mapping: &Mapping| {
+            let bytes = mapping.end.0.saturating_sub(mapping.start.0);
+            (mapping.offset.0..mapping.offset.0.saturating_add(bytes)).contains(&offset)
+        };
+        let is_without = |seen: &&Seen| {
+            let maps = seen.maps().unwrap_or_default();
+            let mut of_file = maps.iter().filter(|mapping| is_of(file, mapping)).peekable();
+            of_file.peek().is_some() && !of_file.any(holds)
+        };
+        self.processes.iter().find(is_without).map(Seen::pid)
     }
 
     /// Those that had children that are not traced.

@@ -70,6 +70,7 @@ impl Serialize for ProbeCaveat {
                 map.serialize_entry("file", &path.to_string_lossy())?;
             }
             Caveat::Replaced { pid }
+            | Caveat::Moved { pid }
             | Caveat::Children { pid }
             | Caveat::NotMapped { pid: Some(pid) } => map.serialize_entry("pid", &pid.get())?,
             _ => {}

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{EndedCommand, Session, WATCH_EVERY, blocking};
 use faultline_engine::{caveats, death::DeathReport};
+use faultline_plan::ProbeId;
 use faultline_resolve::Caveat;
 
 /// How long to look for the causes of probes without hits.
@@ -54,7 +55,7 @@ impl Session {
     }
 
     /// Finds out why probes had no hits. The user can end it.
-    pub(super) async fn explain(&mut self, command: Option<&EndedCommand>) {
+    pub(super) async fn explain(&mut self, command: Option<&EndedCommand>, deaths: &[DeathReport]) {
         let silent = self.set.silent();
         if silent.is_empty() {
             return;
@@ -78,10 +79,16 @@ impl Session {
                         .filter(|remark| matches!(remark.caveat, Caveat::Copies { .. }))
                         .flat_map(|remark| remark.probes.clone())
                         .collect();
+                    let plan = Arc::clone(&self.set.plan);
+                    let is_suspect = |id: &ProbeId| {
+                        let label = plan.probes.get(id.0 as usize).map(|probe| &probe.label);
+                        let mut suspects = deaths.iter().flat_map(|death| &death.suspects);
+                        suspects.any(|of| of.probes().iter().any(|probe| Some(probe) == label))
+                    };
                     self.remarks.extend(remarks.into_iter().filter_map(|mut remark| {
-                        // The copies are the likelier cause.
+                        // The copies, or the call that ended the process, are the likelier cause.
                         if matches!(remark.caveat, Caveat::NotCalled { .. }) {
-                            remark.probes.retain(|id| !has_copies.contains(id));
+                            remark.probes.retain(|id| !has_copies.contains(id) && !is_suspect(id));
                         }
                         (!remark.probes.is_empty()).then_some(remark)
                     }));
