@@ -107,6 +107,13 @@ impl AttachPlan {
 
     /// Adds what another plan attaches; the ids that its probes have here.
     pub fn append(&mut self, other: Self) -> std::ops::Range<u32> {
+        if self.probes.is_empty() && self.files.is_empty() {
+            // Nothing is numbered yet, so nothing needs another number: a million probes are not copied.
+            let skipped = std::mem::take(&mut self.skipped);
+            *self = other;
+            self.skipped.splice(0..0, skipped);
+            return 0..self.probes.len() as u32;
+        }
         let first = self.probes.len() as u32;
         let conditions = self.conditions.append(other.conditions);
         let place = |index: u32| conditions.get(index as usize).copied().unwrap_or(NO_CONDITION);
