@@ -10,9 +10,11 @@
 mod line;
 mod table;
 
+use std::io;
+
 pub use self::line::{json_line, json_text};
 use crate::{
-    Sink,
+    Sink, Summary, Table,
     digits::push_decimal,
     escape::{push_json, push_json_text},
     per_probe::PerProbe,
@@ -112,6 +114,14 @@ impl Sink for JsonSink {
             remarks.push(event, out);
         }
         out.extend_from_slice(b"}\n");
+    }
+
+    fn table(&self, table: &Table, out: &mut Vec<u8>) -> io::Result<()> {
+        table::push_table(table, out)
+    }
+
+    fn summary(&self, summary: &Summary, out: &mut Vec<u8>) -> io::Result<()> {
+        json_line(summary, out)
     }
 }
 

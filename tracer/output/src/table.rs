@@ -3,7 +3,7 @@
 //! An action says once what its columns are; it knows no format. A format shows any table; it knows
 //! no action.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use crate::summary::Ppm;
 use faultline_engine::collect::tables::{Bucket, Seen};
@@ -137,14 +137,4 @@ impl Table {
     pub(crate) fn shown(&self, room: usize) -> usize {
         self.top.min(room).min(self.labels.len())
     }
-}
-
-/// Shows tables as they come, each in the format's own way.
-pub trait TableSink: Send {
-    /// Appends the table to `out`.
-    ///
-    /// # Errors
-    ///
-    /// None that a figure can cause.
-    fn table(&self, table: &Table, out: &mut Vec<u8>) -> io::Result<()>;
 }

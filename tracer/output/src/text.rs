@@ -10,10 +10,12 @@ mod picture;
 mod summary;
 mod table;
 
+use std::io;
+
 use unicode_width::UnicodeWidthStr;
 
 use crate::{
-    Sink,
+    Sink, Summary, Table,
     digits::push_decimal,
     escape::{Quotes, push_byte, push_text},
     palette::Palette,
@@ -108,6 +110,19 @@ impl Sink for TextSink {
                 out.push(b'\n');
             }
         }
+    }
+
+    fn table(&self, table: &Table, out: &mut Vec<u8>) -> io::Result<()> {
+        out.extend_from_slice(self.table_in(table, usize::MAX).as_bytes());
+        if table.so_far {
+            out.push(b'\n');
+        }
+        Ok(())
+    }
+
+    fn summary(&self, summary: &Summary, out: &mut Vec<u8>) -> io::Result<()> {
+        out.extend_from_slice(summary.text(self.palette).as_bytes());
+        Ok(())
     }
 }
 

@@ -62,6 +62,30 @@ impl FromStr for Pid {
     }
 }
 
+/// `/proc` belongs to another PID namespace than the one that this program runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "/proc belongs to another PID namespace, so process numbers would be wrong (mount one for this \
+     namespace: `unshare --mount-proc`, or `mount -t proc proc /proc`)"
+)]
+pub struct ForeignProc;
+
+/// Makes sure that `/proc` numbers processes as this program's PID namespace does.
+///
+/// # Errors
+/// If it numbers them as another does.
+pub fn check_proc() -> Result<(), ForeignProc> {
+    // The link's target is our number in the namespace that `/proc` was mounted in. If we have none there,
+    // the link cannot be read.
+    let seen = fs::read_link("/proc/self").ok();
+    let own = Pid::own().to_string();
+    if seen.is_some_and(|seen| seen.as_os_str() == own.as_str()) {
+        Ok(())
+    } else {
+        Err(ForeignProc)
+    }
+}
+
 /// When a process started, in clock ticks since boot: with its id it names the process for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StartTime(pub u64);

@@ -105,7 +105,7 @@ fn table(calls: &[Calls], rate: Option<&dyn Fn(&Calls) -> f64>) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use faultline_output::{JsonSink, TableSink as _, TextSink};
+    use faultline_output::{JsonSink, Sink as _, TextSink};
 
     use super::*;
 

@@ -168,6 +168,9 @@ fn quirks(quirks: KernelQuirks) -> [Feature; 2] {
 
 fn look_at_process(pid: Pid, host: &Host) -> Feature {
     let feature = |finding, means| Feature { name: "process", finding, means };
+    if let Err(error) = process::check_proc() {
+        return feature(Finding::Fails, error.to_string());
+    }
     let comm = match process::comm(pid) {
         Ok(comm) => comm.to_string_lossy().escape_debug().to_string(),
         Err(error) => {

@@ -69,7 +69,7 @@ fn table(rows: &[Durations]) -> Table {
 #[cfg(test)]
 mod tests {
     use faultline_engine::collect::tables::Bucket;
-    use faultline_output::{JsonSink, TableSink as _, TextSink};
+    use faultline_output::{JsonSink, Sink as _, TextSink};
     use faultline_plan::ProbeId;
 
     use super::*;

@@ -20,7 +20,7 @@ use faultline_engine::Host;
 use faultline_output::{Palette, json_line};
 use faultline_plan::{self as plan, Costs, Outlook, Place};
 use faultline_resolve::{
-    self as resolve, Caveat, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View,
+    self as resolve, Caveat, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View, process,
 };
 use faultline_spec::{FunctionPattern, ProbeSpec};
 
@@ -58,10 +58,11 @@ Examples:
   faultline list -p 1234 'libssl:/^SSL_(read|write)$/' --json
   faultline list -p 1234 libc:'mem*' --preview 2s   how often is each called, and at what cost?
 
-The cost of a hit depends on the instruction under the breakpoint. `+4 emulated (was single-stepped)`
-means that the breakpoint is placed 4 bytes further on, which changes nothing that you see. Costs are
-measured once on this machine (as root), for a probe that counts. With arguments or a return the
-breakpoint may have to stay at the entry: `faultline trace … --dry-run` shows where it goes.";
+The cost of a hit depends on the instruction under the breakpoint. `+4 emulated (was
+single-stepped)` means that the breakpoint is placed 4 bytes further on, which changes nothing that
+you see. Costs are measured once on this machine (as root), for a probe that counts. With arguments
+or a return the breakpoint may have to stay at the entry: `faultline trace … --dry-run` shows where
+it goes.";
 
 /// One line of `--json`.
 #[derive(Serialize)]
@@ -110,6 +111,9 @@ enum Prospect {
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (target, pattern) = target_and_pattern(&args.target)?;
+    if args.pid.is_some() {
+        process::check_proc().map_err(anyhow::Error::from)?;
+    }
     let mut resolver = Resolver::new(args.pid.map_or(View::Host, View::Process));
     let listing = resolver.list(&target, pattern.as_ref())?;
     for other in resolver.targets(&target)?.iter().skip(1) {

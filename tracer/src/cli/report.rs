@@ -15,7 +15,7 @@ use faultline_engine::{
     kernel::{AttachReport, CounterSnapshot},
 };
 use faultline_output::{
-    Output, Summary, json_line,
+    Format, Output, Summary,
     summary::{
         Attach, CommandEnd, Counts, CpuSummary, Death, Detach, Millis, OfKernel as _, ProbeCaveat,
         ProbeSummary, ReturnsWatched, SkippedProbe, SlowestFile,
@@ -170,25 +170,23 @@ fn command_end(status: ExitStatus) -> Option<CommandEnd> {
 }
 
 /// Shows the summary: as the last line of the events' output, or as text for people.
-pub(super) fn print(summary: &Summary, json: bool, file: Option<&Path>) -> Result<(), Failure> {
+pub(super) fn print(summary: &Summary, format: Format, file: Option<&Path>) -> Result<(), Failure> {
     if !summary.is_conserved() {
         tracing::error!("the summary does not add up: {summary:?}");
     }
-    if json {
-        let mut line = Vec::new();
-        json_line(summary, &mut line)?;
+    let mut text = Vec::new();
+    format.sink(colour(io::stderr().is_terminal())).summary(summary, &mut text)?;
+    let is_written = !format.is_for_people() && {
         let output = match file {
             Some(path) => Output::append(path),
             None => Output::stdout(),
         };
-        let written = output.and_then(|output| write_while_read(output, &line));
-        // An output that is closed, full or not being read cannot take the summary either.
-        if written.is_err() {
-            let _ = io::stderr().lock().write_all(&line);
-        }
-    } else {
-        let text = summary.text(colour(io::stderr().is_terminal()));
-        let _ = io::stderr().lock().write_all(text.as_bytes());
+        output.and_then(|output| write_while_read(output, &text)).is_ok()
+    };
+    // People find it on standard error, apart from the events; and so does everyone if the output is
+    // closed, full or not being read.
+    if !is_written {
+        let _ = io::stderr().lock().write_all(&text);
     }
     Ok(())
 }

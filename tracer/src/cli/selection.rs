@@ -13,7 +13,7 @@ use faultline_engine::{
     limiter::{OverheadLimit, OverheadPolicy},
     request::{Placement, Request, RequestText, Selection},
 };
-use faultline_output::summary::SkippedProbe;
+use faultline_output::{Format, summary::SkippedProbe};
 use faultline_plan::{ActionNeeds, AttachPlan, PlannedFile, Returns};
 use faultline_resolve::{
     Pid, Skipped,
@@ -57,11 +57,12 @@ pub(super) struct SelectionArgs {
     #[arg(long = "where", value_name = "EXPR")]
     condition: Option<String>,
 
-    /// Only this share of the calls, chosen at random: 1/100
+    /// Only this share of the calls, chosen at random: 1/100 (not with `count`, which counts every call)
     #[arg(long, value_name = "1/N")]
     sample: Option<Sample>,
 
     /// At most this many calls of each probe: 1000/s, 20/m; bursts of up to a tenth of the number pass
+    /// (not with `count`)
     #[arg(long, value_name = "N/s")]
     rate: Option<Rate>,
 
@@ -258,6 +259,11 @@ fn request(spec: ProbeSpec, selection: Selection) -> Request {
 }
 
 impl SelectionArgs {
+    /// The format that the run writes.
+    pub(super) fn format(&self) -> Format {
+        if self.json { Format::Json } else { Format::Text }
+    }
+
     /// Parses, resolves and plans. Functions that cannot be probed are listed on standard error.
     pub(super) fn select(&self, action: Action) -> Result<Selected, Failure> {
         if !ActionNeeds::of(action).samples {
@@ -449,6 +455,7 @@ pub(super) fn tell_skipped(skipped: &[Skipped]) {
 }
 
 fn check_process(pid: Pid) -> Result<(), Failure> {
+    process::check_proc().map_err(anyhow::Error::from)?;
     match process::thread_group(pid) {
         Ok(group) if group == pid => match process::is_kernel_thread(pid) {
             Ok(true) => Err(Failure::Usage(format!(

@@ -22,7 +22,7 @@ use super::{
     tell::tell,
 };
 use faultline_engine::collect::drain::Patience;
-use faultline_output::{JsonSink, Output, Table, TableSink, TextSink, WriterEnd};
+use faultline_output::{Output, Table, TextSink, WriterEnd};
 
 /// How often a terminal is refreshed by default.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -78,21 +78,22 @@ pub(super) fn run<F: Figures + 'static>(
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let output = open_output(args.output.as_deref())?;
-        let json = args.selection.json;
+        let format = args.selection.format();
         let mut session = Session::attach(selected, 0, None).await?;
         let figures = Box::new(figures(&mut session)?);
         let (tell, mut output_ended) = mpsc::unbounded_channel();
         let show = Show::start(args, figures, output, tell)?;
-        let ended = session.run(args.selection.duration, !json, &mut output_ended).await?;
+        let ended =
+            session.run(args.selection.duration, format.is_for_people(), &mut output_ended).await?;
         let (mut figures, output) = blocking("show", move || show.finish()).await??;
 
         let mut last = Vec::new();
-        let colour = colour(output.is_terminal());
-        sink(json, colour).table(&figures.read(false).top(args.top), &mut last)?;
+        let sink = format.sink(colour(output.is_terminal()));
+        sink.table(&figures.read(false).top(args.top), &mut last)?;
         let written = write_last(output, last).await?;
         let mut summary = report::summary(&ended);
         summary.check_probes();
-        report::print(&summary, json, args.output.as_deref())?;
+        report::print(&summary, format, args.output.as_deref())?;
         written
     });
     // Do not wait for a thread that waits for a stuck task.
@@ -133,10 +134,6 @@ async fn write_last(mut output: Output, text: Vec<u8>) -> Result<Result<(), Fail
     })
 }
 
-fn sink(json: bool, colour: bool) -> Box<dyn TableSink> {
-    if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour)) }
-}
-
 /// Shows figures while a run lasts.
 struct Show {
     thread: JoinHandle<(Box<dyn Figures>, Output)>,
@@ -151,8 +148,8 @@ impl Show {
         mut output: Output,
         tell: UnboundedSender<WriterEnd>,
     ) -> Result<Self, Failure> {
-        let json = args.selection.json;
-        let on_screen = output.is_terminal() && !json;
+        let format = args.selection.format();
+        let on_screen = output.is_terminal() && format.is_for_people();
         let every = args.interval.or(on_screen.then_some(REFRESH));
         let ended = Arc::new(AtomicBool::new(false));
         let patience = Arc::new(Patience::default());
@@ -170,7 +167,7 @@ impl Show {
                     let shown = TextSink::new(colour).table_in(&table, lines.saturating_sub(1));
                     text = screen.show(&shown, columns).into_bytes();
                 } else {
-                    let _ = sink(json, colour).table(&table, &mut text);
+                    let _ = format.sink(colour).table(&table, &mut text);
                 }
                 if let Err(error) = output.write(&text, &own_patience).1 {
                     let end = match error.kind() {

@@ -19,7 +19,7 @@ use faultline_engine::collect::{
     drain::Patience,
     events::{EventHandler, EventStream, HandlerFactory},
 };
-use faultline_output::{EventWriter, FileOutput, JsonSink, Sink, TextSink, WriterEnd};
+use faultline_output::{EventWriter, FileOutput, Sink, WriterEnd};
 use faultline_spec::{types::type_summaries, units};
 
 /// Room for the largest record, and for another one while it is read.
@@ -108,16 +108,15 @@ fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
 
 async fn trace(args: &Args, selected: Selected, buffer_bytes: u32) -> Result<(), Failure> {
     let output = open_output(args.output.as_deref())?;
-    let json = args.selection.json;
-    let text_output = output.is_terminal();
-    let sink: Box<dyn Sink> =
-        if json { Box::new(JsonSink::new()) } else { Box::new(TextSink::new(colour(text_output))) };
+    let format = args.selection.format();
+    let sink = format.sink(colour(output.is_terminal()));
     let (tell_ended, mut writer_ended) = mpsc::unbounded_channel();
     let output = FileOutput::new(output, args.max_events, tell_ended);
     let session = Session::attach(selected, buffer_bytes, Some(handler(sink, output))).await?;
-    let ended = session.run(args.selection.duration, !json, &mut writer_ended).await?;
+    let ended =
+        session.run(args.selection.duration, format.is_for_people(), &mut writer_ended).await?;
     let summary = report::summary(&ended);
-    report::print(&summary, json, args.output.as_deref())?;
+    report::print(&summary, format, args.output.as_deref())?;
     // The output may also have failed on the last events, after the run had ended.
     let failed = match (ended.reason, writer_ended.try_recv()) {
         (Reason::OutputFailed(error), _) => Some(error),

@@ -198,6 +198,10 @@ fn the_limit_of_open_files_that_suffices() {
     let refused = limited(needed - 1);
     assert_eq!(needed_files(&refused.stderr, "1 probe", needed - 1), needed);
     limited(needed).succeeded();
+    // Not even the maps can be created.
+    let refused = limited(30);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
+    limited(needed_files(&refused.stderr, "1 probe", 30)).succeeded();
 }
 
 /// Check that the file that took longest is reported if there are several.

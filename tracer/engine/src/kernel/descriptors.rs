@@ -7,6 +7,22 @@ use super::KernelError;
 /// Spare files to open after the links: what a run reads in `/proc`, a daemon's connections.
 const OTHERS: usize = 64;
 
+/// Files that the maps and the programs of a set take, at most.
+const MAPS_AND_PROGRAMS: usize = 48;
+
+/// Makes room for maps, programs and a link, as [`make_room`] does.
+pub(super) fn make_room_to_load(probes: usize) -> Result<(), KernelError> {
+    make_room(MAPS_AND_PROGRAMS + 1, probes)
+}
+
+/// Whether something failed because no file can be opened any more.
+pub(super) fn is_out_of_files(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.raw_os_error() == Some(libc::EMFILE))
+}
+
 /// Makes room for this many links, raising the limit as far as allowed.
 ///
 /// # Errors

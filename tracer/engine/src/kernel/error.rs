@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use faultline_resolve::Pid;
+use faultline_resolve::{Pid, process::ForeignProc};
 use faultline_spec::units::grouped;
 
 /// A failed step of loading or attaching.
@@ -19,7 +19,7 @@ pub enum KernelError {
         name: &'static str,
     },
     /// The maps could not be created, or the object could not be parsed.
-    #[error("failed to create the eBPF maps: {0}")]
+    #[error("failed to create the eBPF maps")]
     Maps(#[source] Box<aya::EbpfError>),
     /// The kernel's verifier or JIT refused a program.
     #[error(
@@ -74,11 +74,8 @@ pub enum KernelError {
         source: io::Error,
     },
     /// `/proc` belongs to another PID namespace than the one that faultline runs in.
-    #[error(
-        "/proc belongs to another PID namespace, so process numbers would be wrong (mount one for this \
-         namespace: `unshare --mount-proc`, or `mount -t proc proc /proc`)"
-    )]
-    ForeignProc,
+    #[error(transparent)]
+    ForeignProc(#[from] ForeignProc),
     /// A process runs in a PID namespace inside faultline's.
     #[error(
         "process {pid} runs in a PID namespace inside faultline's, so its calls cannot be attributed to it \

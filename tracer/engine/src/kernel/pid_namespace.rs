@@ -6,7 +6,7 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt as _};
 
-use faultline_resolve::Pid;
+use faultline_resolve::{Pid, process};
 
 use super::KernelError;
 
@@ -29,13 +29,7 @@ impl PidNamespace {
     ///
     /// [`KernelError::ForeignProc`] if `/proc` numbers processes as another namespace does.
     pub(super) fn own() -> Result<Option<Self>, KernelError> {
-        // The link's target is our number in the namespace that `/proc` was mounted in. If we have none
-        // there, the link cannot be read.
-        let seen = fs::read_link("/proc/self").ok();
-        let own = Pid::own().to_string();
-        if seen.is_none_or(|seen| seen.as_os_str() != own.as_str()) {
-            return Err(KernelError::ForeignProc);
-        }
+        process::check_proc()?;
         let namespace = Self::of(Pid::own())
             .map_err(|source| KernelError::PidNamespace { pid: Pid::own(), source })?;
         Ok(Some(namespace).filter(|namespace| namespace.inode != INITIAL))

@@ -27,6 +27,7 @@ use super::{
     Calls, Counters, Deaths, Diagnostics, Faults, Features, KernelError, Latencies, Records,
     children::Children,
     counters::CountersShape,
+    descriptors,
     exchange::{ControlWords, Gates, Generations, MAX_MARKED_TASKS},
     features::UprobePrograms,
     mapped::MappedArray,
@@ -134,7 +135,8 @@ impl Programs {
     /// # Errors
     ///
     /// [`KernelError::Maps`] and [`KernelError::Load`] without privileges or on a kernel that lacks what is
-    /// needed; [`KernelError::Map`] if memory runs out.
+    /// needed; [`KernelError::Map`] if memory runs out; [`KernelError::TooManyLinks`] if the limit on open
+    /// files is too low even for the maps.
     pub fn load(plan: &AttachPlan, options: &LoadOptions) -> Result<Self, KernelError> {
         let probes = plan.probes.len().max(1) as u32;
         let tracks_returns = plan.probes.iter().any(|probe| probe.ret.is_some());
@@ -160,6 +162,7 @@ impl Programs {
         let children = Children::of(options)?;
         let may_fault = options.features.faults_in(options.force);
         let namespace = PidNamespace::own()?;
+        let room = descriptors::make_room_to_load(plan.probes.len());
         // aya-log's levels: 0 is off, 3 is info and worse, 5 is everything.
         let log_level: u8 = if options.diagnostics { 5 } else { 0 };
         let mut loader = EbpfLoader::new();
@@ -201,7 +204,10 @@ impl Programs {
             .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
             .map_max_entries("HISTOGRAMS", histograms)
             .load(object())
-            .map_err(|source| KernelError::Maps(Box::new(source)))?;
+            .map_err(|source| match room {
+                Err(too_few) if descriptors::is_out_of_files(&source) => too_few,
+                _ => KernelError::Maps(Box::new(source)),
+            })?;
         let control = mapped(&ebpf, "CONTROL", ControlWords::WORDS).map(ControlWords::new)?;
         let marks: HashMap<MapData, u64, Marks> = typed(ebpf.take_map("MARKS"), "MARKS")?;
         let generations = Generations::new(marks);

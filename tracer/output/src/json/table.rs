@@ -2,13 +2,12 @@
 
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{JsonSink, json_line};
-use crate::table::{Cell, Table, TableSink};
+use super::json_line;
+use crate::table::{Cell, Table};
 
-impl TableSink for JsonSink {
-    fn table(&self, table: &Table, out: &mut Vec<u8>) -> std::io::Result<()> {
-        (0..table.shown(usize::MAX)).try_for_each(|index| json_line(&Line { table, index }, out))
-    }
+/// Appends the table's lines.
+pub(super) fn push_table(table: &Table, out: &mut Vec<u8>) -> std::io::Result<()> {
+    (0..table.shown(usize::MAX)).try_for_each(|index| json_line(&Line { table, index }, out))
 }
 
 /// A function's line.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{json_line, json_text};
+use crate::{json_line, json_text, palette::Palette};
 use tracer_common::counter::{Counter, ENTRIES, RETURNS};
 
 fn ms(ms: u64) -> Millis {
@@ -148,7 +148,7 @@ fn json_of_trouble() {
 #[test]
 fn text() {
     assert_eq!(
-        clean().text(false),
+        clean().text(Palette::new(false)),
         "\
 66 hits, all delivered in 10.0s (Ctrl-C)
   faulted in  65  values were not resident: 70 pages faulted in, 12.0ms waited
@@ -156,17 +156,21 @@ fn text() {
 "
     );
     assert_eq!(
-        Summary { duration_ms: ms(1_000), ..Summary::default() }.text(false),
+        Summary { duration_ms: ms(1_000), ..Summary::default() }.text(Palette::new(false)),
         "no hits in 1.0s\n"
     );
-    assert!(Summary { counts: plain(1), ..clean() }.text(false).starts_with("1 hit delivered in"));
+    assert!(
+        Summary { counts: plain(1), ..clean() }
+            .text(Palette::new(false))
+            .starts_with("1 hit delivered in")
+    );
 }
 
 /// Check that each loss is shown with its cause, its remedy, and its probe.
 #[test]
 fn text_of_trouble() {
     assert_eq!(
-        troubled().text(false),
+        troubled().text(Palette::new(false)),
         r"1007 hits, 907 delivered, 40 lost in 1m 30s
   left out     60  30 by the condition, 20 by sampling, 10 by the rate limit
   undecided     4  of these because a value in the condition could not be read
@@ -202,7 +206,7 @@ fn text_of_many_probes() {
     let per_cpu = vec![CpuSummary { cpu: 0, counts }];
     let summary = Summary { counts, probes, per_cpu, ..Summary::default() };
     assert_eq!(
-        summary.text(false),
+        summary.text(Palette::new(false)),
         "231 hits, all delivered in 0ns\n  busiest  21  hits at l:f21, of 21 probes hit\n"
     );
 }
@@ -213,7 +217,8 @@ fn text_of_one_busy_cpu() {
     let cpu = |cpu, hits| CpuSummary { cpu, counts: plain(hits) };
     let text = |one, other, cpus| {
         let per_cpu = vec![cpu(0, one), cpu(3, other)];
-        Summary { counts: plain(one + other), per_cpu, cpus, ..Summary::default() }.text(false)
+        Summary { counts: plain(one + other), per_cpu, cpus, ..Summary::default() }
+            .text(Palette::new(false))
     };
     assert!(text(500, 99_500, 8).contains("CPU 3 of 8 carried 99 % of the hits"));
     for lines in [text(30_000, 70_000, 8), text(1, 99, 8), text(0, 100_000, 1)] {
@@ -224,10 +229,10 @@ fn text_of_one_busy_cpu() {
 /// Check that there are colours when asked for, and that losses have one.
 #[test]
 fn colours() {
-    let text = troubled().text(true);
+    let text = troubled().text(Palette::new(true));
     assert!(text.contains("\x1b[31m40 lost\x1b[0m"), "{text}");
     assert!(text.contains("  \x1b[31mring full    19\x1b[0m  lost before"), "{text}");
-    assert!(!troubled().text(false).contains('\x1b'));
+    assert!(!troubled().text(Palette::new(false)).contains('\x1b'));
 }
 
 /// Check that the equation holds in total, by probe and by CPU, and that the text says if not.
@@ -255,7 +260,10 @@ fn conservation() {
         let mut summary = troubled();
         break_it(&mut summary);
         assert!(!summary.is_conserved(), "{index}");
-        assert!(summary.text(false).contains("these figures do not add up"), "{index}");
+        assert!(
+            summary.text(Palette::new(false)).contains("these figures do not add up"),
+            "{index}"
+        );
     }
 }
 
@@ -289,7 +297,7 @@ fn overhead() {
         attached_share: None,
     };
     let detached = Summary { overhead: Some(overhead.clone()), ..clean() };
-    let text = detached.text(false);
+    let text = detached.text(Palette::new(false));
     let words = "  the probes took about 1.31 % of all CPUs (at most 38.20 %; budget 2.00 %); exceeded 1 time: \
                 3 probes detached, 2 attached again, 1 still detached at the end\n";
     assert!(text.contains(words), "{text}");
@@ -305,10 +313,10 @@ fn overhead() {
 
     let share = Some(Ppm::share(0.125));
     let cycled = Overhead { policy: "duty-cycle".to_owned(), attached_share: share, ..overhead };
-    let text = Summary { overhead: Some(cycled), ..clean() }.text(false);
+    let text = Summary { overhead: Some(cycled), ..clean() }.text(Palette::new(false));
     assert!(text.contains("and were attached 12.5 % of the time: figures with ~ are estimates"));
     let quiet = Overhead { exceeded: 0, ..Overhead::default() };
-    let text = Summary { overhead: Some(quiet), ..clean() }.text(false);
+    let text = Summary { overhead: Some(quiet), ..clean() }.text(Palette::new(false));
     assert!(text.contains("budget 0.00 %)\n"), "{text}");
 }
 

@@ -36,8 +36,7 @@ impl Summary {
     /// A headline, a line for each thing that is not zero, and a table of the probes if there are
     /// not too many. Each line ends with a newline.
     #[must_use]
-    pub fn text(&self, colour: bool) -> String {
-        let palette = Palette::new(colour);
+    pub fn text(&self, palette: Palette) -> String {
         let mut rows = Vec::new();
         self.left_out(&mut rows);
         lost(&self.counts.dropped, &mut rows);

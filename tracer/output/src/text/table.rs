@@ -4,22 +4,12 @@ use super::{TextSink, picture};
 use crate::{
     escape::shown as shown_label,
     palette::Palette,
-    table::{Cell, Column, Table, TableSink},
+    table::{Cell, Column, Table},
 };
 use faultline_spec::units::duration_text;
 
 /// Functions whose histogram is drawn; all have their line.
 const PICTURES: usize = 4;
-
-impl TableSink for TextSink {
-    fn table(&self, table: &Table, out: &mut Vec<u8>) -> std::io::Result<()> {
-        out.extend_from_slice(self.table_in(table, usize::MAX).as_bytes());
-        if table.so_far {
-            out.push(b'\n');
-        }
-        Ok(())
-    }
-}
 
 impl TextSink {
     /// A table of at most this many lines.
