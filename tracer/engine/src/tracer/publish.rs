@@ -5,9 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use tracer_common::Action;
-
-use faultline_plan::ProbeId;
+use faultline_plan::{ActionNeeds, ProbeId};
 use faultline_resolve::Skipped;
 
 pub use super::probed::Origin;
@@ -87,10 +85,10 @@ impl Engine {
             let request = &probed.request;
             let withholds =
                 request.condition.is_some() || request.sample.is_some() || request.rate.is_some();
-            let kind = match request.action {
-                Action::Count => Kind::Count,
-                Action::Latency => Kind::Latency,
-                Action::Events => Kind::Events { reads },
+            let kind = match ActionNeeds::of(request.action) {
+                needs if needs.records => Kind::Events { reads },
+                needs if needs.histograms => Kind::Latency,
+                _ => Kind::Count,
             };
             series.extend(by_label.into_iter().map(|(probe, parts)| Series {
                 name: Arc::clone(&request.name),

@@ -26,7 +26,7 @@ use super::super::{
     sys::{Points, UprobePmu, create_multi_link},
 };
 use super::Check;
-use faultline_plan::{AttachPlan, ProbeId};
+use faultline_plan::{ActionNeeds, AttachPlan, ProbeId};
 use faultline_resolve::Pid;
 
 /// The smallest ring buffer, for programs that write no records.
@@ -187,9 +187,10 @@ impl Own {
     pub(super) fn check(&self, probe: usize, expected: u64) -> Check {
         let count = |counter| self.counters.sum(ProbeId(probe as u32), counter);
         let hits = self.counters.hits(ProbeId(probe as u32));
-        let delivered = match self.action {
-            Action::Events => self.arrived.get(probe).copied().unwrap_or(0),
-            Action::Count | Action::Latency => count(Counter::Aggregated),
+        let delivered = if ActionNeeds::of(self.action).records {
+            self.arrived.get(probe).copied().unwrap_or(0)
+        } else {
+            count(Counter::Aggregated)
         };
         Check { expected, hits, delivered, lost: count(Counter::RingFull) }
     }
