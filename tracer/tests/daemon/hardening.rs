@@ -316,6 +316,9 @@ fn file_systems_that_do_not_answer() {
         wait_until("the status says what hangs", || {
             daemon.ask(&["status"])["slow"].to_string().contains("lib.so")
         });
+        let said = daemon.ctl(&["status"]).succeeded().stdout;
+        let slow = said.lines().find(|line| line.starts_with("slow           opening "));
+        assert!(slow.is_some_and(|line| line.contains("lib.so` in process ")), "{kind}: {said}");
         let tocks = format!("{}:tock", program.display());
         daemon.ctl(&["attach", "tocks", &tocks]).succeeded();
         daemon.ctl(&["detach", "tocks"]).succeeded();

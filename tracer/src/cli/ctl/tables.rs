@@ -47,7 +47,14 @@ pub(super) fn status(status: &Value) -> String {
         size_text(number(status, "resident_bytes")),
         number(status, "open_fds"),
         overhead(&status["overhead"]),
-    )
+    ) + &slow(&status["slow"])
+}
+
+/// What takes unusually long, a line each.
+fn slow(slow: &Value) -> String {
+    let none = Vec::new();
+    let texts = slow.as_array().unwrap_or(&none).iter().filter_map(Value::as_str);
+    texts.map(|text| format!("slow           {}\n", text.escape_debug())).collect()
 }
 
 fn overhead(overhead: &Value) -> String {
