@@ -276,6 +276,21 @@ impl Limiter {
         }
     }
 
+    /// Looks for the last time: nothing is detached or attached after it. Returns the status.
+    pub(crate) fn last_look(&mut self, sets: &BTreeMap<SetId, Arc<ProbeSet>>) -> OverheadStatus {
+        let correction = self.look(sets);
+        if correction != Correction::Nothing {
+            // It will not be carried out.
+            self.failed(&correction, Duration::ZERO);
+        }
+        self.status()
+    }
+
+    /// An earlier status, with what has been carried out since.
+    pub(crate) fn status_since(&self, earlier: OverheadStatus) -> OverheadStatus {
+        OverheadStatus { figures: self.budget.figures(), away: self.budget.away(), ..earlier }
+    }
+
     pub(crate) fn status(&self) -> OverheadStatus {
         let limit = self.budget.limit();
         OverheadStatus {

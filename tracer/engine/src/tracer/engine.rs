@@ -391,12 +391,9 @@ impl Engine {
         progress: &Arc<Progress>,
         waiting: &mut Vec<oneshot::Sender<Stopped>>,
     ) -> Stopped {
-        let mut deadline = within.map(|within| Instant::now() + within);
-        let overhead = self.limiter.take().map(|mut limiter| {
-            // Only the figures of this look matter.
-            let _ = limiter.look(&self.sets);
-            limiter.status()
-        });
+        // The limit does not change any more.
+        self.options.changes = false;
+        let overhead = self.limiter.as_mut().map(|limiter| limiter.last_look(&self.sets));
         self.sets.values().for_each(|set| set.end());
         let queued = std::mem::take(&mut self.queue);
         queued.into_iter().for_each(|pending| pending.fail(TracerError::Stopping));
@@ -408,8 +405,30 @@ impl Engine {
         let links = into_links(requests.flat_map(|probed| probed.parts));
         let ending = std::mem::take(&mut self.sets).into_values().collect();
         self.release_ending(links, ending, None, Arc::clone(progress));
+        let deadline = within.map(|within| Instant::now() + within);
+        let mut stopped = self.wait_released(commands, deadline, waiting);
+        // The probes of these are detached, although the kernel has yet to release the links.
+        let corrections = self.leaving.iter_mut().filter_map(|leaving| leaving.correction.take());
+        for correction in corrections.collect::<Vec<_>>() {
+            self.settled(correction);
+        }
+        stopped.overhead = overhead.map(|overhead| match &self.limiter {
+            // What was still being carried out at the last look has been done since, or has failed.
+            Some(limiter) => limiter.status_since(overhead),
+            None => overhead,
+        });
+        stopped
+    }
+
+    /// Waits until everything is released; returns what is known then, or at the deadline.
+    fn wait_released(
+        &mut self,
+        commands: &mpsc::Receiver<Command>,
+        mut deadline: Option<Instant>,
+        waiting: &mut Vec<oneshot::Sender<Stopped>>,
+    ) -> Stopped {
         let last = self.leaving.last().map(|leaving| leaving.id);
-        let mut stopped = Stopped { overhead, complete: true, ..Stopped::default() };
+        let mut stopped = Stopped { complete: true, ..Stopped::default() };
         let is_busy = |engine: &Self| {
             !engine.leaving.is_empty()
                 || engine.correcting
