@@ -8,6 +8,7 @@
 use std::{collections::HashMap, fs, path::Path, process::Stdio};
 
 use serde_json::Value;
+use tracer_common::histogram::Histogram;
 
 use crate::support::{
     self, Finished, Target, assert_conserved, faultline, kernel_batches,
@@ -89,6 +90,40 @@ fn durations_of_ten_thousand_functions() {
     let summary = summary(&finished);
     assert_eq!(number(&summary, "hits"), 4 * functions);
     assert_eq!(number(&summary["dropped"], "no_memory"), 0);
+}
+
+/// The most memory that a process has had resident so far, in KiB.
+fn peak_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+/// Bug: to show durations, a run copied two whole histograms of 2.8 KiB per function: 20,000 functions took
+/// 231 MiB.
+#[test]
+fn many_durations_take_little_memory() {
+    if !kernel_batches() {
+        return;
+    }
+    const FUNCTIONS: usize = 10_000;
+    const HISTOGRAM_BYTES: usize = size_of::<Histogram>();
+    let program = target("functions.c", &["-O0"]);
+    let mut target = Target::start(&program, &["1", "wait"]);
+    let mut run = faultline(["latency", "--json", "--interval", "200ms", "-p", &target.pid()]);
+    run.command().args(probes_of(&program, &["fn_*"]));
+    let run = run.stream_attached();
+    let before = peak_kib(run.pid());
+    target.send("go");
+    assert!(target.line().starts_with("done"));
+    // Of two readings, one at least has every function.
+    run.stdout.wait_for(2 * FUNCTIONS, |line| line.contains(r#""so_far":true"#));
+    let grown = (peak_kib(run.pid()) - before) as usize * 1024;
+    assert!(grown < FUNCTIONS * HISTOGRAM_BYTES, "{} bytes a function", grown / FUNCTIONS);
+    run.signal(libc::SIGINT);
+    let finished = run.finish().succeeded();
+    assert_eq!(lines(&finished, "latency").len(), FUNCTIONS);
+    assert!(target.finish().0.success());
 }
 
 /// Check that durations are right to within a bucket's width: between the times measured inside the
