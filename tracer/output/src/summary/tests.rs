@@ -323,7 +323,9 @@ fn overhead() {
 /// Check that both forms say what became of forked children, with and without `--follow`.
 #[test]
 fn children() {
-    let text = |children: Children| Summary { children: Some(children), ..clean() }.text(false);
+    let text = |children: Children| {
+        Summary { children: Some(children), ..clean() }.text(Palette::new(false))
+    };
     let freed = Children {
         inherited: 12,
         freed_times: 2,
