@@ -20,7 +20,8 @@ use faultline_engine::Host;
 use faultline_output::{Palette, json_line};
 use faultline_plan::{self as plan, Costs, Outlook, Place};
 use faultline_resolve::{
-    self as resolve, Caveat, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View, process,
+    self as resolve, Caveat, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View,
+    process,
 };
 use faultline_spec::{FunctionPattern, ProbeSpec};
 
