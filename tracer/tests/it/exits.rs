@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     placement::disassembly,
-    support::{faultline, number},
+    support::{faultline, kernel_batches, number},
 };
 
 /// How many functions are watched at their exits, and how many of their `ret`s are not among these.
@@ -25,7 +25,9 @@ fn check(target: &str) -> (usize, usize, Vec<u64>) {
     for line in &planned {
         assert_eq!(line["returns"], "ret", "{line}");
         let exits = line["exits"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let place = number(line, "offset");
         let exits: HashSet<u64> = exits.iter().map(|exit| exit.as_u64().unwrap()).collect();
+        assert!(!exits.contains(&place), "{file}: it is entered where it ends: {line}");
         for exit in &exits {
             let shown = instructions.get(exit);
             let shown = shown.unwrap_or_else(|| panic!("{file}: no instruction at {exit:#x}"));
@@ -52,5 +54,32 @@ fn another_decoder_finds_the_same_exits() {
         assert!(functions > 1000, "{target}: only {functions} functions");
         // Hand-written code has a few that nothing leads to.
         assert!(missing.len() * 1000 <= rets, "{target}: {missing:x?} of {rets} are missing");
+    }
+}
+
+/// How often each function of libc returned in a run of a real program.
+fn returned(way: &[&str]) -> HashMap<String, u64> {
+    let command = format!("sort {}", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    let mut run = faultline(["latency", "--json", "-c", &command, "libc:*"]);
+    run.command().args(way);
+    let lines = run.run().succeeded().json();
+    let latencies = lines.iter().filter(|line| line["type"] == "latency");
+    latencies
+        .map(|line| (line["probe"].as_str().unwrap().to_owned(), number(line, "count")))
+        .collect()
+}
+
+/// Check that a real program's calls return as often at their exits as through the kernel's return probe.
+#[test]
+fn the_same_returns_both_ways() {
+    if !kernel_batches() {
+        return;
+    }
+    let at_exits = returned(&["--returns", "ret"]);
+    let by_kernel = returned(&["--returns", "uretprobe", "--force"]);
+    let both: Vec<_> = at_exits.iter().filter(|(name, _)| by_kernel.contains_key(*name)).collect();
+    assert!(both.len() > 50, "only {} functions were called", both.len());
+    for (name, returns) in both {
+        assert_eq!(*returns, by_kernel[name], "{name}");
     }
 }

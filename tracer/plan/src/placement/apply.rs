@@ -22,8 +22,10 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
         let movable = |id: &ProbeId| {
             let probe = &plan.probes[id.0 as usize];
             let size_bytes = probe.function_bytes.filter(|_| !probe.doubtful)?;
-            let needs = needs(&probe.program);
-            Some((id.0 as usize, Movable { entry: probe.offset.0, size_bytes, needs }))
+            let (entry, needs) = (probe.offset.0, needs(&probe.program));
+            let exits = probe.exits().iter().map(|exit| exit.offset.0);
+            let first_exit = exits.filter(|exit| *exit > entry).min().unwrap_or(u64::MAX);
+            Some((id.0 as usize, Movable { entry, size_bytes, needs, first_exit }))
         };
         let (ids, functions): (Vec<_>, Vec<_>) = file.probes.iter().filter_map(movable).unzip();
         if functions.is_empty() {

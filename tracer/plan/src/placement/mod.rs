@@ -33,6 +33,8 @@ struct Movable {
     /// Its size; what has none stays.
     size_bytes: u64,
     needs: Needs,
+    /// Where its calls end, if that is watched, or past everything: the two breakpoints must not meet.
+    first_exit: u64,
 }
 
 /// Where a breakpoint goes.
@@ -90,7 +92,8 @@ fn places(text: &Text, functions: &[Movable], classes: &Classes) -> Vec<Option<P
 /// The cheapest place, judged by the function's first instructions alone.
 fn cheapest(text: &Text, function: &Movable, classes: &Classes) -> Option<Place> {
     let code = text.code(function.entry, function.size_bytes.min(block::MOST_BYTES as u64))?;
-    let candidates = block::candidates(code, function.needs);
+    let mut candidates = block::candidates(code, function.needs);
+    candidates.retain(|place| function.entry + (place.offset as u64) < function.first_exit);
     // Of equally cheap ones the first.
     let best = candidates.iter().min_by_key(|place| classes.of(place.form))?;
     Some(Place {

@@ -42,7 +42,8 @@ pub fn survey(
                 Verdict::Misread => Outlook::Refused(SkipReason::Misread),
             };
             if let (Outlook::Placed(_), Some(size_bytes)) = (&outlooks[index], *size_bytes) {
-                movable.push((index, Movable { entry: *entry, size_bytes, needs }));
+                let (entry, first_exit) = (*entry, u64::MAX);
+                movable.push((index, Movable { entry, size_bytes, needs, first_exit }));
             }
         }
         if file.arch() != Arch::X86_64 {
