@@ -43,6 +43,7 @@
 pub mod caveats;
 mod children;
 pub mod collect;
+mod compare;
 pub mod death;
 pub mod discovery;
 pub mod helper;
@@ -62,6 +63,7 @@ pub use tracer_common::Action;
 
 pub use self::{
     children::{ChildFigures, Children},
+    compare::changed_meanwhile,
     host::Host,
     links::Process,
     release::Released,

@@ -17,6 +17,7 @@ use faultline_resolve::{
 };
 
 use crate::{
+    compare::Differing,
     kernel::{
         AttachReport, HeldLinks, Holding, KernelError, LinkHolders, Links, Piece, Progress,
         Releasing,
@@ -201,6 +202,8 @@ pub(crate) fn attach(
         Holding::Here => wanted.len(),
         Holding::InThreads => PLACES_AT_ONCE,
     };
+    let mut wanted = wanted.to_vec();
+    let differing = Differing::take_out(set, &mut wanted);
     let mut all = Vec::with_capacity(wanted.len());
     let mut sum = AttachReport::default();
     for wanted in wanted.chunks(at_once.max(1)) {
@@ -230,6 +233,7 @@ pub(crate) fn attach(
         .filter(|id| !refused.contains(id))
         .collect();
     sum.probes = probes.len();
+    differing.report(&probes, set, &mut sum);
     Ok((all, sum))
 }
 

@@ -141,6 +141,8 @@ pub struct Request {
     pub selection: Selection,
     /// Which hits to keep.
     pub condition: Option<Condition>,
+    /// The command that is to be traced asks its program to put its code on huge pages.
+    pub huge_pages: bool,
     /// The share of calls to keep.
     pub sample: Option<Sample>,
     /// How many calls of each function to keep.
@@ -180,6 +182,7 @@ impl Request {
             action,
             selection: Selection::All,
             condition: None,
+            huge_pages: false,
             sample: None,
             rate: None,
             force: false,
@@ -270,6 +273,7 @@ impl RequestText {
             action: self.action,
             selection,
             condition,
+            huge_pages: false,
             sample,
             rate,
             force: self.force,

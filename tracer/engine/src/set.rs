@@ -12,7 +12,7 @@ use std::{
 use tracer_common::{Action, counter::Counter, death::Death};
 
 use faultline_plan::{ActionNeeds, AttachPlan, ProbeId};
-use faultline_resolve::Pid;
+use faultline_resolve::{FileId, Pid};
 use faultline_spec::{Rate, Sample};
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
         events::{Decoder, EventStream, HandlerFactory},
         tables::Seen,
     },
+    compare::Compared,
     host::Host,
     kernel::{Calls, Deaths, Diagnostics, Features, KernelError, LoadOptions, Programs},
     limiter::{OverheadLimit, OverheadPolicy, Presence},
@@ -96,6 +97,9 @@ pub struct ProbeSet {
     watch: Mutex<StuckWatch>,
     presence: Option<Mutex<Presence>>,
     refused: Mutex<HashSet<ProbeId>>,
+    /// Also attach what may harm a program.
+    pub(crate) force: bool,
+    compared: Mutex<Compared>,
     drain: Mutex<Option<Drain>>,
     diagnostics: Mutex<Option<Diagnostics>>,
     told_full: AtomicBool,
@@ -200,6 +204,8 @@ impl ProbeSet {
             watch: Mutex::new(watch),
             presence,
             refused: Mutex::default(),
+            force: key.force,
+            compared: Mutex::default(),
             drain: Mutex::new(drain),
             diagnostics: Mutex::new(diagnostics),
             told_full: AtomicBool::new(false),
@@ -342,6 +348,11 @@ impl ProbeSet {
     /// Records probes that the kernel refused.
     pub(crate) fn refuse(&self, probes: &[ProbeId]) {
         lock(&self.refused).extend(probes);
+    }
+
+    /// Whether a file's code is to be compared with that of all processes: once.
+    pub(crate) fn compares(&self, file: FileId) -> bool {
+        lock(&self.compared).insert(file)
     }
 
     /// Tasks newly found stuck in a fault that we caused. From now on, their processes are read without

@@ -9,7 +9,9 @@ use super::{
     instruction::{self, Verdict},
     program,
 };
-use faultline_resolve::{Arch, Resolution, ResolvedProbe, SkipReason, Skipped};
+use faultline_resolve::{
+    Arch, CopiesCode, FileOffset, ObjectFile, Resolution, ResolvedProbe, SkipReason, Skipped,
+};
 use faultline_spec::{ArgSpec, Condition, FunctionPattern, ProbeSpec, TypeError};
 
 /// Reads the code of a probe's function from its first byte to past the probed instruction.
@@ -111,6 +113,31 @@ pub struct PlanOptions<'a> {
     pub classes: Classes,
     /// What this kernel gets wrong.
     pub quirks: KernelQuirks,
+    /// Which programs would put copies of their code, with its breakpoints, in place of it.
+    pub copying: Copying,
+}
+
+/// Which programs are traced from their start on, when they may replace their code by a copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Copying {
+    /// None: they run already.
+    #[default]
+    None,
+    /// Those that do so without being asked.
+    Unasked,
+    /// Those that can, because this one is asked to.
+    Asked,
+}
+
+impl Copying {
+    /// Whether this file's code would be copied.
+    fn applies_to(self, file: &ObjectFile) -> bool {
+        match self {
+            Self::None => false,
+            Self::Unasked => file.copies_code() == Some(CopiesCode::Always),
+            Self::Asked => file.copies_code().is_some(),
+        }
+    }
 }
 
 /// A condition that is wrong for every probe is refused before planning.
@@ -134,6 +161,9 @@ fn planned(
     conditions: &mut ConditionsBySpec<'_>,
 ) -> Result<PlannedProbe, SkipReason> {
     let arch = probe.file.arch();
+    if !options.force && options.copying.applies_to(&probe.file) {
+        return Err(SkipReason::CopiesItself);
+    }
     let code = read_code(probe).ok_or(SkipReason::CodeUnreadable)?;
     if !instruction::begins_at(arch, &code, probe.spec.offset) {
         return Err(SkipReason::InsideInstruction);
@@ -143,6 +173,9 @@ fn planned(
     let is_inside = probe.spec.offset != 0;
     if is_inside && form == Form::Nop5 && options.quirks.nop5_breaks_red_zone && !options.force {
         return Err(SkipReason::RedZone);
+    }
+    if let Some(reason) = changed_code(&probe.file, probe.offset, &code[at..], options.force) {
+        return Err(reason);
     }
     let verdict = instruction::judge(arch, &code[at..]);
     if verdict == Verdict::Misread {
@@ -174,4 +207,18 @@ fn planned(
         },
         program,
     })
+}
+
+/// Why an instruction is not probed whose code is not, or need not stay, what the file says. `code` begins
+/// with it.
+pub(crate) fn changed_code(
+    file: &ObjectFile,
+    offset: FileOffset,
+    code: &[u8],
+    force: bool,
+) -> Option<SkipReason> {
+    if file.is_relocated(offset, instruction::bytes(file.arch(), code)) {
+        return Some(SkipReason::Relocated);
+    }
+    (file.is_writable(offset) && !force).then_some(SkipReason::Writable)
 }

@@ -41,6 +41,17 @@ pub(super) fn begins_at(arch: Arch, code: &[u8], offset: u64) -> bool {
     }
 }
 
+/// How long the first instruction of `code` is; 1 if it is none.
+pub(super) fn bytes(arch: Arch, code: &[u8]) -> u64 {
+    match arch {
+        Arch::Aarch64 => 4,
+        Arch::X86_64 => {
+            let mut decoder = iced_x86::Decoder::new(64, code, iced_x86::DecoderOptions::NONE);
+            decoder.decode().len().max(1) as u64
+        }
+    }
+}
+
 /// What to expect from a breakpoint on the first instruction of `code`.
 pub(super) fn judge(arch: Arch, code: &[u8]) -> Verdict {
     match arch {

@@ -7,6 +7,7 @@ mod class;
 mod condition;
 mod costs;
 mod instruction;
+mod labels;
 mod placement;
 mod program;
 mod quirks;
@@ -21,11 +22,12 @@ use tracer_common::{condition::NO_CONDITION, program::ProbeProgram};
 
 pub use self::{
     action::{ACTIONS, ActionNeeds, specialize},
-    build::{PlanOptions, ReadCode, plan},
+    build::{Copying, PlanOptions, ReadCode, plan},
     class::{Class, Classes, Form},
     condition::Conditions,
     costs::{BreakpointCosts, Costs},
-    placement::{Outlook, Place, ReadPieces, place, survey},
+    labels::sift_labels,
+    placement::{Outlook, Place, ReadPieces, Surveyed, place, survey},
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
     quirks::KernelQuirks,
     returns::{
@@ -33,8 +35,14 @@ pub use self::{
         harm_in,
     },
 };
-use faultline_resolve::{FileOffset, ObjectFile, SkipReason, Skipped};
+use faultline_resolve::{Arch, FileOffset, ObjectFile, SkipReason, Skipped};
 use faultline_spec::ValueType;
+
+/// How long the first instruction of `code` is; 1 if it is none.
+#[must_use]
+pub fn instruction_bytes(arch: Arch, code: &[u8]) -> u64 {
+    instruction::bytes(arch, code)
+}
 
 /// A probe's index in the plan: its attach cookie, and the index of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -53,6 +53,8 @@ pub struct Segment {
     pub file_bytes: u64,
     /// Whether it holds code.
     pub executable: bool,
+    /// Whether the program may write to it.
+    pub writable: bool,
 }
 
 impl Segment {
@@ -99,6 +101,7 @@ pub(super) struct Frame<'data, R: ReadRef<'data>> {
     pub(super) entry: ElfAddr,
     pub(super) segments: Vec<Segment>,
     pub(super) sections: SectionTable<'data, Header, R>,
+    pub(super) dynamic: Option<&'data elf::ProgramHeader64<LittleEndian>>,
     notes: Vec<&'data elf::ProgramHeader64<LittleEndian>>,
     interpreter: Option<&'data elf::ProgramHeader64<LittleEndian>>,
 }
@@ -111,7 +114,7 @@ impl<'data, R: ReadRef<'data>> Frame<'data, R> {
         let arch = arch(header)?;
         check_type(header)?;
         let mut segments = Vec::new();
-        let (mut notes, mut interpreter) = (Vec::new(), None);
+        let (mut notes, mut interpreter, mut dynamic) = (Vec::new(), None, None);
         for segment in header.program_headers(ENDIAN, data)? {
             match segment.p_type(ENDIAN) {
                 elf::PT_LOAD => segments.push(Segment {
@@ -119,7 +122,9 @@ impl<'data, R: ReadRef<'data>> Frame<'data, R> {
                     offset: FileOffset(segment.p_offset(ENDIAN)),
                     file_bytes: segment.p_filesz(ENDIAN),
                     executable: segment.p_flags(ENDIAN).contains(elf::PF_X),
+                    writable: segment.p_flags(ENDIAN).contains(elf::PF_W),
                 }),
+                elf::PT_DYNAMIC => dynamic = Some(segment),
                 elf::PT_NOTE => notes.push(segment),
                 elf::PT_INTERP => interpreter = Some(segment),
                 _ => {}
@@ -127,7 +132,7 @@ impl<'data, R: ReadRef<'data>> Frame<'data, R> {
         }
         let sections = header.sections(ENDIAN, data)?;
         let entry = ElfAddr(header.e_entry(ENDIAN));
-        Ok(Self { data, arch, entry, segments, sections, notes, interpreter })
+        Ok(Self { data, arch, entry, segments, sections, dynamic, notes, interpreter })
     }
 
     /// Refuses a file that has lost its code: cut short, or split off as debug information.

@@ -7,9 +7,12 @@
 //!
 //! - `view`: files and paths as the host or a process sees them.
 //! - [`process`]: what `/proc` says of a process: mappings, names, start time.
+//! - [`running`]: where a process runs other code than the file says.
 //! - `target`, `ldcache`, `library_name`: from the target's text to a file.
 //! - `elf`, `symbols`, `debugfile`: from a file to its symbols, wherever they are kept.
 //! - [`object_file`](ObjectFile): one parsed file.
+//! - `loading`, `unwound`, `copies`: what its headers, its unwind information and its calls say of its
+//!   code.
 //! - `pattern`, `demangle`: which names a function part selects.
 //! - `relatives`, `inlined`: what else carries a function's calls.
 //! - [`caveat`](Caveat): why a probe sees fewer calls than its user expects.
@@ -20,6 +23,7 @@
 mod address;
 mod caveat;
 mod code;
+mod copies;
 mod debugfile;
 mod demangle;
 mod elf;
@@ -28,11 +32,13 @@ mod ifunc;
 mod inlined;
 mod ldcache;
 mod library_name;
+mod loading;
 mod object_file;
 mod pattern;
 pub mod process;
 mod relatives;
 mod resolver;
+pub mod running;
 mod select;
 pub mod skip;
 mod suggest;
@@ -40,11 +46,13 @@ mod symbols;
 mod target;
 #[cfg(test)]
 mod testbed;
+mod unwound;
 mod view;
 
 pub use address::{ElfAddr, FileOffset, RuntimeAddr};
 pub use caveat::Caveat;
 pub use code::{CodeReader, code_pieces};
+pub use copies::CopiesCode;
 pub use elf::{Arch, Segment};
 pub use error::{Hint, ResolveError, TargetKind};
 pub use inlined::{FunctionName, inlined};

@@ -13,11 +13,14 @@ use object::elf;
 use object::read::ReadCache;
 
 use super::address::{ElfAddr, FileOffset};
+use super::copies::{self, CopiesCode};
 use super::debugfile;
 use super::demangle::DemangledNames;
 use super::elf::{Arch, FormatError, Frame, Segment};
 use super::error::ResolveError;
+use super::loading::Loading;
 use super::symbols::{SymbolKind, Symbols};
+use super::unwound;
 use super::view::{Root, descriptor_path};
 
 /// What makes two names the same file, and unchanged.
@@ -52,6 +55,11 @@ impl FileId {
     #[must_use]
     pub fn differs_by_device_alone(&self, other: &Self) -> bool {
         Self { device: other.device, ..*self } == *other && self != other
+    }
+
+    /// Whether this is the file's metadata: on the same filesystem, whatever it contains by now.
+    pub(super) fn is_file_of(&self, metadata: &Metadata) -> bool {
+        (self.device, self.inode) == (metadata.dev(), metadata.ino())
     }
 
     /// The inode number on its filesystem.
@@ -106,6 +114,10 @@ pub struct ObjectFile {
     is_go: bool,
     catches_exceptions: bool,
     segments: Vec<Segment>,
+    loading: Loading,
+    /// Functions that have unwind information, with their sizes; read at the first question.
+    unwound: OnceLock<Vec<(ElfAddr, u64)>>,
+    copies: OnceLock<Option<CopiesCode>>,
     sources: Vec<SymbolSource>,
     interpreter: Option<PathBuf>,
     debug_search: debugfile::Search,
@@ -155,6 +167,7 @@ impl ObjectFile {
         let is_go = frame.has_section(".go.buildinfo") || frame.has_section(".note.go.buildid");
         let catches_exceptions = frame.has_section(".gcc_except_table");
         let frame_interpreter = frame.interpreter();
+        let loading = Loading::of(&frame);
         let (arch, entry, segments) = (frame.arch, frame.entry, frame.segments);
         drop(cache);
         let Opened { file, shown, path } = opened;
@@ -171,6 +184,9 @@ impl ObjectFile {
             is_go,
             catches_exceptions,
             segments,
+            loading,
+            unwound: OnceLock::new(),
+            copies: OnceLock::new(),
             sources,
             interpreter: frame_interpreter,
             debug_search,
@@ -301,11 +317,52 @@ impl ObjectFile {
         self.sources.iter().any(|source| *source != SymbolSource::Dynsym)
     }
 
-    /// Where in the file the code at an address is; `None` if there is none.
+    /// Where in the file the code at an address is; `None` if there is none, as in a section of data
+    /// that shares its segment with code.
     #[must_use]
     pub fn code_offset(&self, address: ElfAddr) -> Option<FileOffset> {
+        if !self.loading.may_be_code(address) {
+            return None;
+        }
         let executable = self.segments.iter().filter(|segment| segment.executable);
         executable.filter_map(|segment| segment.offset_of(address)).next()
+    }
+
+    /// Whether a program may write to the code at an address, as far as the file says. The kernel sets
+    /// no breakpoints there.
+    #[must_use]
+    pub fn is_writable(&self, offset: FileOffset) -> bool {
+        let holds = |segment: &&Segment| segment.address_of(offset).is_some();
+        let mut code = self.segments.iter().filter(|segment| segment.executable).filter(holds);
+        code.any(|segment| segment.writable)
+    }
+
+    /// Whether the loader changes any of these bytes of code (text relocations). The kernel runs an
+    /// instruction under a breakpoint as the file has it.
+    #[must_use]
+    pub fn is_relocated(&self, offset: FileOffset, bytes: u64) -> bool {
+        let code = self.segments.iter().filter(|segment| segment.executable);
+        let mut addresses = code.filter_map(|segment| segment.address_of(offset));
+        addresses.any(|address| self.loading.is_relocated(address, bytes))
+    }
+
+    /// Whether the program puts a copy of its own code in place of it, as far as that can be seen.
+    #[must_use]
+    pub fn copies_code(&self) -> Option<CopiesCode> {
+        *self.copies.get_or_init(|| copies::copies_code(&self.file))
+    }
+
+    /// Whether a function begins at an address, by more than a name: a symbol that is a function,
+    /// unwind information that begins there, or a place where the loader or the kernel calls.
+    pub(super) fn is_function(&self, address: ElfAddr) -> bool {
+        let kinds = self.symbols.at(address).iter().map(|&id| self.symbols.get(id).kind);
+        kinds.into_iter().any(|kind| matches!(kind, SymbolKind::Function | SymbolKind::Ifunc))
+            || self.loading.is_called(address)
+            || self.unwound().binary_search_by_key(&address, |(start, _)| *start).is_ok()
+    }
+
+    fn unwound(&self) -> &[(ElfAddr, u64)] {
+        self.unwound.get_or_init(|| unwound::functions(&self.file))
     }
 
     /// Up to `count` bytes of code from an offset on; fewer where the code ends.
@@ -365,12 +422,29 @@ impl ObjectFile {
     /// Where in the file functions and labels begin, in no order: each symbol that stands for code.
     #[must_use]
     pub fn code_symbols(&self) -> Vec<FileOffset> {
-        let code = [SymbolKind::Function, SymbolKind::Ifunc, SymbolKind::Untyped];
         let symbols = self.symbols.ids().map(|id| self.symbols.get(id));
         symbols
-            .filter(|symbol| code.contains(&symbol.kind))
+            .filter(|symbol| symbol.kind.is_code())
             .filter_map(|symbol| self.code_offset(symbol.address))
             .collect()
+    }
+
+    /// Where in the file functions are and how long, by rising offset: what is known to be one by its
+    /// symbol, by unwind information, or because the loader or the kernel calls it. Where nothing says how
+    /// long it is, the size is 0.
+    #[must_use]
+    pub fn functions(&self) -> Vec<(FileOffset, u64)> {
+        let symbols = self.symbols.ids().map(|id| self.symbols.get(id));
+        let code = symbols.filter(|symbol| symbol.kind.is_code());
+        let known = code.filter(|symbol| self.is_function(symbol.address));
+        let known = known.map(|symbol| (symbol.address, symbol.size_bytes));
+        let places = known.chain(self.unwound().iter().copied());
+        let offset = |(address, size)| Some((self.code_offset(address)?, size));
+        let mut functions: Vec<_> = places.filter_map(offset).collect();
+        // Of several the one with a size.
+        functions.sort_unstable_by_key(|&(offset, size)| (offset, std::cmp::Reverse(size)));
+        functions.dedup_by_key(|&mut (offset, _)| offset);
+        functions
     }
 
     /// Every mangled name, demangled; at the first call.

@@ -45,6 +45,9 @@ pub struct ResolvedProbe {
     pub size_bytes: Option<u64>,
     /// Other raw names of the same function.
     pub aliases: Vec<Arc<str>>,
+    /// The label that the instruction follows, if only the label's name says that there is code: its
+    /// symbol has no type. It may as well be a table.
+    pub label_at: Option<FileOffset>,
     /// The spec that named it.
     pub spec: Arc<ProbeSpec>,
 }
@@ -66,6 +69,8 @@ pub struct ListedFunction {
     pub size_bytes: Option<u64>,
     /// Other raw names of the same function.
     pub aliases: Vec<Arc<str>>,
+    /// Whether only the name of a label says that there is code.
+    pub is_label: bool,
     /// Why it cannot be probed, if so.
     pub unprobeable: Option<SkipReason>,
 }
@@ -223,8 +228,8 @@ pub(super) fn resolve(
     for function in found {
         let label = format!("{base}:{}{suffix}", function.label);
         match place(file, &function, spec) {
-            Ok((address, offset)) => {
-                resolution.probes.push(function.into_probe(file, label, address, offset, spec));
+            Ok(place) => {
+                resolution.probes.push(function.into_probe(file, label, place, spec));
             }
             Err(reason) => {
                 resolution.skipped.push(Skipped { label: label.into(), reason });
@@ -238,13 +243,19 @@ pub(super) fn resolve(
     resolution
 }
 
+/// Where a breakpoint goes.
+struct Place {
+    address: ElfAddr,
+    offset: FileOffset,
+    label_at: Option<FileOffset>,
+}
+
 /// Where the breakpoint goes, or why there is no place for it.
-fn place(
-    file: &ObjectFile,
-    function: &Found,
-    spec: &ProbeSpec,
-) -> Result<(ElfAddr, FileOffset), SkipReason> {
-    if let Some(size) = function.size_bytes.filter(|&size| spec.offset >= size && size > 0) {
+fn place(file: &ObjectFile, function: &Found, spec: &ProbeSpec) -> Result<Place, SkipReason> {
+    // A function without a size ends where something else begins, at the latest.
+    let next = || Some(file.symbols.next_code(function.address)?.0 - function.address.0);
+    let size = function.size_bytes.or_else(next);
+    if let Some(size) = size.filter(|&size| spec.offset >= size) {
         return Err(SkipReason::OffsetBeyondFunction { offset: spec.offset, size });
     }
     let address = ElfAddr(function.address.0.saturating_add(spec.offset));
@@ -259,7 +270,10 @@ fn place(
             return Err(SkipReason::ReturnAtStart);
         }
     }
-    Ok((address, offset))
+    // A label inside the function may be that of a table.
+    let nearest = file.symbols.nearest_code(address).unwrap_or(function.address);
+    let label = [nearest].into_iter().find(|&label| !file.is_function(label));
+    Ok(Place { address, offset, label_at: label.and_then(|label| file.code_offset(label)) })
 }
 
 /// All functions among the matches, for a listing, by address.
@@ -278,6 +292,7 @@ pub(super) fn list(file: &Arc<ObjectFile>, matches: &[SymbolId]) -> Vec<ListedFu
             address: found.address,
             size_bytes: found.size_bytes,
             aliases: found.aliases,
+            is_label: unprobeable.is_none() && !file.is_function(found.address),
             unprobeable,
         })
         .collect();
@@ -341,8 +356,7 @@ impl Found {
         self,
         file: &Arc<ObjectFile>,
         label: String,
-        address: ElfAddr,
-        offset: FileOffset,
+        Place { address, offset, label_at }: Place,
         spec: &Arc<ProbeSpec>,
     ) -> ResolvedProbe {
         ResolvedProbe {
@@ -355,6 +369,7 @@ impl Found {
             offset,
             size_bytes: self.size_bytes,
             aliases: self.aliases,
+            label_at,
             spec: Arc::clone(spec),
         }
     }

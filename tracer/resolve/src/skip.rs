@@ -9,6 +9,8 @@ use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 
 use super::address::ElfAddr;
+use super::process::Pid;
+use super::running::Difference;
 
 /// A function that is not probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,24 @@ pub enum SkipReason {
     NotExecutable {
         /// Of the instruction that was to be probed.
         address: ElfAddr,
+    },
+    /// A label that nothing shows to be code: it may be the name of a table between functions.
+    Label,
+    /// A return probe on a label that is reached by jumps: what is on top of the stack there need not be a
+    /// return address.
+    ReturnAtLabel,
+    /// The code is in a segment that the program may write to: the kernel sets no breakpoints there.
+    Writable,
+    /// The loader changes the instruction, and the kernel would run it as the file has it.
+    Relocated,
+    /// The program puts a copy of its code in place of it, and with it copies of the breakpoints.
+    CopiesItself,
+    /// A process runs other code there than the file has.
+    Differs {
+        /// The process.
+        pid: Pid,
+        /// How.
+        how: Difference,
     },
     /// A part that the compiler split off a function, reached by a jump and not by a call.
     Fragment {
@@ -203,6 +223,31 @@ impl SkipReason {
             Self::NotExecutable { address } => {
                 parts("there is no code in the file at its address").detail(format!(", {address}"))
             }
+            Self::Label => parts(
+                "a label that has no type and that no known function calls or jumps to: it may be \
+                 data, which a breakpoint would change",
+            )
+            .hint("if it is code, use --force to attach anyway"),
+            Self::ReturnAtLabel => parts(
+                "a label that no known function calls: there may be no return address on the stack",
+            )
+            .hint("trace it without `-> TYPE`, or use --force if it is a function"),
+            Self::Writable => parts(
+                "its code is in a segment that the program may write to, and the kernel sets no \
+                 breakpoints there",
+            )
+            .hint("use --force if the program makes it read-only before it is traced"),
+            Self::Relocated => parts(
+                "the loader changes its first instruction (a text relocation), but the kernel would \
+                 run it as it is in the file",
+            )
+            .hint("link the file without text relocations, or probe another instruction with `+OFFSET`"),
+            Self::CopiesItself => parts(
+                "the program replaces its code by a copy when it starts (as for huge pages): \
+                 breakpoints in the copy would end it with SIGTRAP",
+            )
+            .hint("trace it with -p once it runs, or use --force to attach anyway"),
+            Self::Differs { pid, how } => differs(*pid, *how),
             Self::Fragment { function } => {
                 parts("a cold part of a function, reached by a jump instead of a call")
                     .hint(format!("probe `{function}`"))
@@ -304,6 +349,24 @@ impl SkipReason {
             }
         }
     }
+}
+
+fn differs(pid: Pid, how: Difference) -> Parts {
+    let parts = match how {
+        Difference::Changed => parts(
+            "its code was changed in memory (a hook, or a program that patches itself), and a \
+             breakpoint would run it as it is in the file",
+        ),
+        Difference::Writable => parts(
+            "its code is in memory that the process may write to, and the kernel sets no breakpoints \
+             there",
+        ),
+        Difference::Replaced => parts(
+            "a copy of its code has taken its place (as programs do for huge pages), and the kernel \
+             sets no breakpoints there",
+        ),
+    };
+    parts.detail(format!(": process {pid}"))
 }
 
 impl fmt::Display for SkipReason {

@@ -30,6 +30,13 @@ pub(super) enum SymbolKind {
     Undefined,
 }
 
+impl SymbolKind {
+    /// Whether code may be there.
+    pub(super) fn is_code(self) -> bool {
+        matches!(self, Self::Function | Self::Ifunc | Self::Untyped)
+    }
+}
+
 /// Who can see a symbol's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Binding {
@@ -210,14 +217,35 @@ impl Symbols {
         same_hash.map(|&(_, id)| id).filter(move |&id| self.name(id) == name)
     }
 
-    /// The defined symbols at exactly this address.
-    pub(super) fn at(&self, address: ElfAddr) -> &[SymbolId] {
-        let index = self.by_address.get_or_init(|| {
+    /// The defined symbols, by rising address.
+    fn by_address(&self) -> &[SymbolId] {
+        self.by_address.get_or_init(|| {
             let defined = |id: &SymbolId| self.get(*id).kind != SymbolKind::Undefined;
             let mut index: Vec<_> = self.ids().filter(defined).collect();
             index.sort_unstable_by_key(|&id| (self.get(id).address, id));
             index
-        });
+        })
+    }
+
+    /// The address of the nearest symbol of code at or before this one.
+    pub(super) fn nearest_code(&self, address: ElfAddr) -> Option<ElfAddr> {
+        let index = self.by_address();
+        let end = index.partition_point(|&id| self.get(id).address <= address);
+        let is_code = |id: &&SymbolId| self.get(**id).kind.is_code();
+        index[..end].iter().rev().find(is_code).map(|&id| self.get(id).address)
+    }
+
+    /// The address of the first symbol of code after this one.
+    pub(super) fn next_code(&self, address: ElfAddr) -> Option<ElfAddr> {
+        let index = self.by_address();
+        let first = index.partition_point(|&id| self.get(id).address <= address);
+        let is_code = |id: &&SymbolId| self.get(**id).kind.is_code();
+        index[first..].iter().find(is_code).map(|&id| self.get(id).address)
+    }
+
+    /// The defined symbols at exactly this address.
+    pub(super) fn at(&self, address: ElfAddr) -> &[SymbolId] {
+        let index = self.by_address();
         let first = index.partition_point(|&id| self.get(id).address < address);
         let count = index[first..].partition_point(|&id| self.get(id).address == address);
         &index[first..first + count]

@@ -18,7 +18,7 @@ use super::{
 };
 use faultline_engine::Host;
 use faultline_output::{Palette, json_line};
-use faultline_plan::{self as plan, Costs, Outlook, Place};
+use faultline_plan::{self as plan, Costs, Outlook, Place, Surveyed};
 use faultline_resolve::{
     self as resolve, Caveat, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View,
     process,
@@ -166,10 +166,11 @@ fn target_and_pattern(text: &str) -> Result<(String, Option<FunctionPattern>), F
 
 /// How a probe on each function would fare.
 fn prospects(listing: &Listing, host: &Host) -> Vec<Prospect> {
-    let entry = |function: &ListedFunction| match (&function.unprobeable, function.offset) {
+    let entry = |function: &ListedFunction| {
+        let offset = function.offset.filter(|_| function.unprobeable.is_none());
         // Nothing is at the end of all offsets.
-        (Some(_), _) | (_, None) => (u64::MAX, None),
-        (None, Some(offset)) => (offset.0, function.size_bytes),
+        let entry = offset.unwrap_or(FileOffset(u64::MAX));
+        Surveyed { entry, size_bytes: function.size_bytes, is_label: function.is_label }
     };
     let entries: Vec<_> = listing.functions.iter().map(entry).collect();
     let outlooks = plan::survey(&listing.file, &entries, &resolve::code_pieces, &host.classes());

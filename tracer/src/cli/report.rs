@@ -61,6 +61,16 @@ pub(super) fn skipped(skipped: &Skipped) -> SkippedProbe {
     SkippedProbe { probe: skipped.label.to_string(), reason: skipped.reason.to_string() }
 }
 
+/// What works differently on this kernel, and what is not traced everywhere or all the time.
+fn notes(ended: &Ended) -> Vec<String> {
+    let note = |Skipped { label, reason }: &Skipped, what| format!("`{label}` {what}: {reason}");
+    let partly = ended.attached.differing.iter();
+    let partly = partly.map(|skipped| note(skipped, "is not traced everywhere"));
+    let changed = ended.changed.iter();
+    let changed = changed.map(|skipped| note(skipped, "was not traced to the end"));
+    ended.notes.iter().cloned().chain(partly).chain(changed).collect()
+}
+
 /// Builds the summary.
 pub(super) fn summary(ended: &Ended) -> Summary {
     let counters = &ended.set.source.counters;
@@ -133,7 +143,7 @@ pub(super) fn summary(ended: &Ended) -> Summary {
         skipped,
         deaths: ended.deaths.iter().cloned().map(Death).collect(),
         caveats: ended.remarks.iter().map(|remark| caveat(plan, remark)).collect(),
-        notes: ended.notes.clone(),
+        notes: notes(ended),
         overhead: ended.overhead.clone(),
         children: Some(ended.set.source.children.read().into())
             .filter(|of| *of != Default::default()),

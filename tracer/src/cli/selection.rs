@@ -86,7 +86,8 @@ pub(super) struct SelectionArgs {
 
     /// Trace even where that may hurt the program: returns that can only be traced by replacing the
     /// return address (an exception or panic that passes through such a function kills the program),
-    /// and whatever this kernel gets wrong (see `faultline doctor`; before Linux 6.6 this includes
+    /// labels that may be data, code that was changed in memory, programs that replace their code by a
+    /// copy, and whatever this kernel gets wrong (see `faultline doctor`; before Linux 6.6 this includes
     /// arguments on absent pages: while one page is awaited, all probes on that CPU wait)
     #[arg(long)]
     force: bool,
@@ -248,6 +249,7 @@ fn request(spec: ProbeSpec, selection: Selection) -> Request {
         action: Action::Events,
         selection,
         condition: None,
+        huge_pages: false,
         sample: None,
         rate: None,
         force: false,
@@ -287,6 +289,7 @@ impl SelectionArgs {
         let requests = specs.into_iter().map(|spec| Request {
             action,
             condition: condition.clone(),
+            huge_pages: command.as_deref().is_some_and(asks_for_huge_pages),
             sample: self.sample,
             rate: self.rate,
             force: self.force,
@@ -440,6 +443,15 @@ fn warn_unmapped(plan: &AttachPlan, pids: &[Pid]) {
 
 /// Reports functions that cannot be probed: one line per reason, with the first few names.
 pub(super) fn tell_skipped(skipped: &[Skipped]) {
+    tell_groups(skipped, "not traced");
+}
+
+/// Reports functions that are traced, but not in processes that run other code than the file says.
+pub(super) fn tell_differing(differing: &[Skipped]) {
+    tell_groups(differing, "not traced everywhere");
+}
+
+fn tell_groups(skipped: &[Skipped], what: &str) {
     const NAMED: usize = 3;
     for group in skip::by_kind(skipped) {
         let labels = group.skipped.iter().map(|skipped| &skipped.label);
@@ -450,7 +462,7 @@ pub(super) fn tell_skipped(skipped: &[Skipped]) {
             more => format!(" and {more} more (--json lists them in its summary)"),
         };
         let are = if group.skipped.len() == 1 { "is" } else { "are" };
-        tell!("warning: {}{more} {are} not traced: {group}", named.join(", "));
+        tell!("warning: {}{more} {are} {what}: {group}", named.join(", "));
     }
 }
 
@@ -471,6 +483,16 @@ fn check_process(pid: Pid) -> Result<(), Failure> {
             .context(format!("failed to inspect process {pid}"))
             .into()),
     }
+}
+
+/// Whether a command asks node to put its code on huge pages, by an option or the environment.
+fn asks_for_huge_pages(words: &[String]) -> bool {
+    let options = std::env::var("NODE_OPTIONS").unwrap_or_default();
+    let mut all = words.iter().map(String::as_str).chain(options.split_whitespace());
+    all.any(|word| {
+        let value = word.strip_prefix("--use-largepages");
+        value.is_some_and(|value| value.is_empty() || matches!(value, "=on" | "=silent"))
+    })
 }
 
 /// The words of a command, split as a shell would.

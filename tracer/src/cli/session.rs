@@ -20,13 +20,14 @@ use super::{
     command::{self, EndedCommand, HeldCommand, RunningCommand},
     progress::ProgressLine,
     report,
-    selection::{Selected, tell_skipped},
+    selection::{Selected, tell_differing, tell_skipped},
     tell::tell,
 };
 use crate::signals::Listener;
 use faultline_engine::{
     Attached, Host, Options, ProbeSet, Process, Settings, Stopped, Tracer,
     caveats::{self, Remark, Sightings},
+    changed_meanwhile,
     collect::events::HandlerFactory,
     death::DeathReport,
     kernel::{AttachReport, Holding, missing_privilege},
@@ -37,7 +38,7 @@ use faultline_output::{
     WriterEnd,
     summary::{Millis, Overhead, Ppm, SkippedProbe},
 };
-use faultline_resolve::Pid;
+use faultline_resolve::{Pid, Skipped};
 
 /// How often to check whether the traced processes have ended, and to show progress.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
@@ -120,6 +121,8 @@ pub(super) struct Ended {
     pub(super) set: Arc<ProbeSet>,
     pub(super) host: Host,
     pub(super) attached: AttachReport,
+    /// Functions whose code a traced process has changed since.
+    pub(super) changed: Vec<Skipped>,
     pub(super) skipped: Vec<SkippedProbe>,
     /// Why probes saw fewer calls than expected, or none.
     pub(super) remarks: Vec<Remark>,
@@ -188,8 +191,11 @@ impl Session {
         let Attached { set, report } = attached.map_err(anyhow::Error::from)?;
         tell_skipped(&report.refused);
         if report.probes == 0 {
-            return Err(anyhow::anyhow!("the kernel refused every probe").into());
+            return Err(
+                anyhow::anyhow!("nothing to trace: none of the probes can be attached").into()
+            );
         }
+        tell_differing(&report.differing);
         let features = host.features().map_err(anyhow::Error::from)?;
         let mut notes = features.notes(!processes.is_empty() && !follow, force);
         notes.extend(follow.then(|| FOLLOWING.to_owned()));
@@ -280,6 +286,7 @@ impl Session {
         if enabled_by_us && !self.set.saw_command() {
             tell!("warning: hits may be missing from the command's first moments");
         }
+        let changed = changed_meanwhile(&self.set, &self.processes);
         self.set.end();
         let ran = started.elapsed();
         let looked = self.look();
@@ -302,6 +309,7 @@ impl Session {
         Ok(Ended {
             set: self.set,
             host: self.host,
+            changed: unreported(changed, &self.attached),
             attached: self.attached,
             skipped: self.skipped,
             remarks: self.remarks,
@@ -377,6 +385,12 @@ impl Session {
             }
         }
     }
+}
+
+/// What was not known when the probes were attached.
+fn unreported(mut changed: Vec<Skipped>, report: &AttachReport) -> Vec<Skipped> {
+    changed.retain(|one| !report.differing.contains(one) && !report.refused.contains(one));
+    changed
 }
 
 /// Shows a notice of the tracer.

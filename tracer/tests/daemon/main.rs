@@ -12,6 +12,8 @@
 
 mod changes;
 mod churn;
+#[cfg(target_arch = "x86_64")]
+mod code;
 mod containers;
 mod deploy;
 mod follow;

@@ -13,6 +13,8 @@
 
 mod attach;
 mod children;
+#[cfg(target_arch = "x86_64")]
+mod code;
 mod costs;
 mod deaths;
 #[cfg(target_arch = "x86_64")]

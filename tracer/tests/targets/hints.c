@@ -25,12 +25,15 @@ __attribute__((used)) int step_copy(int n) { __asm__ volatile(""); return n * 3;
 
 __attribute__((aligned(4096), section("moved_code"))) int moved(int n) { __asm__ volatile(""); return n; }
 
+// In memory, so that nobody can tell from the code which page is moved.
+static void *volatile page = (void *)moved;
+
 static void move(void) {
     char *copy = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (copy == MAP_FAILED) exit(1);
-    memcpy(copy, (void *)moved, 4096);
+    memcpy(copy, page, 4096);
     mprotect(copy, 4096, PROT_READ | PROT_EXEC);
-    if (mremap(copy, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)moved) == MAP_FAILED) exit(1);
+    if (mremap(copy, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, page) == MAP_FAILED) exit(1);
 }
 
 int never(int n) { __asm__ volatile(""); return n; }

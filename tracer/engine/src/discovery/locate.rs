@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use faultline_plan::{self as plan, AttachPlan, PlanOptions, ReturnChooser, ReturnOptions};
+use faultline_plan::{
+    self as plan, AttachPlan, Copying, PlanOptions, ReturnChooser, ReturnOptions,
+};
 use faultline_resolve::{CodeReader, ObjectFile, Pid, Resolver, View, code_pieces, process};
 use faultline_spec::Condition;
 
@@ -97,7 +99,10 @@ impl Locator {
         let condition = request.condition.as_ref();
         let names_return = condition.is_some_and(Condition::names_return);
         plan::specialize(&mut spec, request.action, condition.is_some(), names_return);
-        let resolution = self.resolver.resolve_in(&spec, file).map_err(chain)?;
+        let mut resolution = self.resolver.resolve_in(&spec, file).map_err(chain)?;
+        if !request.force {
+            plan::sift_labels(&mut resolution, &code_pieces);
+        }
         let code = CodeReader::default();
         let is_filtered = |pid| process::has_seccomp_filter(pid).unwrap_or(true);
         let options = PlanOptions {
@@ -105,6 +110,12 @@ impl Locator {
             condition,
             classes: self.host.classes(),
             quirks: self.host.quirks(),
+            copying: match &request.selection {
+                // They have done so by now, if they do.
+                Selection::Pids(_) => Copying::None,
+                Selection::Command if request.huge_pages => Copying::Asked,
+                _ => Copying::Unasked,
+            },
         };
         let mut planned = plan::plan(vec![resolution], &|probe| code.read(probe), options);
         if planned.probes.iter().any(|probe| probe.ret.is_some()) {

@@ -59,6 +59,8 @@ pub struct AttachReport {
     pub refused: Vec<Skipped>,
     /// The reasons, in the same order.
     pub refused_ids: Vec<ProbeId>,
+    /// Probes that are attached, but not in a process that runs other code.
+    pub differing: Vec<Skipped>,
     /// How long it took.
     pub took: Duration,
     /// The file that took longest, if there are several.
@@ -71,12 +73,13 @@ impl AttachReport {
         self.probes += other.probes;
         self.links += other.links;
         for (refused, id) in other.refused.into_iter().zip(other.refused_ids) {
-            // The same probe may have been refused in another process.
-            if !self.refused_ids.contains(&id) {
+            // The same probe may have been refused in another process. Other sets have the same ids.
+            if !self.refused.contains(&refused) {
                 self.refused.push(refused);
                 self.refused_ids.push(id);
             }
         }
+        self.differing.extend(other.differing);
         self.took += other.took;
         self.slowest = [self.slowest.take(), other.slowest]
             .into_iter()
@@ -264,6 +267,7 @@ impl<'a> Transaction<'a> {
             links: kept.iter().flatten().map(Links::len).sum(),
             refused: refused.collect(),
             refused_ids,
+            differing: Vec::new(),
             took: started.elapsed(),
             slowest,
         };

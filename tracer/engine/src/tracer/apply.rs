@@ -324,7 +324,7 @@ impl Engine {
     /// Starts counting in new sets, and puts parts and places where they belong.
     fn take_in(&mut self, attachments: Attachments, skipped: Vec<(Arc<str>, Skipped)>) {
         let Attachments { sets, parts, places, report, failures } = attachments;
-        for refused in report.refused {
+        for refused in report.refused.into_iter().chain(report.differing) {
             self.notice(Notice::Refused(refused));
         }
         for (id, set) in sets {

@@ -2,7 +2,7 @@
 
 use tracer_common::program::{FLAG_AT_EXITS, FLAG_TRACK_RETURN, ProbeProgram};
 
-use super::{Movable, Needs, Text, places};
+use super::{Movable, Needs, Text, is_fixed, places};
 use crate::{AttachPlan, Classes, ProbeId};
 use faultline_resolve::{Arch, FileOffset, ObjectFile};
 
@@ -33,7 +33,9 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
         }
         for (start, code, symbols) in read_pieces(&file.file) {
             let text = Text::new(start, code, symbols);
-            for (id, place) in ids.iter().zip(places(&text, &functions, classes)) {
+            let places = places(&text, &functions, classes).into_iter().zip(&functions);
+            for (id, (place, function)) in ids.iter().zip(places) {
+                let place = place.filter(|place| is_fixed(&file.file, function, place));
                 let Some(place) = place else { continue };
                 let probe = &mut plan.probes[*id];
                 probe.offset = FileOffset(probe.offset.0 + place.moved_bytes);

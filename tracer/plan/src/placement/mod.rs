@@ -21,9 +21,10 @@ use self::block::Needs;
 use self::branches::{Forbidden, Text, targets};
 pub use self::{
     apply::{ReadPieces, place},
-    survey::{Outlook, survey},
+    survey::{Outlook, Surveyed, survey},
 };
 use super::{Class, Classes, Form};
+use faultline_resolve::{FileOffset, ObjectFile};
 
 /// A function whose breakpoint may move.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +60,13 @@ impl Place {
         let class = classes.of(form);
         Self { moved_bytes: 0, stack_bias: 0, form, class, entry_class: class }
     }
+}
+
+/// Whether the instruction at a function's new place is as the file has it: the loader does not change it.
+fn is_fixed(file: &ObjectFile, function: &Movable, place: &Place) -> bool {
+    /// As long as an instruction can be.
+    const INSTRUCTION_BYTES: u64 = 15;
+    !file.is_relocated(FileOffset(function.entry + place.moved_bytes), INSTRUCTION_BYTES)
 }
 
 /// The cheapest safe place of each function, in their order; `None` for those that stay where they are,

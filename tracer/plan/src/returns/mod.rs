@@ -197,12 +197,10 @@ impl ReturnChooser {
             let form = Form::of(Arch::X86_64, bytes);
             let is_fine = instruction::judge(Arch::X86_64, bytes) == instruction::Verdict::Fine
                 && classes.of(form) != Class::Refused;
-            let exit = Exit {
-                offset: self.file.code_offset(ElfAddr(exit.address))?,
-                kind: exit.kind,
-                is_shared: exit.is_shared,
-                form,
-            };
+            let offset = self.file.code_offset(ElfAddr(exit.address))?;
+            let bytes = instruction::bytes(Arch::X86_64, bytes);
+            let is_fine = is_fine && !self.file.is_relocated(offset, bytes);
+            let exit = Exit { offset, kind: exit.kind, is_shared: exit.is_shared, form };
             is_fine.then_some(exit)
         };
         let exits = found.exits.iter().map(place).collect::<Option<Arc<[Exit]>>>();
