@@ -28,6 +28,7 @@ __asm__(
     "entered:\n"
     "    lea 1(%rdi), %rax\n"
     "    ret\n"
+    ".size entered, .-entered\n"
     ".section .rodata\n"
     ".globl limits\n"
     "limits: .long 100, 200, 300\n"
