@@ -203,6 +203,16 @@ impl Faultline {
 
     /// Starts it and collects its outputs.
     pub fn start(mut self) -> Running {
+        // A shell starts its background jobs, such as these tests, with SIGINT ignored.
+        let heed_interrupts = || {
+            // SAFETY: changes what a signal does in the child that is about to start.
+            match unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) } {
+                libc::SIG_ERR => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        };
+        // SAFETY: only a system call between fork and exec.
+        unsafe { self.command.pre_exec(heed_interrupts) };
         let mut child = spawn(self.command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
