@@ -18,7 +18,7 @@ use crate::{
 /// Whether a hit that sleeps keeps others waiting. With one link per breakpoint, the kernel holds a lock on
 /// a per-CPU buffer while the program runs, and the next hit on that CPU, of any tracer, waits for the lock
 /// (`prepare_uprobe_buffer`; seen on 6.1).
-fn too_old_for_sleeping_hits() -> bool {
+pub(crate) fn too_old_for_sleeping_hits() -> bool {
     skip_without(kernel_batches(), "uprobe_multi links: hits that wait for no other hit", (6, 6))
 }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::{
     alone,
+    stuck::too_old_for_sleeping_hits,
     support::{
         Finished, Target, assert_conserved, faultline, number, streaming::Streaming, sum, target,
     },
@@ -52,6 +53,9 @@ fn summary(finished: &Finished) -> Value {
 #[test]
 fn second_interrupt_ends_a_run_with_a_budget() {
     let _alone = alone();
+    if too_old_for_sleeping_hits() {
+        return;
+    }
     for policy in POLICIES {
         let (mut stuck, run) = exceeded(policy);
         run.signal(libc::SIGINT);
@@ -84,6 +88,9 @@ fn second_interrupt_ends_a_run_with_a_budget() {
 #[test]
 fn a_page_that_comes_sets_a_run_with_a_budget_free() {
     let _alone = alone();
+    if too_old_for_sleeping_hits() {
+        return;
+    }
     for policy in POLICIES {
         let (mut stuck, run) = exceeded(policy);
         run.signal(libc::SIGINT);
