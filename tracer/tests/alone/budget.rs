@@ -19,7 +19,7 @@ use crate::{
     support::{
         self, Finished, Target, assert_conserved,
         daemon::{Daemon, probe},
-        faultline, kernel_batches,
+        faultline, is_emulated, kernel_batches,
         live::{private_copy, probes_of, wait_until},
         number, sum, target,
     },
@@ -106,10 +106,12 @@ fn detached_and_attached_again() {
     let overhead = &summary["overhead"];
     assert_eq!(overhead["max_percent"], 2.0);
     assert_eq!(overhead["policy"], "detach");
-    assert_eq!(number(overhead, "exceeded"), 1, "{overhead}");
-    assert_eq!(number(overhead, "detached"), 1, "{overhead}");
+    // In an emulated machine, the last thousand calls alone are beyond the budget.
+    let most = 1 + u64::from(is_emulated());
+    assert!((1..=most).contains(&number(overhead, "exceeded")), "{overhead}");
+    assert!((1..=most).contains(&number(overhead, "detached")), "{overhead}");
     assert_eq!(number(overhead, "attached_again"), 1, "{overhead}");
-    assert_eq!(number(overhead, "away"), 0, "{overhead}");
+    assert_eq!(number(overhead, "away"), number(overhead, "detached") - 1, "{overhead}");
     assert!(overhead["peak_percent"].as_f64().unwrap() > 2.0, "{overhead}");
     assert!(target.finish().0.success());
 }
