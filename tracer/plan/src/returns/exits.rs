@@ -76,8 +76,10 @@ pub enum ExitsUnknown {
     TooMany,
     /// The kernel cannot put a breakpoint on one of the exits.
     Unsupported,
-    /// It begins with its exit.
+    /// It begins with a jump that leaves it.
     Empty,
+    /// It does nothing but return.
+    OnlyReturns,
     /// This architecture's code is not decoded.
     Architecture,
     /// Go moves its routines between threads, and calls are told apart by thread.
@@ -295,8 +297,10 @@ impl Walk<'_> {
         }
         self.exits.sort_unstable_by_key(|exit| exit.address);
         self.exits.dedup();
-        if self.exits.iter().any(|exit| exit.address == self.entry) {
-            return Err(ExitsUnknown::Empty);
+        match self.exits.iter().find(|exit| exit.address == self.entry).map(|exit| exit.kind) {
+            Some(ExitKind::Return) => return Err(ExitsUnknown::OnlyReturns),
+            Some(ExitKind::Leaves) => return Err(ExitsUnknown::Empty),
+            None => {}
         }
         let has_tails =
             self.exits.iter().any(|exit| exit.is_shared || exit.kind == ExitKind::Leaves);

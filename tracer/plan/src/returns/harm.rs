@@ -222,6 +222,11 @@ impl FileHarm {
         if returns_oddly(names.clone()) {
             return Some(Harm::HandlesReturns);
         }
+        // Nothing can come in between.
+        let only_returns = matches!(exits, Err(ExitsUnknown::OnlyReturns));
+        if only_returns && self.whole != Some(Harm::MovesStacks) {
+            return None;
+        }
         if self.whole.is_some() {
             return self.whole;
         }
@@ -278,7 +283,7 @@ impl Own {
                     && exits.iter().all(|exit| exit.kind == ExitKind::Return),
                 calls: calls.clone(),
             },
-            // What never returns has no frame to come back to.
+            Err(ExitsUnknown::OnlyReturns) => Self { stays: true, calls: Vec::new() },
             Err(_) => Self { stays: false, calls: Vec::new() },
         }
     }

@@ -269,7 +269,7 @@ impl ExitsUnknown {
             Self::JumpsToEntry => "it jumps back to its entry",
             Self::TooMany => "it has too many exits",
             Self::Unsupported => "the kernel supports no breakpoint on one of them",
-            Self::Empty => "its entry is its exit",
+            Self::Empty | Self::OnlyReturns => "its entry is its exit",
             Self::Routines => "Go moves its routines between threads",
             Self::Architecture => "this architecture's code is not decoded",
         }

@@ -64,7 +64,9 @@ fn uncertain_functions_are_refused() {
     // nop; je into the middle of the instruction that follows it
     let apart = [0x90, 0x74, 0x01, 0xb8, 0xc3, 0x90, 0x90, 0x90, 0xc3];
     assert_eq!(found(&apart, 9), Err(ExitsUnknown::Undecodable));
-    assert_eq!(found(&[0xc3], 1), Err(ExitsUnknown::Empty));
+    assert_eq!(found(&[0xc3], 1), Err(ExitsUnknown::OnlyReturns));
+    // jmp [rip+0]
+    assert_eq!(found(&[0xff, 0x25, 0, 0, 0, 0], 6), Err(ExitsUnknown::Empty));
     assert_eq!(found(&[0x90, 0x06], 2), Err(ExitsUnknown::Undecodable));
     assert_eq!(found(&[0x90, 0xc3], 0), Err(ExitsUnknown::NoCode));
     // It runs out of the code.
