@@ -70,7 +70,7 @@ fn a_stuck_task_holds_up_nothing() {
         daemon.ctl(&["attach", name, &other]).succeeded();
         daemon.ctl(&["detach", name]).succeeded();
     }
-    assert!(number(&daemon.ask(&["status"]), "releasing") > 0);
+    wait_until("it is being released", || number(&daemon.ask(&["status"]), "releasing") > 0);
     daemon.running.signal(libc::SIGTERM);
     let finished = daemon.running.finish().succeeded();
     assert!(finished.stderr.contains("did not release all probes"), "{}", finished.stderr);
