@@ -1,10 +1,10 @@
 //! Reads the eBPF programs' counters.
 
-use std::sync::Arc;
+use std::{fs, io, num::NonZeroUsize, sync::Arc};
 
 use tracer_common::counter::{ALL, COLUMNS, Counter, ENTRIES, RETURNS};
 
-use super::mapped::MappedArray;
+use super::{KernelError, mapped::MappedArray, programs::map_error};
 use faultline_plan::{BreakpointCosts, ProbeId};
 
 /// The counters, live. Reading them costs no system call.
@@ -160,4 +160,59 @@ impl Counters {
 /// The counters that together count every hit, once.
 fn hit_counters() -> impl Iterator<Item = Counter> {
     ENTRIES.into_iter().chain(RETURNS)
+}
+
+/// Elements of a column of `COUNTERS`. No cache line, nor the pair of lines that some CPUs fetch at once,
+/// may hold counters of two CPUs: they would slow each other down.
+pub(super) fn column_len(probes: u32) -> u32 {
+    const CACHE_LINES: u32 = 128 / size_of::<u64>() as u32;
+    probes.max(1).next_multiple_of(CACHE_LINES)
+}
+
+/// Elements of `COUNTERS`.
+pub(super) fn counters_len(cpus: usize, columns: u32, column: u32) -> Result<u32, KernelError> {
+    let len = u64::try_from(cpus).unwrap_or(u64::MAX).saturating_mul(u64::from(columns));
+    u32::try_from(len.saturating_mul(u64::from(column)))
+        .map_err(|_| io::Error::other(format!("{column} probes on {cpus} CPUs are too many")))
+        .map_err(map_error("size", "COUNTERS"))
+}
+
+/// Number of CPUs that can ever come online: the programs index by the id of the CPU they run on.
+pub(super) fn cpus() -> Result<usize, KernelError> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/possible")
+        .map_err(map_error("size", "COUNTERS"))?;
+    highest_cpu(&text)
+        .map(NonZeroUsize::get)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, text))
+        .map_err(map_error("size", "COUNTERS"))
+}
+
+/// One more than the highest id in a list such as `0-3,8-11`.
+fn highest_cpu(list: &str) -> Option<NonZeroUsize> {
+    let last = list.trim().rsplit([',', '-']).next()?;
+    NonZeroUsize::new(last.parse::<usize>().ok()? + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that counters of two CPUs share no cache line, however few the probes, and that each probe has
+    /// its own. They once shared one, and slowed each other down.
+    #[test]
+    fn counters_of_two_cpus_share_no_cache_line() {
+        for probes in [0, 1, 2, 16, 17, 10_000] {
+            let bytes = column_len(probes) as usize * size_of::<u64>();
+            assert!(bytes.is_multiple_of(128) && bytes >= 8 * probes as usize, "{probes}: {bytes}");
+        }
+    }
+
+    /// Check that the number of CPUs is one more than the highest id, whatever form the list has.
+    #[test]
+    fn cpu_lists() {
+        for (list, cpus) in [("0\n", 1), ("0-3\n", 4), ("0-3,8-11", 12), ("0,2", 3)] {
+            assert_eq!(highest_cpu(list).map(NonZeroUsize::get), Some(cpus), "{list}");
+        }
+        assert_eq!(highest_cpu(""), None);
+    }
 }

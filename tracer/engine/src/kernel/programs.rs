@@ -1,8 +1,6 @@
 //! Loads the eBPF object with maps of the plan's size.
 
 use std::{
-    fs, io,
-    num::NonZeroUsize,
     os::fd::{AsFd as _, BorrowedFd},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -16,17 +14,15 @@ use tracer_common::{
     Action, Control,
     condition::{Condition, SAMPLE_ALL, Text},
     counter::COLUMNS,
-    death::Death,
     exchange::{Marks, cookie},
-    histogram::{Histogram, SHARDS},
+    histogram::SHARDS,
     program::ProbeProgram,
-    task::CallStack,
 };
 
 use super::{
     Calls, Counters, Deaths, Diagnostics, Faults, Features, KernelError, Latencies, Records,
     children::Children,
-    counters::CountersShape,
+    counters::{CountersShape, column_len, counters_len, cpus},
     descriptors,
     exchange::{ControlWords, Gates, Generations, MAX_MARKED_TASKS},
     features::UprobePrograms,
@@ -37,7 +33,7 @@ use faultline_plan::{ActionNeeds, AttachPlan, Conditions, PlannedProbe, ProbeId}
 use faultline_resolve::Pid;
 use faultline_spec::{Rate, Sample};
 
-/// How many tasks may be inside traced calls at once. An entry takes 2 KiB once it is used.
+/// How many tasks may be inside traced calls at once. An entry takes 2.5 KiB once it is used.
 const MAX_TASKS_IN_CALLS: u32 = 65_536;
 
 /// The smallest possible ring buffer, for programs that write no records.
@@ -463,7 +459,8 @@ impl Programs {
     /// [`KernelError::Map`] if the buffer cannot be mapped; [`KernelError::Missing`] if the
     /// records were taken before.
     pub fn take_records(&mut self) -> Result<Records, KernelError> {
-        let map = self.take_map("RECORDS")?;
+        let missing = KernelError::Missing { kind: "map", name: "RECORDS" };
+        let map = self.ebpf.take_map("RECORDS").ok_or(missing)?;
         RingBuf::try_from(map).map(Records::new).map_err(map_error("map", "RECORDS"))
     }
 
@@ -487,10 +484,7 @@ impl Programs {
     ///
     /// [`KernelError::Missing`] if they were taken before.
     pub fn take_latencies(&mut self) -> Result<Latencies, KernelError> {
-        let histograms: HashMap<MapData, u64, Histogram> =
-            HashMap::try_from(self.take_map("HISTOGRAMS")?)
-                .map_err(map_error("open", "HISTOGRAMS"))?;
-        Ok(Latencies::new(histograms))
+        self.take_typed("HISTOGRAMS").map(Latencies::new)
     }
 
     /// The tasks inside a fault, for a single owner to watch.
@@ -499,12 +493,7 @@ impl Programs {
     ///
     /// [`KernelError::Missing`] if they were taken before.
     pub fn take_faults(&mut self) -> Result<Faults, KernelError> {
-        let faults = self.take_map("FAULTS")?;
-        let no_fault = self.take_map("NO_FAULT")?;
-        Ok(Faults::new(
-            HashMap::try_from(faults).map_err(map_error("open", "FAULTS"))?,
-            HashMap::try_from(no_fault).map_err(map_error("open", "NO_FAULT"))?,
-        ))
+        Ok(Faults::new(self.take_typed("FAULTS")?, self.take_typed("NO_FAULT")?))
     }
 
     /// The calls that have not returned.
@@ -513,9 +502,7 @@ impl Programs {
     ///
     /// [`KernelError::Missing`] if they were taken before.
     pub fn take_calls(&mut self) -> Result<Calls, KernelError> {
-        let calls: HashMap<MapData, u64, CallStack> =
-            HashMap::try_from(self.take_map("CALLS")?).map_err(map_error("open", "CALLS"))?;
-        Ok(Calls::new(calls))
+        self.take_typed("CALLS").map(Calls::new)
     }
 
     /// What traced processes die of.
@@ -524,9 +511,7 @@ impl Programs {
     ///
     /// [`KernelError::Missing`] if they were taken before.
     pub fn take_deaths(&mut self) -> Result<Deaths, KernelError> {
-        let deaths: HashMap<MapData, u32, Death> =
-            HashMap::try_from(self.take_map("DEATHS")?).map_err(map_error("open", "DEATHS"))?;
-        Ok(Deaths::new(deaths))
+        self.take_typed("DEATHS").map(Deaths::new)
     }
 
     /// The programs' own diagnostics.
@@ -538,45 +523,17 @@ impl Programs {
         Diagnostics::new(&mut self.ebpf)
     }
 
-    fn take_map(&mut self, name: &'static str) -> Result<Map, KernelError> {
-        self.ebpf.take_map(name).ok_or(KernelError::Missing { kind: "map", name })
+    fn take_typed<T>(&mut self, name: &'static str) -> Result<T, KernelError>
+    where
+        T: TryFrom<Map, Error = aya::maps::MapError>,
+    {
+        typed(self.ebpf.take_map(name), name)
     }
 }
 
 /// The eBPF object, aligned as the ELF parser wants it.
 pub(super) fn object() -> &'static [u8] {
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/faultline-ebpf"))
-}
-
-/// Elements of a column of `COUNTERS`. No cache line, nor the pair of lines that some CPUs fetch at once,
-/// may hold counters of two CPUs: they would slow each other down.
-fn column_len(probes: u32) -> u32 {
-    const CACHE_LINES: u32 = 128 / size_of::<u64>() as u32;
-    probes.max(1).next_multiple_of(CACHE_LINES)
-}
-
-/// Elements of `COUNTERS`.
-fn counters_len(cpus: usize, columns: u32, column: u32) -> Result<u32, KernelError> {
-    let len = u64::try_from(cpus).unwrap_or(u64::MAX).saturating_mul(u64::from(columns));
-    u32::try_from(len.saturating_mul(u64::from(column)))
-        .map_err(|_| io::Error::other(format!("{column} probes on {cpus} CPUs are too many")))
-        .map_err(map_error("size", "COUNTERS"))
-}
-
-/// Number of CPUs that can ever come online: the programs index by the id of the CPU they run on.
-fn cpus() -> Result<usize, KernelError> {
-    let text = fs::read_to_string("/sys/devices/system/cpu/possible")
-        .map_err(map_error("size", "COUNTERS"))?;
-    highest_cpu(&text)
-        .map(NonZeroUsize::get)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, text))
-        .map_err(map_error("size", "COUNTERS"))
-}
-
-/// One more than the highest id in a list such as `0-3,8-11`.
-fn highest_cpu(list: &str) -> Option<NonZeroUsize> {
-    let last = list.trim().rsplit([',', '-']).next()?;
-    NonZeroUsize::new(last.parse::<usize>().ok()? + 1)
 }
 
 fn mapped<T: aya::Pod>(
@@ -631,28 +588,4 @@ fn short_reason(error: &ProgramError) -> String {
         })
         .unwrap_or("the verifier says nothing");
     format!("{io_error}: {said}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Check that counters of two CPUs share no cache line, however few the probes, and that each probe has
-    /// its own. They once shared one, and slowed each other down.
-    #[test]
-    fn counters_of_two_cpus_share_no_cache_line() {
-        for probes in [0, 1, 2, 16, 17, 10_000] {
-            let bytes = column_len(probes) as usize * size_of::<u64>();
-            assert!(bytes.is_multiple_of(128) && bytes >= 8 * probes as usize, "{probes}: {bytes}");
-        }
-    }
-
-    /// Check that the number of CPUs is one more than the highest id, whatever form the list has.
-    #[test]
-    fn cpu_lists() {
-        for (list, cpus) in [("0\n", 1), ("0-3\n", 4), ("0-3,8-11", 12), ("0,2", 3)] {
-            assert_eq!(highest_cpu(list).map(NonZeroUsize::get), Some(cpus), "{list}");
-        }
-        assert_eq!(highest_cpu(""), None);
-    }
 }
