@@ -374,13 +374,11 @@ impl SelectionArgs {
             tell!("warning: `{}` is not traced: {error}", probe.escape_debug());
         }
         tell_skipped(&plan.skipped);
-        if nothing_left && missing == 0 {
-            // Found and looked at, until it ended.
-            for pid in &self.pids {
-                check_process(*pid)?;
-            }
-        }
         if nothing_left {
+            if missing == 0 {
+                // Found and looked at, until it ended.
+                self.pids.iter().try_for_each(|pid| check_process(*pid))?;
+            }
             return Err(anyhow!("nothing to trace: none of the probes can be attached").into());
         }
         if self.strict && missing != 0 {
