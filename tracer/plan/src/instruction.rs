@@ -41,6 +41,20 @@ pub(super) fn begins_at(arch: Arch, code: &[u8], offset: u64) -> bool {
     }
 }
 
+/// Most bytes of one instruction.
+pub(crate) const LONGEST: usize = 15;
+
+/// Where a direct branch or call goes.
+pub(crate) fn near_target(instruction: &iced_x86::Instruction) -> Option<u64> {
+    let is_branch = instruction.is_jcc_short_or_near()
+        || instruction.is_jmp_short_or_near()
+        || instruction.is_call_near()
+        || instruction.is_jcx_short()
+        || instruction.is_loop()
+        || instruction.is_loopcc();
+    is_branch.then(|| instruction.near_branch_target())
+}
+
 /// How long the first instruction of `code` is; 1 if it is none.
 pub(super) fn bytes(arch: Arch, code: &[u8]) -> u64 {
     match arch {

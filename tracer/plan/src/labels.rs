@@ -12,7 +12,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use faultline_resolve::{Arch, ObjectFile, Resolution, SkipReason, Skipped};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
-use crate::ReadPieces;
+use crate::{
+    ReadPieces,
+    instruction::{LONGEST, near_target},
+    placement::branch_at,
+};
 
 /// From this distance on, a branch needs no decoding: its four bytes are no small number.
 const FAR_BYTES: u64 = 256;
@@ -130,9 +134,10 @@ impl Piece<'_> {
         // What a label follows may run into it.
         suspects.extend(labels.iter().filter_map(|label| self.function_of(*label)));
         for at in 0..self.code.len() {
-            let Some(target) = branch_target(self.code, at) else { continue };
-            let target = self.start.wrapping_add_signed(target);
-            if !labels.contains(&target) {
+            let Some(branch) = branch_at(self.code, at) else { continue };
+            let target = self.start.wrapping_add_signed(branch.distance);
+            // One that begins a transaction is no evidence.
+            if self.code[at] == 0xc7 || !labels.contains(&target) {
                 continue;
             }
             let from = self.start + at as u64;
@@ -226,9 +231,7 @@ impl Piece<'_> {
     }
 
     fn decode(&self, at: u64, end: u64) -> Option<Instruction> {
-        /// Longest instruction.
-        const MOST_BYTES: u64 = 15;
-        let bytes = self.bytes(at, end.min(at.saturating_add(MOST_BYTES)));
+        let bytes = self.bytes(at, end.min(at.saturating_add(LONGEST as u64)));
         let instruction = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
         (!bytes.is_empty() && !instruction.is_invalid()).then_some(instruction)
     }
@@ -258,33 +261,6 @@ fn how(instruction: &Instruction) -> Reached {
         FlowControl::Call => Reached::Called,
         _ => Reached::Passed,
     }
-}
-
-fn near_target(instruction: &Instruction) -> Option<u64> {
-    let is_branch = instruction.is_jcc_short_or_near()
-        || instruction.is_jmp_short_or_near()
-        || instruction.is_call_near()
-        || instruction.is_jcx_short()
-        || instruction.is_loop()
-        || instruction.is_loopcc();
-    is_branch.then(|| instruction.near_branch_target())
-}
-
-/// Where the branch goes that may begin at an index, counted from the first byte of the code.
-fn branch_target(code: &[u8], at: usize) -> Option<i64> {
-    let (distance_at, is_short) = match code.get(at)? {
-        0xe8 | 0xe9 => (at + 1, false),
-        0x0f if matches!(code.get(at + 1), Some(0x80..=0x8f)) => (at + 2, false),
-        0x70..=0x7f | 0xe0..=0xe3 | 0xeb => (at + 1, true),
-        _ => return None,
-    };
-    let (end, distance) = if is_short {
-        (distance_at + 1, i64::from(*code.get(distance_at)? as i8))
-    } else {
-        let bytes = code.get(distance_at..)?.first_chunk()?;
-        (distance_at + 4, i64::from(i32::from_le_bytes(*bytes)))
-    };
-    i64::try_from(end).ok()?.checked_add(distance)
 }
 
 #[cfg(test)]

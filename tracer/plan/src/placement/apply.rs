@@ -1,9 +1,7 @@
 //! Moves the breakpoints of a plan.
 
-use tracer_common::program::{FLAG_AT_EXITS, FLAG_TRACK_RETURN, ProbeProgram};
-
 use super::{Movable, Needs, Text, is_fixed, places};
-use crate::{AttachPlan, Classes, ProbeId};
+use crate::{AttachPlan, Classes, PlannedProbe, ProbeId};
 use faultline_resolve::{Arch, FileOffset, ObjectFile};
 
 /// Reads a file's code with its symbols, in as many pieces as it has: where a piece begins in the
@@ -22,7 +20,7 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
         let movable = |id: &ProbeId| {
             let probe = &plan.probes[id.0 as usize];
             let size_bytes = probe.function_bytes.filter(|_| !probe.doubtful)?;
-            let (entry, needs) = (probe.offset.0, needs(&probe.program));
+            let (entry, needs) = (probe.offset.0, needs(probe));
             let exits = probe.exits().iter().map(|exit| exit.offset.0);
             let first_exit = exits.filter(|exit| *exit > entry).min().unwrap_or(u64::MAX);
             Some((id.0 as usize, Movable { entry, size_bytes, needs, first_exit }))
@@ -47,14 +45,14 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
 }
 
 /// What a probe reads when it is hit.
-fn needs(program: &ProbeProgram) -> Needs {
+fn needs(probe: &PlannedProbe) -> Needs {
+    let program = &probe.program;
     let ops = &program.entry[..usize::from(program.entry_len).min(program.entry.len())];
     let registers = ops.iter().filter(|op| op.register < 8);
     // A condition may read any of them.
     let all = if program.judges() { u8::MAX } else { 0 };
     Needs {
         registers: registers.fold(all, |bits, op| bits | 1 << op.register),
-        return_address: program.flags & FLAG_TRACK_RETURN != 0
-            && program.flags & FLAG_AT_EXITS == 0,
+        return_address: probe.replaces_return(),
     }
 }

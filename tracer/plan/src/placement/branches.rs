@@ -89,16 +89,9 @@ pub(super) fn targets(text: &Text, forbidden: &Forbidden) -> Forbidden {
     }
     let mut short = Vec::new();
     let code = &text.code[..];
-    for (at, byte) in code.iter().enumerate() {
-        let (distance_at, is_short) = match byte {
-            0xe8 | 0xe9 => (at + 1, false),
-            0x0f if matches!(code.get(at + 1), Some(0x80..=0x8f)) => (at + 2, false),
-            // xbegin
-            0xc7 if code.get(at + 1) == Some(&0xf8) => (at + 2, false),
-            0x70..=0x7f | 0xe0..=0xe3 | 0xeb => (at + 1, true),
-            _ => continue,
-        };
-        let Some(target) = target(text, distance_at, is_short) else { continue };
+    for at in 0..code.len() {
+        let Some(Branch { distance, is_short }) = branch_at(code, at) else { continue };
+        let target = text.start.wrapping_add_signed(distance);
         if forbidden.contains(target) {
             if is_short {
                 short.push((at, target));
@@ -111,16 +104,33 @@ pub(super) fn targets(text: &Text, forbidden: &Forbidden) -> Forbidden {
     found
 }
 
-/// Where the branch goes whose distance stands at `distance_at`.
+/// A direct branch that may begin at an index of some code.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Branch {
+    /// Where it goes, counted from the first byte of the code.
+    pub(crate) distance: i64,
+    /// Its distance is a byte.
+    pub(crate) is_short: bool,
+}
+
+/// Takes what stands at an index for a branch, whether or not an instruction begins there.
 #[inline]
-fn target(text: &Text, distance_at: usize, is_short: bool) -> Option<u64> {
-    let (end, distance) = if is_short {
-        (distance_at + 1, i64::from(*text.code.get(distance_at)? as i8))
-    } else {
-        let bytes = text.code.get(distance_at..distance_at + 4)?;
-        (distance_at + 4, i64::from(i32::from_le_bytes(bytes.try_into().ok()?)))
+pub(crate) fn branch_at(code: &[u8], at: usize) -> Option<Branch> {
+    let (distance_at, is_short) = match code.get(at)? {
+        0xe8 | 0xe9 => (at + 1, false),
+        0x0f if matches!(code.get(at + 1), Some(0x80..=0x8f)) => (at + 2, false),
+        // xbegin
+        0xc7 if code.get(at + 1) == Some(&0xf8) => (at + 2, false),
+        0x70..=0x7f | 0xe0..=0xe3 | 0xeb => (at + 1, true),
+        _ => return None,
     };
-    Some(text.start.wrapping_add(end as u64).wrapping_add_signed(distance))
+    let (end, distance) = if is_short {
+        (distance_at + 1, i64::from(*code.get(distance_at)? as i8))
+    } else {
+        let bytes = code.get(distance_at..)?.first_chunk()?;
+        (distance_at + 4, i64::from(i32::from_le_bytes(*bytes)))
+    };
+    Some(Branch { distance: (end as i64).wrapping_add(distance), is_short })
 }
 
 /// Adds the targets of those short jumps that are instructions, or may be.

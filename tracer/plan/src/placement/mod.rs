@@ -18,12 +18,13 @@ mod branches;
 mod survey;
 
 use self::block::Needs;
+pub(crate) use self::branches::branch_at;
 use self::branches::{Forbidden, Text, targets};
 pub use self::{
     apply::{ReadPieces, place},
     survey::{Outlook, Surveyed, survey},
 };
-use super::{Class, Classes, Form};
+use super::{Class, Classes, Form, instruction::LONGEST};
 use faultline_resolve::{FileOffset, ObjectFile};
 
 /// A function whose breakpoint may move.
@@ -64,9 +65,7 @@ impl Place {
 
 /// Whether the instruction at a function's new place is as the file has it: the loader does not change it.
 fn is_fixed(file: &ObjectFile, function: &Movable, place: &Place) -> bool {
-    /// As long as an instruction can be.
-    const INSTRUCTION_BYTES: u64 = 15;
-    !file.is_relocated(FileOffset(function.entry + place.moved_bytes), INSTRUCTION_BYTES)
+    !file.is_relocated(FileOffset(function.entry + place.moved_bytes), LONGEST as u64)
 }
 
 /// The cheapest safe place of each function, in their order; `None` for those that stay where they are,

@@ -6,7 +6,7 @@ use super::{Movable, Needs, Place, ReadPieces, Text, is_fixed, places};
 use crate::{
     Class, Classes, Form,
     build::changed_code,
-    instruction::{self, Verdict},
+    instruction::{self, LONGEST, Verdict},
     labels,
 };
 use faultline_resolve::{Arch, FileOffset, ObjectFile, SkipReason};
@@ -40,8 +40,6 @@ pub fn survey(
     read_pieces: ReadPieces<'_>,
     classes: &Classes,
 ) -> Vec<Outlook> {
-    /// Longer than any instruction.
-    const INSTRUCTION_BYTES: u64 = 15;
     let needs = Needs { registers: 0, return_address: false };
     let mut outlooks = vec![Outlook::Refused(SkipReason::CodeUnreadable); functions.len()];
     let labels: BTreeSet<_> =
@@ -55,7 +53,7 @@ pub fn survey(
         let mut movable = Vec::new();
         for (index, function) in functions.iter().enumerate() {
             let Surveyed { entry, size_bytes, is_label } = function;
-            let Some(code) = text.code(entry.0, INSTRUCTION_BYTES) else { continue };
+            let Some(code) = text.code(entry.0, LONGEST as u64) else { continue };
             let unknown = is_label.then(|| labels::refusal(reached.get(&entry.0).copied(), false));
             let refused = unknown.flatten().or_else(|| changed_code(file, *entry, code, false));
             if let Some(reason) = refused {

@@ -14,13 +14,12 @@ use iced_x86::{
 };
 
 use super::code::Code as Text;
+use crate::instruction::{LONGEST, near_target};
 
 /// More instructions than this are not decoded for one function.
 const MOST_INSTRUCTIONS: usize = 50_000;
 /// More exits than this are not watched for one function.
 const MOST_EXITS: usize = 128;
-/// Longest instruction.
-pub(super) const LONGEST: usize = 15;
 /// How many instructions before an indirect jump are searched for where it goes.
 const LOOK_BACK: usize = 24;
 /// Longest table of a `switch` that is read.
@@ -212,10 +211,7 @@ impl Walk<'_> {
                 }
                 FlowControl::ConditionalBranch => self.branch(instruction.near_branch_target())?,
                 FlowControl::UnconditionalBranch => {
-                    if !is_near(&instruction) {
-                        return Err(ExitsUnknown::JumpsAnywhere);
-                    }
-                    let target = instruction.near_branch_target();
+                    let target = near_target(&instruction).ok_or(ExitsUnknown::JumpsAnywhere)?;
                     // To a function of another file: the jump itself is the better place, because all
                     // callers of that function in this file come through its stub.
                     if !self.is_inside(target) && self.text.is_stub(target) {
@@ -259,8 +255,7 @@ impl Walk<'_> {
 
     fn note_call(&mut self, instruction: &Instruction) {
         // A system call is none.
-        if is_near(instruction) {
-            let target = instruction.near_branch_target();
+        if let Some(target) = near_target(instruction) {
             if self.text.is_stub(target) {
                 self.calls_unknown = true;
             } else if target != instruction.next_ip() {
@@ -419,13 +414,6 @@ impl Walk<'_> {
         }
         Ok(Indirect::Table(targets))
     }
-}
-
-fn is_near(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.op0_kind(),
-        OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64
-    )
 }
 
 /// Whether the stack pointer comes from anywhere but the frame.

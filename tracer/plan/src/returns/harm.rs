@@ -13,6 +13,9 @@ use super::{
     exits::{self, ExitKind, Exits, ExitsUnknown},
 };
 
+/// So many functions are looked at to see what one of them calls.
+const MOST_LOOKED_AT: usize = 200;
+
 /// What could be hurt by a return probe of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Harm {
@@ -288,6 +291,3 @@ impl Own {
         }
     }
 }
-
-/// So many functions are looked at to see what one of them calls.
-const MOST_LOOKED_AT: usize = 200;

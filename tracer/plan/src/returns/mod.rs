@@ -14,7 +14,7 @@ mod tests;
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
 use faultline_resolve::{Arch, ElfAddr, FileOffset, ObjectFile, SkipReason, Skipped};
-use tracer_common::program::{FLAG_AT_EXITS, FLAG_TAILS};
+use tracer_common::program::FLAG_TAILS;
 
 use self::{code::Code, harm::FileHarm};
 pub use self::{
@@ -143,9 +143,6 @@ impl ReturnChooser {
             }
             match self.decide(probe, options) {
                 Ok((watched, has_tails)) => {
-                    if watched != WatchedReturn::Kernel {
-                        probe.program.flags |= FLAG_AT_EXITS;
-                    }
                     if has_tails {
                         probe.program.flags |= FLAG_TAILS;
                     }
@@ -193,7 +190,7 @@ impl ReturnChooser {
     /// The exits with what the kernel makes of them; or that it takes no breakpoint on one.
     fn placed(&self, found: &exits::Exits, classes: &Classes) -> Result<Arc<[Exit]>, ExitsUnknown> {
         let place = |exit: &exits::FoundExit| {
-            let bytes = self.code.code(exit.address, exits::LONGEST)?;
+            let bytes = self.code.code(exit.address, instruction::LONGEST)?;
             let form = Form::of(Arch::X86_64, bytes);
             let is_fine = instruction::judge(Arch::X86_64, bytes) == instruction::Verdict::Fine
                 && classes.of(form) != Class::Refused;
