@@ -60,6 +60,8 @@ pub const FLAG_REGISTERS_ONLY: u8 = 2;
 /// Flag: the function's return is watched at its exits, and it may end by a jump to another function. That
 /// one is then entered with the same stack pointer while the call is still open.
 pub const FLAG_TAILS: u8 = 4;
+/// Flag: the function is Go's, and its calls are told apart by goroutine instead of by task.
+pub const FLAG_GOROUTINES: u8 = 8;
 
 /// What one probe reads at entry and at return.
 #[repr(C)]

@@ -4,11 +4,19 @@
 /// probes per task (`MAX_URETPROBE_DEPTH`); two probes on one function share one of those.
 pub const MAX_OPEN_CALLS: usize = 64;
 
+/// Set in the key of a goroutine's open calls; no task has such a number.
+pub const GOROUTINE: u64 = 1 << 63;
+
+/// Where a goroutine's number is in its descriptor (`runtime.g.goid`), the same from Go 1.18 to 1.27; its
+/// first two words are the bounds of its stack.
+pub const GOROUTINE_ID_AT: u64 = 152;
+
 /// A call that was entered and has not returned.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenCall {
-    /// The stack pointer at the function's entry: with the task, the identity of the call.
+    /// The stack pointer at the function's entry: with the task, the identity of the call. In Go, its
+    /// distance from the top of the goroutine's stack, added to a fixed address.
     pub stack_pointer: u64,
     /// The address of the breakpoint: the function.
     pub function: u64,
@@ -42,14 +50,15 @@ pub enum Fate {
     Throttled = 4,
 }
 
-/// The open calls of a task, outermost first: a mirror of the kernel's own list of return
-/// instances. Only the task itself writes it.
+/// The open calls of a task or goroutine, outermost first: a mirror of the kernel's own list of return
+/// instances. Only the task that runs it writes it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallStack {
     /// Calls in `calls`.
     pub depth: u64,
-    /// The task, as [`RecordHeader::pid_tgid`](crate::record::RecordHeader::pid_tgid).
+    /// The task, as [`RecordHeader::pid_tgid`](crate::record::RecordHeader::pid_tgid); for a goroutine, its
+    /// process's main thread.
     pub pid_tgid: u64,
     /// The calls.
     pub calls: [OpenCall; MAX_OPEN_CALLS],

@@ -11,6 +11,7 @@
 //! - `read`: runs argument programs that read memory into a record
 //! - `latency`: durations into histograms
 //! - `fault`: faulting a page in, with nothing held
+//! - `goroutine`: which goroutine of a Go program runs
 //! - `exchange`: hits that reach two links
 //! - `notices`: processes that execute or fork
 //! - `children`: children of traced processes, followed or only counted
@@ -31,6 +32,7 @@ mod deaths;
 mod emit;
 mod exchange;
 mod fault;
+mod goroutine;
 mod latency;
 mod maps;
 mod notices;
@@ -285,7 +287,7 @@ fn on_end(ctx: &impl EbpfContext, regs: *const pt_regs, site: &Site, stack_point
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
     let timer = Timer::begin(site, Counter::CallsReturned, now_ns);
-    let Some(entered) = returns::close(site, stack_pointer) else {
+    let Some(entered) = returns::close(site, regs, program.flags, stack_pointer) else {
         if end != End::Returned {
             // Whoever has called something else comes along here, too.
             stats::add(site, Counter::ExitsPassed, 1);

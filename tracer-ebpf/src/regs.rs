@@ -31,6 +31,14 @@ pub(crate) fn stack_pointer(regs: *const pt_regs) -> u64 {
     unsafe { (*regs).rsp }
 }
 
+/// Where Go keeps the address of the running goroutine.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn goroutine(regs: *const pt_regs) -> u64 {
+    // SAFETY: the kernel passes a valid pt_regs for the program's whole run.
+    unsafe { (*regs).r14 }
+}
+
 /// The instruction at the breakpoint.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
@@ -75,6 +83,14 @@ pub(crate) fn arguments(regs: *const pt_regs) -> [u64; REGISTERS] {
     // SAFETY: the kernel passes a valid pt_regs for the program's whole run.
     let r = unsafe { &(*regs).regs };
     [r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7]]
+}
+
+/// Where Go keeps the address of the running goroutine.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn goroutine(regs: *const pt_regs) -> u64 {
+    // SAFETY: the kernel passes a valid pt_regs for the program's whole run.
+    unsafe { (*regs).regs[28] }
 }
 
 /// The register of the return value.

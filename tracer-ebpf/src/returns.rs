@@ -5,6 +5,9 @@
 //! pointer is below the current one is over, whether it returned or not. That is how calls that `longjmp`
 //! or an exception jumped over are found.
 //!
+//! In a Go program it is (goroutine, distance from the top of its stack): a goroutine continues on another
+//! thread, and its stack moves when it grows.
+//!
 //! The loops are in functions that the kernel verifies separately ("global" ones): once, whatever their
 //! callers know, and not again for each path that leads to them.
 
@@ -15,12 +18,12 @@ use aya_ebpf::{
 use tracer_common::{
     counter::Counter,
     exchange::GATE_CLOSED,
-    program::FLAG_TAILS,
+    program::{FLAG_GOROUTINES, FLAG_TAILS},
     task::{CallStack, MAX_OPEN_CALLS, OpenCall},
 };
 
 use crate::{
-    maps, regs,
+    goroutine, maps, regs,
     stats::{self, Site},
     task, verifier,
 };
@@ -47,11 +50,39 @@ pub(crate) struct Ended {
     pub(crate) knows_value: bool,
 }
 
+/// Whose call it is, and where on its stack it began: together, its identity.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame {
+    /// The task as the kernel numbers it, or a goroutine.
+    pub(crate) owner: u64,
+    /// The stack pointer at the function's entry; a goroutine's as if its stack ended where every other does.
+    pub(crate) stack_pointer: u64,
+}
+
+impl Frame {
+    /// Of the call that was entered with this stack pointer; `None` if a goroutine should run here and none
+    /// does.
+    #[inline(always)]
+    pub(crate) fn of(
+        site: &Site,
+        regs: *const pt_regs,
+        flags: u8,
+        stack_pointer: u64,
+    ) -> Option<Self> {
+        if flags & FLAG_GOROUTINES == 0 {
+            return Some(Self { owner: site.pid_tgid, stack_pointer });
+        }
+        goroutine::frame(regs, site.pid_tgid, stack_pointer)
+    }
+}
+
 /// A call to be opened. One structure, because the compiler would drop an argument that an architecture
 /// does not use, and the verifier would miss it.
 #[repr(C)]
 struct NewCall {
     entered: Entered,
+    frame: Frame,
+    /// The stack pointer at the function's entry.
     stack_pointer: u64,
     /// Where the breakpoint is.
     function: u64,
@@ -76,9 +107,14 @@ pub(crate) fn open(
     if flags & FLAG_TAILS != 0 {
         return_address = regs::return_address(link, stack_pointer).unwrap_or(0);
     }
-    let call = NewCall { entered, stack_pointer, function, link, return_address };
-    // SAFETY: both are initialised, and outlive the call.
-    let opened = unsafe { open_call(site, &raw const call) } != 0;
+    let opened = match Frame::of(site, regs, flags, stack_pointer) {
+        Some(frame) => {
+            let call = NewCall { entered, frame, stack_pointer, function, link, return_address };
+            // SAFETY: both are initialised, and outlive the call.
+            unsafe { open_call(site, &raw const call) != 0 }
+        }
+        None => false,
+    };
     if !opened {
         stats::add(site, Counter::CallsLost, 1);
     }
@@ -103,9 +139,9 @@ unsafe extern "C" fn open_call(site: *const Site, call: *const NewCall) -> u64 {
 
 #[inline(always)]
 fn try_open(site: &Site, call: &NewCall) -> Option<()> {
-    let NewCall { entered, stack_pointer, function, link, return_address } = *call;
+    let NewCall { entered, frame, stack_pointer: here, function, link, return_address } = *call;
     // A copy on this frame: kernels as of 6.1 do not accept memory that was passed in as a key.
-    let key = site.pid_tgid;
+    let Frame { owner: key, stack_pointer } = frame;
     let stack = match maps::CALLS.get_ptr_mut(&key) {
         Some(stack) => stack,
         None => {
@@ -113,7 +149,7 @@ fn try_open(site: &Site, call: &NewCall) -> Option<()> {
             maps::CALLS.insert(&key, empty, u64::from(BPF_NOEXIST)).ok()?;
             let stack = maps::CALLS.get_ptr_mut(&key)?;
             // SAFETY: only the task itself writes its stack, and it is this task that runs.
-            unsafe { (*stack).pid_tgid = task::shown(key) };
+            unsafe { (*stack).pid_tgid = shown(site.pid_tgid, key) };
             stack
         }
     };
@@ -126,8 +162,8 @@ fn try_open(site: &Site, call: &NewCall) -> Option<()> {
         let other_function = call.function != function;
         let caller = call.return_address;
         if (other_function || is_open(calls, site.probe, stack_pointer))
-            && !is_chained(link, stack_pointer)
-            && !(other_function && is_tail(caller, link, stack_pointer))
+            && !is_chained(link, here)
+            && !(other_function && is_tail(caller, link, here))
         {
             // All calls entered with this same stack pointer; those below it are already gone.
             pop_dead(site, stack, stack_pointer.wrapping_add(1));
@@ -151,14 +187,28 @@ fn try_open(site: &Site, call: &NewCall) -> Option<()> {
     Some(())
 }
 
+/// Whose calls an entry of the map has, as the user sees it: a task, or the process of a goroutine, which
+/// goes on while the task ends.
+#[inline(always)]
+fn shown(pid_tgid: u64, owner: u64) -> u64 {
+    let task = task::shown(pid_tgid);
+    if goroutine::is_one(owner) { (task & !0xffff_ffff) | task >> 32 } else { task }
+}
+
 /// Closes the innermost call of this probe that was entered with this stack pointer; what is
 /// known from its entry, or `None` if there is no such call.
 #[inline(always)]
-pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<Entered> {
+pub(crate) fn close(
+    site: &Site,
+    regs: *const pt_regs,
+    flags: u8,
+    stack_pointer: u64,
+) -> Option<Entered> {
+    let Frame { owner, stack_pointer } = Frame::of(site, regs, flags, stack_pointer)?;
     let mut entered = Entered { at_ns: 0, fate: 0, saved: 0 };
     let since_ns = maps::gate(site.probe) & !GATE_CLOSED;
     // SAFETY: both are initialised, and outlive the call.
-    let closed = unsafe { close_call(site, stack_pointer, since_ns, &raw mut entered) } != 0;
+    let closed = unsafe { close_call(site, owner, stack_pointer, since_ns, &raw mut entered) } != 0;
     if closed {
         stats::add(site, Counter::CallsReturned, 1);
     }
@@ -174,6 +224,7 @@ pub(crate) fn close(site: &Site, stack_pointer: u64) -> Option<Entered> {
 #[inline(never)]
 unsafe extern "C" fn close_call(
     site: *const Site,
+    owner: u64,
     stack_pointer: u64,
     since_ns: u64,
     entered: *mut Entered,
@@ -183,9 +234,7 @@ unsafe extern "C" fn close_call(
     }
     // SAFETY: as the caller promises.
     let (site, entered) = unsafe { (&*site, &mut *entered) };
-    // As in `try_open`.
-    let key = site.pid_tgid;
-    let Some(stack) = maps::CALLS.get_ptr_mut(&key) else { return 0 };
+    let Some(stack) = maps::CALLS.get_ptr_mut(&owner) else { return 0 };
     pop_dead(site, stack, stack_pointer);
     // SAFETY: only the task itself writes its stack, and it is this task that runs.
     let stack = unsafe { &mut *stack };
@@ -215,6 +264,10 @@ unsafe extern "C" fn close_call(
         }
     }
     pop_returned(stack);
+    if goroutine::is_one(owner) && stack.depth == 0 {
+        // Nobody says when a goroutine ends.
+        let _ = maps::CALLS.remove(&owner);
+    }
     found
 }
 

@@ -23,6 +23,7 @@ const FOR_TEST: &[Needed] = &[
     Needed { command: "g++", packages: &["g++"], why: "test targets in C++" },
     Needed { command: "objcopy", packages: &["binutils"], why: "separate debug files" },
     Needed { command: "xz", packages: &["xz-utils"], why: "compressed debug information" },
+    Needed { command: "go", packages: &["golang-go"], why: "test targets in Go" },
     Needed { command: "python3", packages: &["python3"], why: "a real program to trace" },
     Needed { command: "prometheus", packages: &["prometheus"], why: "scrapes the daemon" },
     Needed { command: "systemd-analyze", packages: &["systemd"], why: "checks the unit" },

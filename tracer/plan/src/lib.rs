@@ -12,6 +12,7 @@ mod placement;
 mod program;
 mod quirks;
 mod returns;
+mod stack_check;
 #[cfg(any(test, feature = "testbed"))]
 #[doc(hidden)]
 pub mod testbed;

@@ -18,6 +18,7 @@ use super::debugfile;
 use super::demangle::DemangledNames;
 use super::elf::{Arch, FormatError, Frame, Segment};
 use super::error::ResolveError;
+use super::golang::GoProgram;
 use super::loading::Loading;
 use super::symbols::{SymbolKind, Symbols};
 use super::unwound;
@@ -111,7 +112,7 @@ pub struct ObjectFile {
     build_id: Option<Vec<u8>>,
     soname: Option<String>,
     needed: Vec<String>,
-    is_go: bool,
+    go: Option<GoProgram>,
     catches_exceptions: bool,
     segments: Vec<Segment>,
     loading: Loading,
@@ -164,7 +165,7 @@ impl ObjectFile {
         let build_id = frame.build_id().map(<[u8]>::to_vec);
         let soname = frame.dynamic_strings(elf::DT_SONAME).into_iter().next();
         let needed = frame.dynamic_strings(elf::DT_NEEDED);
-        let is_go = frame.has_section(".go.buildinfo") || frame.has_section(".note.go.buildid");
+        let go = GoProgram::of(&frame);
         let catches_exceptions = frame.has_section(".gcc_except_table");
         let frame_interpreter = frame.interpreter();
         let loading = Loading::of(&frame);
@@ -181,7 +182,7 @@ impl ObjectFile {
             build_id,
             soname,
             needed,
-            is_go,
+            go,
             catches_exceptions,
             segments,
             loading,
@@ -292,10 +293,22 @@ impl ObjectFile {
         &self.file
     }
 
-    /// Whether it is a Go program, or a library of one.
+    /// What it says about itself if it is a Go program, or a library of one.
     #[must_use]
-    pub fn is_go(&self) -> bool {
-        self.is_go
+    pub fn go(&self) -> Option<&GoProgram> {
+        self.go.as_ref()
+    }
+
+    /// Whether Go's compiler or assembler has made the code at an address: a program may have C in it, too.
+    #[must_use]
+    pub fn is_go_code(&self, address: ElfAddr) -> bool {
+        let at = |name: &str| {
+            let found = self.symbols.named(name.as_bytes()).next();
+            found.map(|id| self.symbols.get(id).address)
+        };
+        self.go.is_some()
+            && at("runtime.text").is_none_or(|start| start <= address)
+            && at("runtime.etext").is_none_or(|end| address < end)
     }
 
     /// Whether it has tables that say what to do when an exception passes through its functions.

@@ -282,7 +282,8 @@ fn budget_of_ten_thousand() {
             assert!(number(overhead, "detached") > 5_000, "{overhead}");
         }
         for line in finished.json().iter().filter(|line| line["type"] == "count") {
-            assert!(number(line, "hits") <= rounds, "{rounds} rounds: {line}");
+            let hits = number(line, "hits");
+            assert!(hits <= rounds, "{rounds} rounds: {line}: {summary}\n{}", finished.stderr);
         }
         assert!(target.finish().0.success());
     }

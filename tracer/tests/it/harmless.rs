@@ -3,7 +3,11 @@
 //!
 //! Each target is run alone and under the probes, and prints and ends alike. The calls add up.
 
-use std::process::Command;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -98,5 +102,64 @@ fn exceptions() {
             assert_eq!(number(returns, "lost"), thrown, "{flags:?} {depth}: {summary}");
             assert_eq!(number(returns, "returned"), 20, "{flags:?} {depth}: {summary}");
         }
+    }
+}
+
+/// A Go program.
+#[cfg(target_arch = "x86_64")]
+fn go_target(source: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(source);
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets").join("routines-go");
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    let time = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+    if time(&program) > time(&source) {
+        return program;
+    }
+    let status = Command::new("go")
+        .args(["build", "-o"])
+        .args([&program, &source])
+        .env("CGO_ENABLED", "0")
+        .status()
+        .unwrap_or_else(|error| panic!("go is needed to build test targets: {error}"));
+    assert!(status.success(), "go build {} failed", source.display());
+    program
+}
+
+/// Check that goroutines survive that continue on other threads and grow their stacks inside traced calls, and
+/// that each call is counted once: as returned, or as lost if a panic or the goroutine's end left it.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn goroutines() {
+    let program = go_target("routines.go");
+    let program = program.to_str().unwrap();
+    let (routines, rounds) = (60, 20);
+    let command = [program, &routines.to_string(), &rounds.to_string()];
+    let calls = [
+        ("main.waits", rounds),
+        ("main.leaf", rounds),
+        ("main.one.add", rounds),
+        ("main.recovers", rounds),
+        ("main.panics", rounds),
+        // From 40 down to 0.
+        ("main.grows", 41),
+        ("main.exits", 1),
+        ("main.work", 1),
+    ];
+    let functions = calls.map(|(function, _)| function);
+    let summary = ends_alike(&command, &returning(program, &functions));
+    let returns = &summary["returns"];
+    let a_routine: u64 = calls.iter().map(|(_, calls)| calls).sum();
+    assert_eq!(number(returns, "opened"), routines * a_routine, "{summary}");
+    // Every other call of `panics`; and every fourth goroutine ends in `exits`, called by `work`.
+    assert_eq!(number(returns, "lost"), routines * rounds / 2 + 2 * routines / 4, "{summary}");
+
+    // Without their returns: a function whose stack grows starts again.
+    let mut run = faultline(["count", "--json", "-c", &command.join(" ")]);
+    run.command().args(functions.map(|function| format!("{program}:{function}")));
+    let lines = run.run().succeeded().json();
+    for (function, calls) in calls {
+        let is_its = |line: &&Value| line["probe"] == format!("routines-go:{function}");
+        let line = lines.iter().find(is_its).unwrap();
+        assert_eq!(number(line, "hits"), routines * calls, "{function}");
     }
 }

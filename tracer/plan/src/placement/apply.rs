@@ -31,7 +31,7 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
         }
         for (start, code, symbols) in read_pieces(&file.file) {
             let text = Text::new(start, code, symbols);
-            let places = places(&text, &functions, classes).into_iter().zip(&functions);
+            let places = places(&file.file, &text, &functions, classes).into_iter().zip(&functions);
             for (id, (place, function)) in ids.iter().zip(places) {
                 let place = place.filter(|place| is_fixed(&file.file, function, place));
                 let Some(place) = place else { continue };

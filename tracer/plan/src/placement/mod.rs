@@ -24,8 +24,11 @@ pub use self::{
     apply::{ReadPieces, place},
     survey::{Outlook, Surveyed, survey},
 };
-use super::{Class, Classes, Form, instruction::LONGEST};
+use super::{Class, Classes, Form, instruction::LONGEST, stack_check::stack_check};
 use faultline_resolve::{FileOffset, ObjectFile};
+
+/// So many bytes are looked at for each part of a check of the stack.
+const MOST_CHECKED: u64 = 512;
 
 /// A function whose breakpoint may move.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +66,16 @@ impl Place {
     }
 }
 
+/// How many bytes the check of its stack has with which a function of a Go program begins.
+fn check_bytes(file: &ObjectFile, text: &Text, entry: u64) -> u64 {
+    if file.go().is_none() {
+        // Nearly all files.
+        return 0;
+    }
+    let check = stack_check(entry, |offset| text.code(offset, MOST_CHECKED));
+    check.map_or(0, |check| check.body)
+}
+
 /// Whether the instruction at a function's new place is as the file has it: the loader does not change it.
 fn is_fixed(file: &ObjectFile, function: &Movable, place: &Place) -> bool {
     !file.is_relocated(FileOffset(function.entry + place.moved_bytes), LONGEST as u64)
@@ -70,12 +83,24 @@ fn is_fixed(file: &ObjectFile, function: &Movable, place: &Place) -> bool {
 
 /// The cheapest safe place of each function, in their order; `None` for those that stay where they are,
 /// because moving is not known to be safe or they are outside the text.
-fn places(text: &Text, functions: &[Movable], classes: &Classes) -> Vec<Option<Place>> {
-    let cheapest = |function| cheapest(text, function, classes);
-    let mut places: Vec<_> = functions.iter().map(cheapest).collect();
+fn places(
+    file: &ObjectFile,
+    text: &Text,
+    functions: &[Movable],
+    classes: &Classes,
+) -> Vec<Option<Place>> {
+    let checks = functions.iter().map(|function| check_bytes(file, text, function.entry));
+    let checks: Vec<u64> = checks.collect();
+    let with_checks = functions.iter().zip(&checks);
+    let cheapest =
+        |(function, check_bytes): (_, &u64)| cheapest(text, function, *check_bytes, classes);
+    let mut places: Vec<_> = with_checks.map(cheapest).collect();
     let mut forbidden = Forbidden::new(text);
-    for (function, place) in functions.iter().zip(&places) {
-        if let Some(place) = place.filter(|place| place.moved_bytes != 0) {
+    // Behind Go's check the frame is made, and nothing jumps to before that.
+    let may_be_passed = |check_bytes: &u64| *check_bytes == 0;
+    for ((function, check_bytes), place) in functions.iter().zip(&checks).zip(&places) {
+        let moved = place.filter(|place| place.moved_bytes != 0);
+        if let Some(place) = moved.filter(|_| may_be_passed(check_bytes)) {
             forbidden.add(function.entry + 1, function.entry + place.moved_bytes);
         }
     }
@@ -83,11 +108,11 @@ fn places(text: &Text, functions: &[Movable], classes: &Classes) -> Vec<Option<P
         return places;
     }
     let targets = targets(text, &forbidden);
-    for (function, place) in functions.iter().zip(&mut places) {
-        let Some(moved_bytes) = place.map(|place| place.moved_bytes).filter(|moved| *moved != 0)
-        else {
+    for ((function, check_bytes), place) in functions.iter().zip(&checks).zip(&mut places) {
+        let moved_bytes = place.map_or(0, |place| place.moved_bytes);
+        if moved_bytes == 0 || !may_be_passed(check_bytes) {
             continue;
-        };
+        }
         let jumped_past = targets.any_in(function.entry + 1, function.entry + moved_bytes);
         if jumped_past || !branches::has_known_jumps(text, function.entry, function.size_bytes) {
             *place = None;
@@ -97,10 +122,15 @@ fn places(text: &Text, functions: &[Movable], classes: &Classes) -> Vec<Option<P
 }
 
 /// The cheapest place, judged by the function's first instructions alone.
-fn cheapest(text: &Text, function: &Movable, classes: &Classes) -> Option<Place> {
-    let code = text.code(function.entry, function.size_bytes.min(block::MOST_BYTES as u64))?;
+fn cheapest(text: &Text, function: &Movable, check_bytes: u64, classes: &Classes) -> Option<Place> {
+    let Movable { entry, size_bytes, .. } = *function;
+    let left_bytes = size_bytes.checked_sub(check_bytes)?;
+    let code = text.code(entry + check_bytes, left_bytes.min(block::MOST_BYTES as u64))?;
     let mut candidates = block::candidates(code, function.needs);
-    candidates.retain(|place| function.entry + (place.offset as u64) < function.first_exit);
+    for candidate in &mut candidates {
+        candidate.offset += check_bytes as usize;
+    }
+    candidates.retain(|place| entry + (place.offset as u64) < function.first_exit);
     // Of equally cheap ones the first.
     let best = candidates.iter().min_by_key(|place| classes.of(place.form))?;
     Some(Place {

@@ -75,7 +75,7 @@ pub fn survey(
             continue;
         }
         let (indices, functions): (Vec<_>, Vec<_>) = movable.into_iter().unzip();
-        let places = places(&text, &functions, classes).into_iter().zip(&functions);
+        let places = places(file, &text, &functions, classes).into_iter().zip(&functions);
         for (index, (place, function)) in indices.into_iter().zip(places) {
             if let Some(place) = place.filter(|place| is_fixed(file, function, place)) {
                 outlooks[index] = Outlook::Placed(place);

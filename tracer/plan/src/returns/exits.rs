@@ -14,7 +14,10 @@ use iced_x86::{
 };
 
 use super::code::Code as Text;
-use crate::instruction::{LONGEST, near_target};
+use crate::{
+    instruction::{LONGEST, near_target},
+    stack_check::StackCheck,
+};
 
 /// More instructions than this are not decoded for one function.
 const MOST_INSTRUCTIONS: usize = 50_000;
@@ -81,21 +84,45 @@ pub enum ExitsUnknown {
     OnlyReturns,
     /// This architecture's code is not decoded.
     Architecture,
-    /// Go moves its routines between threads, and calls are told apart by thread.
+    /// It belongs to a Go program whose goroutines cannot be told apart: it was compiled by a version that
+    /// is not known.
     Routines,
+    /// It changes from one stack to another.
+    SwitchesStacks,
+}
+
+/// Where a function's calls begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entered {
+    /// At its first instruction.
+    First,
+    /// Go's function: behind the check of its stack, if it has one.
+    Go(Option<StackCheck>),
 }
 
 /// Follows the code of the function at `entry`, whose symbol says that it has `size_bytes`.
-pub(super) fn exits(text: &Text, entry: u64, size_bytes: u64) -> Result<Exits, ExitsUnknown> {
+pub(super) fn exits(
+    text: &Text,
+    entry: u64,
+    size_bytes: u64,
+    entered: Entered,
+) -> Result<Exits, ExitsUnknown> {
     if size_bytes == 0 {
         return Err(ExitsUnknown::NoCode);
     }
+    let check = match entered {
+        Entered::Go(check) => check,
+        Entered::First => None,
+    };
+    let body = check.map_or(entry, |check| entry + check.body);
     let mut walk = Walk {
         text,
         entry,
+        body,
+        back: check.map(|check| entry + check.back),
         end: entry.checked_add(size_bytes).ok_or(ExitsUnknown::NoCode)?,
         seen: BTreeMap::new(),
-        pending: vec![entry],
+        pending: vec![body],
         exits: Vec::new(),
         calls: HashSet::new(),
         calls_unknown: false,
@@ -104,6 +131,17 @@ pub(super) fn exits(text: &Text, entry: u64, size_bytes: u64) -> Result<Exits, E
         tables: Vec::new(),
     };
     walk.run()?;
+    if let Entered::Go(_) = entered {
+        // A function that has recovered from a panic goes on where nothing jumps to. There is no data in
+        // between.
+        while let Some(address) = walk.unseen() {
+            walk.pending.push(address);
+            walk.run()?;
+        }
+        if walk.switches_stacks {
+            return Err(ExitsUnknown::SwitchesStacks);
+        }
+    }
     walk.done()
 }
 
@@ -111,6 +149,10 @@ pub(super) fn exits(text: &Text, entry: u64, size_bytes: u64) -> Result<Exits, E
 struct Walk<'a> {
     text: &'a Text,
     entry: u64,
+    /// Where it goes on if Go's check finds its stack large enough; else its entry.
+    body: u64,
+    /// The jump by which it starts again if not.
+    back: Option<u64>,
     end: u64,
     /// Length of each instruction that was decoded, by address.
     seen: BTreeMap<u64, u8>,
@@ -139,6 +181,18 @@ enum Indirect {
 impl Walk<'_> {
     fn is_inside(&self, address: u64) -> bool {
         (self.entry..self.end).contains(&address)
+    }
+
+    /// The first byte of the function that was not decoded.
+    fn unseen(&self) -> Option<u64> {
+        let mut next = self.body;
+        for (address, length) in self.seen.range(self.body..self.end) {
+            if *address > next {
+                break;
+            }
+            next = address + u64::from(*length);
+        }
+        (next < self.end).then_some(next)
     }
 
     fn run(&mut self) -> Result<(), ExitsUnknown> {
@@ -210,6 +264,7 @@ impl Walk<'_> {
                     };
                 }
                 FlowControl::ConditionalBranch => self.branch(instruction.near_branch_target())?,
+                FlowControl::UnconditionalBranch if self.back == Some(address) => return Ok(()),
                 FlowControl::UnconditionalBranch => {
                     let target = near_target(&instruction).ok_or(ExitsUnknown::JumpsAnywhere)?;
                     // To a function of another file: the jump itself is the better place, because all
@@ -265,7 +320,7 @@ impl Walk<'_> {
     }
 
     fn branch(&mut self, target: u64) -> Result<(), ExitsUnknown> {
-        if target == self.entry {
+        if (self.entry..=self.body).contains(&target) {
             return Err(ExitsUnknown::JumpsToEntry);
         }
         self.pending.push(target);
@@ -315,6 +370,19 @@ impl Walk<'_> {
             return if !has_index {
                 // Through a slot of the file, or a field of an object: a function pointer.
                 Ok(Indirect::Tail)
+            } else if jump.memory_base() != Register::None && jump.memory_index_scale() == 8 {
+                // Go: `lea base, [rip+table]; jmp [base+index*8]`
+                let table = last_write(before, jump.memory_base()).map(|at| &before[at]);
+                let table = table.filter(|lea| {
+                    lea.mnemonic() == Mnemonic::Lea && lea.is_ip_rel_memory_operand()
+                });
+                let bound = bound(before, jump.memory_index());
+                match (table, bound) {
+                    (Some(lea), Some(bound)) if jump.memory_displacement64() == 0 => {
+                        self.pointers(lea.ip_rel_memory_address(), bound)
+                    }
+                    _ => Err(ExitsUnknown::JumpsAnywhere),
+                }
             } else if jump.memory_base() == Register::None && jump.memory_index_scale() == 8 {
                 let bound = bound(before, jump.memory_index());
                 let bound = bound.ok_or(ExitsUnknown::JumpsAnywhere)?;

@@ -10,7 +10,7 @@ use faultline_resolve::ObjectFile;
 
 use super::{
     code::Code,
-    exits::{self, ExitKind, Exits, ExitsUnknown},
+    exits::{self, Entered, ExitKind, Exits, ExitsUnknown},
 };
 
 /// So many functions are looked at to see what one of them calls.
@@ -168,7 +168,7 @@ pub(super) struct FileHarm {
 /// Why no function's return is traced by replacing its return address in a file.
 #[must_use]
 pub fn harm_in(file: &ObjectFile) -> Option<Harm> {
-    if file.is_go() {
+    if file.go().is_some() {
         Some(Harm::MovesStacks)
     } else if unwinds(file) {
         Some(Harm::Unwinds)
@@ -254,10 +254,9 @@ impl FileHarm {
                 }
                 None => {}
             }
-            let own = self
-                .own
-                .entry(at)
-                .or_insert_with(|| Own::of(&exits::exits(code, at, code.size_of(at))));
+            let own = self.own.entry(at).or_insert_with(|| {
+                Own::of(&exits::exits(code, at, code.size_of(at), Entered::First))
+            });
             if !own.stays || reached.len() > MOST_LOOKED_AT {
                 self.harmless.insert(at, false);
                 self.harmless.insert(address, false);

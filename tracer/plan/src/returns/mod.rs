@@ -11,19 +11,27 @@ mod harm;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
+use std::{collections::HashMap, fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use faultline_resolve::{Arch, ElfAddr, FileOffset, ObjectFile, SkipReason, Skipped};
-use tracer_common::program::FLAG_TAILS;
+use tracer_common::program::{FLAG_GOROUTINES, FLAG_TAILS};
 
-use self::{code::Code, harm::FileHarm};
+use self::{code::Code, exits::Entered, harm::FileHarm};
 pub use self::{
     exits::{ExitKind, ExitsUnknown},
     harm::{Harm, harm_in},
 };
 use crate::{
     AttachPlan, Class, Classes, Costs, Form, PlannedProbe, ProbeId, ReadPieces, instruction,
+    stack_check::stack_check,
 };
+
+/// The Go versions in which the number of a goroutine is where [`GOROUTINE_ID_AT`] says.
+///
+/// [`GOROUTINE_ID_AT`]: tracer_common::task::GOROUTINE_ID_AT
+const KNOWN_GO: RangeInclusive<(u32, u32)> = (1, 18)..=(1, 27);
+/// So many bytes are looked at for each part of a check of the stack.
+const MOST_CHECKED: usize = 512;
 
 /// How to watch returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -142,10 +150,8 @@ impl ReturnChooser {
                 continue;
             }
             match self.decide(probe, options) {
-                Ok((watched, has_tails)) => {
-                    if has_tails {
-                        probe.program.flags |= FLAG_TAILS;
-                    }
+                Ok((watched, flags)) => {
+                    probe.program.flags |= flags;
                     probe.watched = watched;
                 }
                 Err(reason) => drop(refused.insert(*id, reason)),
@@ -170,11 +176,13 @@ impl ReturnChooser {
         &mut self,
         probe: &PlannedProbe,
         options: &ReturnOptions,
-    ) -> Result<(WatchedReturn, bool), SkipReason> {
+    ) -> Result<(WatchedReturn, u8), SkipReason> {
         let address = self.file().address_of(probe.offset).map_or(0, |address| address.0);
+        let entered = self.entered(address);
         let found = match self.file().arch() {
-            Arch::X86_64 if self.file().is_go() => Err(ExitsUnknown::Routines),
-            Arch::X86_64 => exits::exits(&self.code, address, probe.function_bytes.unwrap_or(0)),
+            Arch::X86_64 => entered.and_then(|entered| {
+                exits::exits(&self.code, address, probe.function_bytes.unwrap_or(0), entered)
+            }),
             Arch::Aarch64 => Err(ExitsUnknown::Architecture),
         };
         let names = probe.symbols.iter().map(|name| &**name);
@@ -182,9 +190,26 @@ impl ReturnChooser {
         let harm = harm.or(options.kills_filtered.then_some(Harm::KillsFiltered));
         let placed = found.and_then(|found| {
             let exits = self.placed(&found, &options.classes)?;
-            Ok((exits, found.has_tails))
+            let mut flags = 0;
+            if found.has_tails {
+                flags |= FLAG_TAILS;
+            }
+            if matches!(entered, Ok(Entered::Go(_))) {
+                flags |= FLAG_GOROUTINES;
+            }
+            Ok((exits, flags))
         });
         decide(placed, harm, options)
+    }
+
+    /// Where the calls of the function at this address begin.
+    fn entered(&self, address: u64) -> Result<Entered, ExitsUnknown> {
+        let go = self.file().go().filter(|_| self.file().is_go_code(ElfAddr(address)));
+        let Some(go) = go else { return Ok(Entered::First) };
+        if !go.version.is_some_and(|version| KNOWN_GO.contains(&version)) {
+            return Err(ExitsUnknown::Routines);
+        }
+        Ok(Entered::Go(stack_check(address, |address| self.code.code(address, MOST_CHECKED))))
     }
 
     /// The exits with what the kernel makes of them; or that it takes no breakpoint on one.
@@ -206,13 +231,12 @@ impl ReturnChooser {
 }
 
 fn decide(
-    exits: Result<(Arc<[Exit]>, bool), ExitsUnknown>,
+    exits: Result<(Arc<[Exit]>, u8), ExitsUnknown>,
     harm: Option<Harm>,
     options: &ReturnOptions,
-) -> Result<(WatchedReturn, bool), SkipReason> {
-    let at_exits =
-        |(exits, has_tails), because| Ok((WatchedReturn::Exits { exits, because }, has_tails));
-    let kernel = Ok((WatchedReturn::Kernel, false));
+) -> Result<(WatchedReturn, u8), SkipReason> {
+    let at_exits = |(exits, flags), because| Ok((WatchedReturn::Exits { exits, because }, flags));
+    let kernel = Ok((WatchedReturn::Kernel, 0));
     // The kernel cannot follow what these do.
     let may_force = options.force && harm != Some(Harm::HandlesReturns);
     match (options.returns, harm, exits) {
@@ -267,7 +291,8 @@ impl ExitsUnknown {
             Self::TooMany => "it has too many exits",
             Self::Unsupported => "the kernel supports no breakpoint on one of them",
             Self::Empty | Self::OnlyReturns => "its entry is its exit",
-            Self::Routines => "Go moves its routines between threads",
+            Self::Routines => "its goroutines cannot be told apart: Go 1.18 to 1.27 are known",
+            Self::SwitchesStacks => "it changes to another stack",
             Self::Architecture => "this architecture's code is not decoded",
         }
     }

@@ -2,14 +2,14 @@
 
 use super::{
     code::Code,
-    exits::{ExitKind, Exits, ExitsUnknown, exits},
+    exits::{Entered, ExitKind, Exits, ExitsUnknown, exits},
 };
 
 /// Where this test's code is.
 const START: u64 = 0x1000;
 
 fn found(code: &[u8], size_bytes: u64) -> Result<Exits, ExitsUnknown> {
-    exits(&Code::in_memory(START, code.to_vec(), &[START]), START, size_bytes)
+    exits(&Code::in_memory(START, code.to_vec(), &[START]), START, size_bytes, Entered::First)
 }
 
 /// Offset, kind and whether it is outside the function, of each exit.
