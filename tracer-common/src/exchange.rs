@@ -6,7 +6,11 @@
 //! of the list): it counts the hit and leaves a mark. The older link's program finds the mark and ignores
 //! the hit. If a hit reaches only one of the links, it has no mark, or one that nothing looks for.
 //!
-//! The attach cookie's lower half is the probe, its upper half the link's generation.
+//! Once no hit is under way that began before the new link was there, the old one is *retired*: it ignores
+//! all hits from then on, and no marks are needed any more. Only then is it released. How long the kernel
+//! takes to remove it, and who else has its descriptor, does not matter.
+//!
+//! The attach cookie's lower half is the probe, its upper half the link's number. Numbers rise.
 //!
 //! A probe whose return is traced has two breakpoints, which are set and removed one after the other. In
 //! between, its calls would be seen to begin and not to end, or to end and not to have begun. So it has
@@ -24,8 +28,8 @@ pub const MAX_MARKS: usize = 8;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// The generation of the links that left them.
-    pub generation: u32,
+    /// The exchange whose new links left them: the number of the first of these.
+    pub exchange: u32,
     /// Marks in `probes`.
     pub count: u32,
     /// The hit: its instruction pointer, and [`AT_RETURN`].
@@ -53,9 +57,9 @@ impl Marks {
     /// an earlier hit that only reached the new link. The new mark replaces it and becomes the newest, so
     /// that the marks of one hit are next to each other.
     #[inline(always)]
-    pub fn add(&mut self, generation: u32, place: u64, probe: u32) {
-        if self.generation != generation || self.place != place {
-            *self = Self { generation, place, pid_tgid: self.pid_tgid, ..Self::default() };
+    pub fn add(&mut self, exchange: u32, place: u64, probe: u32) {
+        if self.exchange != exchange || self.place != place {
+            *self = Self { exchange, place, pid_tgid: self.pid_tgid, ..Self::default() };
         }
         if let Some(stale) = self.position(probe) {
             self.remove(stale);
@@ -70,8 +74,8 @@ impl Marks {
 
     /// Takes the mark that a newer link has left for this hit of the probe; whether there was one.
     #[inline(always)]
-    pub fn take(&mut self, generation: u32, place: u64, probe: u32) -> bool {
-        if self.generation != generation || self.place != place {
+    pub fn take(&mut self, exchange: u32, place: u64, probe: u32) -> bool {
+        if self.exchange != exchange || self.place != place {
             return false;
         }
         let Some(found) = self.position(probe) else { return false };
@@ -103,6 +107,6 @@ impl Marks {
 }
 
 /// The attach cookie of a probe in a link.
-pub const fn cookie(probe: u32, generation: u32) -> u64 {
-    (generation as u64) << 32 | probe as u64
+pub const fn cookie(probe: u32, link: u32) -> u64 {
+    (link as u64) << 32 | probe as u64
 }

@@ -80,8 +80,10 @@ pub struct Control {
     /// Always 0, which the kernel's verifier cannot know. It checks a loop whose counter starts from this
     /// number once for all values, instead of once for each.
     pub zero: u64,
-    /// Not 0 while links are exchanged: the generation of the new ones (see [`exchange`]).
+    /// Not 0 while links are exchanged: the number of the first new one (see [`exchange`]).
     pub exchange: u64,
+    /// Links below this number may be retired.
+    pub retired_below: u64,
     /// Hits that could not be marked during an exchange, and may have been counted twice.
     pub unmarked: u64,
     /// Children with a copy of its memory that traced processes have forked, if children are not followed.
@@ -97,4 +99,4 @@ impl Control {
     pub const ENDED: i64 = i64::MIN;
 }
 
-const _: () = assert!(size_of::<Control>() == 56);
+const _: () = assert!(size_of::<Control>() == 64);

@@ -12,13 +12,17 @@ pub(crate) fn takes(cookie: u64, pid_tgid: u64, place: u64) -> bool {
     if !maps::exchanges() {
         return true;
     }
+    let (probe, link) = (cookie as u32, (cookie >> 32) as u32);
+    // In this order: user space retires old links before it ends their exchange.
     let exchange = maps::exchange();
+    if maps::is_retired(link) {
+        return false;
+    }
     if exchange == 0 {
         return true;
     }
-    let (probe, generation) = (cookie as u32, (cookie >> 32) as u32);
-    if generation == exchange {
-        if mark(pid_tgid, place, probe, generation).is_none() {
+    if link >= exchange {
+        if mark(pid_tgid, place, probe, exchange).is_none() {
             maps::count_unmarked();
         }
         return true;
@@ -30,7 +34,7 @@ pub(crate) fn takes(cookie: u64, pid_tgid: u64, place: u64) -> bool {
 }
 
 #[inline(always)]
-fn mark(pid_tgid: u64, place: u64, probe: u32, generation: u32) -> Option<()> {
+fn mark(pid_tgid: u64, place: u64, probe: u32, exchange: u32) -> Option<()> {
     let marks = match maps::MARKS.get_ptr_mut(&pid_tgid) {
         Some(marks) => marks,
         None => {
@@ -44,6 +48,6 @@ fn mark(pid_tgid: u64, place: u64, probe: u32, generation: u32) -> Option<()> {
     };
     // SAFETY: as above.
     let marks = unsafe { &mut *marks };
-    marks.add(generation, place, probe);
+    marks.add(exchange, place, probe);
     Some(())
 }

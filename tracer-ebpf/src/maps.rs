@@ -133,6 +133,10 @@ static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static MARKS: HashMap<u64, Marks> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
+/// Links that were replaced and ignore their hits, by number: see [`tracer_common::exchange`].
+#[map]
+static RETIRED: HashMap<u32, u8> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
 /// Since when each probe's calls count, by probe index: see [`tracer_common::exchange`].
 #[map]
 static GATES: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -229,7 +233,18 @@ pub(crate) fn gate(probe: u32) -> u64 {
     }
 }
 
-/// The generation of the new links of an exchange; 0 while there is none.
+/// Whether a link was replaced by another one, which counts its hits now.
+#[inline(always)]
+pub(crate) fn is_retired(link: u32) -> bool {
+    let below = match CONTROL.get_ptr(0) {
+        // SAFETY: as in `exchange`.
+        Some(control) => unsafe { (&raw const (*control).retired_below).read_volatile() },
+        None => 0,
+    };
+    u64::from(link) < below && RETIRED.get_ptr(&link).is_some()
+}
+
+/// The number of the first new link of an exchange; 0 while there is none.
 #[inline(always)]
 pub(crate) fn exchange() -> u32 {
     match CONTROL.get_ptr(0) {

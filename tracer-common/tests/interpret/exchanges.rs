@@ -49,17 +49,17 @@ proptest! {
     #[test]
     fn a_hit_counts_once(exchanges in vec(exchange(), 1..4)) {
         let mut marks = Marks::default();
-        for (generation, Exchange { places, hits }) in exchanges.into_iter().enumerate() {
-            let generation = generation as u32 + 1;
+        for (exchange, Exchange { places, hits }) in exchanges.into_iter().enumerate() {
+            let exchange = exchange as u32 + 1;
             for (time, place) in hits.into_iter().enumerate() {
                 let (address, place) = (0x1000 + place as u64, &places[place]);
                 let has_new = time >= place.new_from;
                 for probe in place.new.iter().filter(|_| has_new) {
-                    marks.add(generation, address, *probe);
+                    marks.add(exchange, address, *probe);
                 }
                 for probe in place.old.iter().filter(|_| time < place.old_until) {
                     let counted = has_new && place.new.contains(probe);
-                    prop_assert_eq!(marks.take(generation, address, *probe), counted);
+                    prop_assert_eq!(marks.take(exchange, address, *probe), counted);
                 }
                 prop_assert!(marks.count as usize <= MAX_MARKS);
             }

@@ -88,6 +88,11 @@ impl PlaceLinks {
         self.0.iter().flat_map(|(probes, _)| probes).copied()
     }
 
+    /// The numbers of the links.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().flat_map(|(_, links)| links.numbers())
+    }
+
     pub(crate) fn into_links(self) -> impl Iterator<Item = HeldLinks> {
         self.0.into_iter().map(|(_, links)| links)
     }

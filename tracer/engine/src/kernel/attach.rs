@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracer_common::exchange::LEAVES;
+use tracer_common::exchange::{LEAVES, cookie};
 
 use super::{
     Features, KernelError, Links, Programs, Progress, descriptors,
@@ -320,7 +320,8 @@ impl<'a> Transaction<'a> {
             state.running += 1;
             drop(state);
             let began = Instant::now();
-            let result = self.create(&job);
+            let number = self.programs.next_link();
+            let result = self.create(&job, number);
             let ended = Instant::now();
             state = self.lock();
             state.running -= 1;
@@ -333,7 +334,7 @@ impl<'a> Transaction<'a> {
                     let points = job.points.len();
                     progress.add(points);
                     let kind = self.maker.kind();
-                    state.links[job.piece].push(Link { descriptor, points, kind });
+                    state.links[job.piece].push(Link { descriptor, points, kind, number });
                 }
                 Err(error) if self.has_ended(&job, &error) => state.gone[job.piece] = true,
                 Err(error) if is_general(&error) => {
@@ -370,11 +371,11 @@ impl<'a> Transaction<'a> {
         error.raw_os_error() == Some(libc::ESRCH) && self.pid(job).is_some()
     }
 
-    fn create(&self, job: &Job) -> io::Result<OwnedFd> {
+    fn create(&self, job: &Job, number: u32) -> io::Result<OwnedFd> {
         let offsets: Vec<_> = job.points.iter().map(|point| point.offset).collect();
         let cookie = |point: &Point| {
             let leaves = if point.leaves { u64::from(LEAVES) } else { 0 };
-            self.programs.cookie(point.id) | leaves
+            cookie(point.id.0, number) | leaves
         };
         let cookies: Vec<_> = job.points.iter().map(cookie).collect();
         let points = Points {

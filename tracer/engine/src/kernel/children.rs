@@ -217,7 +217,7 @@ impl Programs {
                 at_return: false,
             };
             let descriptor = create_multi_link(program, &points).map_err(failed)?;
-            Ok(Link { descriptor, points: offsets.len(), kind: LinkKind::Multi })
+            Ok(Link { descriptor, points: offsets.len(), kind: LinkKind::Multi, number: 0 })
         };
         offsets.chunks(MAX_POINTS).map(link).collect::<Result<_, _>>().map(Links::new)
     }

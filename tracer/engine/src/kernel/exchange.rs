@@ -1,5 +1,5 @@
 //! Exchanges links. New links with some of the probes are attached before the old link, which has all of
-//! them, is released. So no hit of the probes that stay is lost, and none counts twice. See
+//! them, is retired and released. So no hit of the probes that stay is lost, and none counts twice. See
 //! [`tracer_common::exchange`] for how the programs distinguish the links.
 //!
 //! Between the two steps, all hits that began earlier have to end ([`Programs::outlast_hits`]). A hit runs
@@ -7,16 +7,14 @@
 //! that was preempted past that position, within the program of another probe or of another tracer, has yet
 //! to meet the old link.
 //!
-//! An exchange may end only when the old link is really gone. Closing it waits for that, provided nothing
-//! else has a copy of its descriptor, such as a child of ours that has not executed yet.
-//!
 //! Only multi links need this: where each breakpoint has its own link, that link is simply released.
 
 use std::{
+    collections::VecDeque,
     io,
     mem::offset_of,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -34,6 +32,7 @@ use super::{
     links::{Link, LinkKind},
     mapped::MappedArray,
     own_code,
+    programs::map_error,
     sys::{Points, create_multi_link},
     tasks::has_ended,
 };
@@ -46,6 +45,9 @@ const OUTLASTED_WITHIN: Duration = Duration::from_secs(2);
 /// How many tasks may be hit while links are exchanged, not counting tasks that have ended since. An
 /// exchange takes some tens of milliseconds.
 pub(super) const MAX_MARKED_TASKS: u32 = 16_384;
+
+/// How many links that were replaced the programs know. One that cannot be released yet is among the last.
+pub(super) const MAX_RETIRED: u32 = 16_384;
 
 /// What user space communicates to the running programs.
 #[derive(Debug)]
@@ -72,8 +74,12 @@ impl ControlWords {
         self.0.add(offset_of!(Control, enabled) / 8, 1);
     }
 
-    fn set_exchange(&self, generation: u32) {
-        self.0.store(offset_of!(Control, exchange) / 8, u64::from(generation));
+    fn set_exchange(&self, first: u32) {
+        self.0.store(offset_of!(Control, exchange) / 8, u64::from(first));
+    }
+
+    fn set_retired_below(&self, link: u32) {
+        self.0.store(offset_of!(Control, retired_below) / 8, u64::from(link));
     }
 
     fn unmarked(&self) -> u64 {
@@ -122,38 +128,86 @@ impl Gates {
     }
 }
 
-/// The generations of links.
+/// The numbers of links, and those that were replaced.
 #[derive(Debug)]
-pub(super) struct Generations {
-    /// The generation of links that are attached at this moment.
-    current: AtomicU32,
-    marks: Mutex<HashMap<MapData, u64, Marks>>,
+pub(super) struct Numbered {
+    next: AtomicU32,
+    exchanged: Mutex<Exchanged>,
 }
 
-impl Generations {
-    pub(super) fn new(marks: HashMap<MapData, u64, Marks>) -> Self {
-        Self { current: AtomicU32::new(0), marks: Mutex::new(marks) }
+#[derive(Debug)]
+struct Exchanged {
+    marks: HashMap<MapData, u64, Marks>,
+    retired: HashMap<MapData, u32, u8>,
+    /// What `retired` has, oldest first.
+    order: VecDeque<u32>,
+}
+
+impl Numbered {
+    pub(super) fn new(
+        marks: HashMap<MapData, u64, Marks>,
+        retired: HashMap<MapData, u32, u8>,
+    ) -> Self {
+        let exchanged = Exchanged { marks, retired, order: VecDeque::new() };
+        // 0 stands for no exchange.
+        Self { next: AtomicU32::new(1), exchanged: Mutex::new(exchanged) }
     }
 
-    pub(super) fn current(&self) -> u32 {
-        self.current.load(Ordering::Relaxed)
+    /// A number for a link that is about to be attached.
+    pub(super) fn next(&self) -> u32 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Exchanged> {
+        self.exchanged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on, newly attached links take over the hits of the existing ones.
     pub(super) fn begin(&self, control: &ControlWords) {
-        let generation = self.current.fetch_add(1, Ordering::Relaxed) + 1;
-        control.set_exchange(generation);
+        control.set_exchange(self.next.load(Ordering::Relaxed));
     }
 
-    /// Ends the exchange: either the old links or the new ones were released. Returns how many hits may
+    /// These links ignore their hits from now on; if that fails, none does.
+    pub(super) fn retire(&self, control: &ControlWords, links: &[u32]) -> Result<(), KernelError> {
+        let mut exchanged = self.lock();
+        let Exchanged { retired, order, .. } = &mut *exchanged;
+        for (done, link) in links.iter().enumerate() {
+            if order.len() >= MAX_RETIRED as usize
+                && let Some(oldest) = order.pop_front()
+            {
+                // It has long been gone.
+                let _ = retired.remove(&oldest);
+            }
+            if let Err(error) = retired.insert(link, &1, 0) {
+                drop(exchanged);
+                self.reinstate(&links[..done]);
+                return Err(map_error("write", "RETIRED")(error));
+            }
+            order.push_back(*link);
+        }
+        control.set_retired_below(self.next.load(Ordering::Relaxed));
+        Ok(())
+    }
+
+    /// They count their hits again.
+    pub(super) fn reinstate(&self, links: &[u32]) {
+        let mut exchanged = self.lock();
+        for link in links {
+            let _ = exchanged.retired.remove(link);
+        }
+        exchanged.order.retain(|link| !links.contains(link));
+    }
+
+    /// Ends the exchange: the old links are retired, or the new ones released. Returns how many hits may
     /// have been counted twice since the programs were loaded.
     pub(super) fn end(&self, control: &ControlWords) -> u64 {
         control.set_exchange(0);
         // The remaining marks are from hits that met only the new link; the next exchange has another
-        // generation. Only delete the marks of tasks that have ended: a task that was preempted while
+        // number. Only delete the marks of tasks that have ended: a task that was preempted while
         // writing its marks continues to write, and by then the kernel may have reused that memory for
         // another task's marks.
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut exchanged = self.lock();
+        let marks = &mut exchanged.marks;
         let tasks: Vec<(u64, Marks)> = marks.iter().filter_map(Result::ok).collect();
         if tasks.len() > MAX_MARKED_TASKS as usize / 2 {
             for (key, _) in tasks.into_iter().filter(|(_, marks)| has_ended(marks.pid_tgid)) {
@@ -191,7 +245,8 @@ impl Programs {
             at_return: false,
         };
         let descriptor = create_multi_link(self.entry()?, &points).map_err(failed)?;
-        let link = Links::new(vec![Link { descriptor, points: 1, kind: LinkKind::Multi }]);
+        let link =
+            Links::new(vec![Link { descriptor, points: 1, kind: LinkKind::Multi, number: 0 }]);
         if !link.detach_within(OUTLASTED_WITHIN, self.helper) {
             tracing::warn!(
                 "a task hangs inside a hit while breakpoints are exchanged: of what is hit just now, a \

@@ -144,7 +144,7 @@ pub(crate) fn be_releaser_if_asked() -> bool {
     let links = numbers.iter().map(|number| {
         // SAFETY: the parent left us its links under these numbers, and nothing else here owns them.
         let descriptor = unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*number)) };
-        Link { descriptor, points: 0, kind: LinkKind::Single }
+        Link { descriptor, points: 0, kind: LinkKind::Single, number: 0 }
     });
     release_each(links.collect(), LinkKind::Single.at_once(), |_, took| {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);

@@ -69,7 +69,8 @@ struct Holder {
 #[derive(Debug)]
 pub struct HeldLinks {
     held: Held,
-    links: usize,
+    /// The number of each.
+    numbers: Box<[u32]>,
 }
 
 #[derive(Debug)]
@@ -157,7 +158,9 @@ impl LinkHolders {
         held.into_iter()
             .zip(all)
             .map(|(held, links)| match held {
-                Some(ticket) => HeldLinks { links: links.len(), held: Held::By(ticket) },
+                Some(ticket) => {
+                    HeldLinks { numbers: links.numbers().collect(), held: Held::By(ticket) }
+                }
                 None => HeldLinks::here(links),
             })
             .collect()
@@ -301,17 +304,22 @@ impl LinkHolders {
 
 impl HeldLinks {
     fn here(links: Links) -> Self {
-        Self { links: links.len(), held: Held::Here(links) }
+        Self { numbers: links.numbers().collect(), held: Held::Here(links) }
     }
 
     /// Number of links.
     pub fn len(&self) -> usize {
-        self.links
+        self.numbers.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.links == 0
+        self.numbers.is_empty()
+    }
+
+    /// The number of each, by which it can be retired.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.numbers.iter().copied()
     }
 }
 
@@ -448,11 +456,12 @@ fn hand_over(links: Links, done: mpsc::Sender<DetachReport>, progress: Arc<Progr
 
 /// Copies a link's descriptor out of the process's table into this thread's.
 fn take(process: RawFd, link: (RawFd, usize, LinkKind)) -> io::Result<Link> {
-    let (number, points, kind) = link;
+    let (from, points, kind) = link;
     // SAFETY: the call takes no pointer.
-    let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) };
-    let number = descriptor(taken)?;
+    let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process, from, 0) };
+    let taken = descriptor(taken)?;
     // SAFETY: the kernel has just made it (close-on-exec), and nothing else owns it.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-    Ok(Link { descriptor, points, kind })
+    let descriptor = unsafe { OwnedFd::from_raw_fd(taken) };
+    // Whoever asked has the link's number.
+    Ok(Link { descriptor, points, kind, number: 0 })
 }

@@ -34,6 +34,8 @@ pub(super) struct Link {
     pub(super) descriptor: OwnedFd,
     pub(super) points: usize,
     pub(super) kind: LinkKind,
+    /// In the cookies of its probes; 0 if it has none.
+    pub(super) number: u32,
 }
 
 /// The kind of a link.
@@ -131,6 +133,11 @@ impl Links {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
+    }
+
+    /// Their numbers.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.links.iter().map(|link| link.number)
     }
 
     /// Number of breakpoints.

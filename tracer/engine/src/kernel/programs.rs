@@ -14,7 +14,7 @@ use tracer_common::{
     Action, Control,
     condition::{Condition, SAMPLE_ALL, Text},
     counter::COLUMNS,
-    exchange::{Marks, cookie},
+    exchange::Marks,
     histogram::SHARDS,
     program::ProbeProgram,
 };
@@ -24,7 +24,7 @@ use super::{
     children::Children,
     counters::{CountersShape, column_len, counters_len, cpus},
     descriptors,
-    exchange::{ControlWords, Gates, Generations, MAX_MARKED_TASKS},
+    exchange::{ControlWords, Gates, MAX_MARKED_TASKS, MAX_RETIRED, Numbered},
     features::UprobePrograms,
     mapped::MappedArray,
     pid_namespace::PidNamespace,
@@ -102,7 +102,7 @@ impl LoadOptions {
 pub struct Programs {
     ebpf: Ebpf,
     control: ControlWords,
-    generations: Generations,
+    numbered: Numbered,
     /// Present if links may be exchanged and returns are traced.
     gates: Option<Gates>,
     tracks_returns: bool,
@@ -197,6 +197,7 @@ impl Programs {
             .map_max_entries("FOLLOWED", children.room())
             .map_max_entries("GATES", if exchanges && tracks_returns { probes } else { 1 })
             .map_max_entries("MARKS", if exchanges { MAX_MARKED_TASKS } else { 1 })
+            .map_max_entries("RETIRED", if exchanges { MAX_RETIRED } else { 1 })
             .map_max_entries("CALLS", if tracks_returns { MAX_TASKS_IN_CALLS } else { 1 })
             .map_max_entries("HISTOGRAMS", histograms)
             .load(object())
@@ -206,7 +207,7 @@ impl Programs {
             })?;
         let control = mapped(&ebpf, "CONTROL", ControlWords::WORDS).map(ControlWords::new)?;
         let marks: HashMap<MapData, u64, Marks> = typed(ebpf.take_map("MARKS"), "MARKS")?;
-        let generations = Generations::new(marks);
+        let numbered = Numbered::new(marks, typed(ebpf.take_map("RETIRED"), "RETIRED")?);
         let gates = (exchanges && tracks_returns)
             .then(|| mapped(&ebpf, "GATES", probes as usize).map(Gates::new))
             .transpose()?;
@@ -215,7 +216,7 @@ impl Programs {
         let followed = Mutex::new(typed(ebpf.take_map("FOLLOWED"), "FOLLOWED")?);
         let mut programs = Self {
             control,
-            generations,
+            numbered,
             gates,
             ebpf,
             tracks_returns,
@@ -417,16 +418,30 @@ impl Programs {
     }
 
     /// From now on, newly attached links take over the hits of the existing ones: a hit that meets both
-    /// counts once. End the exchange when the old links are released. Only one exchange can run at a time.
+    /// counts once. End the exchange when the old links are retired. Only one exchange can run at a time.
     ///
     /// The programs must have been loaded with [`LoadOptions::exchanges`].
     pub fn begin_exchange(&self) {
-        self.generations.begin(&self.control);
+        self.numbered.begin(&self.control);
     }
 
-    /// Ends the exchange: either the old links are gone, or the new ones are.
+    /// From now on, these links ignore their hits; if that fails, none does. Only then may they be released.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn retire(&self, links: &[u32]) -> Result<(), KernelError> {
+        self.numbered.retire(&self.control, links)
+    }
+
+    /// They count their hits again.
+    pub fn reinstate(&self, links: &[u32]) {
+        self.numbered.reinstate(links);
+    }
+
+    /// Ends the exchange: the old links are retired, or the new ones are gone.
     pub fn end_exchange(&self) {
-        let unmarked = self.generations.end(&self.control);
+        let unmarked = self.numbered.end(&self.control);
         if unmarked != 0 {
             tracing::warn!("{unmarked} hits may have been counted twice: more tasks than expected");
         }
@@ -447,9 +462,9 @@ impl Programs {
         }
     }
 
-    /// The attach cookie of a probe in a link that is attached at this moment.
-    pub(super) fn cookie(&self, probe: ProbeId) -> u64 {
-        cookie(probe.0, self.generations.current())
+    /// A number for a link that is about to be attached.
+    pub(super) fn next_link(&self) -> u32 {
+        self.numbered.next()
     }
 
     /// The records, for a single owner to drain.

@@ -1,7 +1,7 @@
 //! Carries out the overhead budget's decisions, and reports back whether they succeeded.
 //!
 //! To take some probes out of a link that holds thousands, a link with the others is attached first, and
-//! then the old one is released: see [`kernel::exchange`](crate::kernel). Both steps wait for the kernel,
+//! then the old one is retired and released: see [`kernel::exchange`](crate::kernel). Both steps wait for the kernel,
 //! and so run on separate threads. Until both are done, the budget decides nothing else.
 
 use std::{
@@ -52,6 +52,7 @@ impl Item {
 /// What was done at a place.
 pub(super) struct Replaced {
     place: PlaceId,
+    set: SetId,
     old: PlaceLinks,
     new: PlaceLinks,
 }
@@ -59,7 +60,7 @@ pub(super) struct Replaced {
 impl Replaced {
     /// An item that was left as it was.
     fn nothing(item: Item) -> Self {
-        Self { place: item.place, old: item.old, new: PlaceLinks::default() }
+        Self { place: item.place, set: item.set, old: item.old, new: PlaceLinks::default() }
     }
 }
 
@@ -89,8 +90,6 @@ pub(super) struct Correcting {
     late: HashSet<Key>,
     /// Set if a caller asked for it, instead of the budget.
     reply: Option<Reply>,
-    /// Sets whose links are exchanged.
-    exchanged: Vec<Arc<ProbeSet>>,
     /// CPU time of this process at its start.
     before: Duration,
 }
@@ -187,8 +186,7 @@ impl Engine {
         self.correcting = true;
         let tell = self.teller();
         let (sets, store) = (self.sets.clone(), Arc::clone(&self.store));
-        let correcting =
-            Correcting { correction, notice, late, reply, exchanged: Vec::new(), before };
+        let correcting = Correcting { correction, notice, late, reply, before };
         // Sent to the thread once it exists: the links must not be lost with a thread that could not be
         // started.
         let (hand, take) = mpsc::sync_channel::<(Correcting, Vec<Item>)>(1);
@@ -292,8 +290,10 @@ impl Engine {
     pub(super) fn corrected(&mut self, corrected: Corrected) {
         let Corrected { mut correcting, result, replaced } = corrected;
         let failed = result.is_err();
-        let mut places: HashMap<PlaceId, (PlaceLinks, PlaceLinks)> =
-            replaced.into_iter().map(|Replaced { place, old, new }| (place, (old, new))).collect();
+        let mut places: HashMap<PlaceId, (PlaceLinks, PlaceLinks)> = replaced
+            .into_iter()
+            .map(|Replaced { place, old, new, .. }| (place, (old, new)))
+            .collect();
         let mut links = Vec::new();
         for part in self.requests.values_mut().flat_map(|probed| &mut probed.parts) {
             for place in &mut part.places {
@@ -415,11 +415,8 @@ impl Engine {
 
     /// A correction is done: the kernel has released what it replaced.
     pub(super) fn settled(&mut self, correcting: Correcting) {
-        let Correcting { correction, reply, exchanged, before, .. } = correcting;
+        let Correcting { correction, reply, before, .. } = correcting;
         self.told_correction = None;
-        for set in &exchanged {
-            set.programs().end_exchange();
-        }
         let now = Instant::now();
         match &correction {
             Correction::Detach(costly) => {
@@ -462,7 +459,7 @@ impl Engine {
 impl Correcting {
     /// Attaches what is missing. If that fails, nothing has changed.
     fn run(
-        mut self,
+        self,
         items: Vec<Item>,
         sets: &BTreeMap<SetId, Arc<ProbeSet>>,
         store: &LinkStore,
@@ -470,8 +467,8 @@ impl Correcting {
         let is_exchange = |item: &&Item| !item.old.is_empty() && !item.wanted.probes.is_empty();
         let exchanged: BTreeSet<SetId> =
             items.iter().filter(is_exchange).map(|item| item.set).collect();
-        self.exchanged = exchanged.iter().filter_map(|id| sets.get(id)).cloned().collect();
-        for set in &self.exchanged {
+        let exchanged: Vec<_> = exchanged.iter().filter_map(|id| sets.get(id)).collect();
+        for set in &exchanged {
             set.programs().begin_exchange();
         }
         let mut by_set: BTreeMap<SetId, Vec<Item>> = BTreeMap::new();
@@ -497,16 +494,20 @@ impl Correcting {
             let with_new = items.into_iter().zip(new);
             replaced.extend(with_new.map(|(item, new)| Replaced {
                 place: item.place,
+                set: id,
                 old: item.old,
                 // A process that has ended has no links.
                 new: new.unwrap_or_default(),
             }));
         }
         if result.is_ok()
-            && let Some(set) = self.exchanged.first()
+            && let Some(set) = exchanged.first()
         {
             // Hits that began earlier may have yet to meet the old links.
             result = set.programs().outlast_hits();
+        }
+        if result.is_ok() && !exchanged.is_empty() {
+            result = retire(&replaced, sets);
         }
         if result.is_ok()
             && let Correction::Detach(costly) = &self.correction
@@ -522,10 +523,30 @@ impl Correcting {
         if result.is_err() {
             let new = replaced.iter_mut().map(|replaced| std::mem::take(&mut replaced.new));
             store.undo(new.flat_map(PlaceLinks::into_links).collect());
-            for set in std::mem::take(&mut self.exchanged) {
-                set.programs().end_exchange();
-            }
+        }
+        for set in exchanged {
+            set.programs().end_exchange();
         }
         Corrected { correcting: self, result, replaced }
     }
+}
+
+/// The links that were replaced, and those of what is only removed, ignore their hits from now on. If that
+/// fails, none does.
+fn retire(replaced: &[Replaced], sets: &BTreeMap<SetId, Arc<ProbeSet>>) -> Result<(), KernelError> {
+    let mut by_set: BTreeMap<SetId, Vec<u32>> = BTreeMap::new();
+    for Replaced { set, old, .. } in replaced {
+        by_set.entry(*set).or_default().extend(old.numbers());
+    }
+    let with_sets = by_set.iter().filter_map(|(id, links)| Some((sets.get(id)?, links)));
+    let with_sets: Vec<_> = with_sets.collect();
+    for (done, (set, links)) in with_sets.iter().enumerate() {
+        if let Err(error) = set.programs().retire(links) {
+            for (set, links) in &with_sets[..done] {
+                set.programs().reinstate(links);
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
 }

@@ -100,7 +100,7 @@ impl Empty {
             };
             let context = || format!("failed to attach to {} functions of ours", offsets.len());
             let mut add = |descriptor: OwnedFd, points, kind| {
-                links.push(Link { descriptor, points, kind });
+                links.push(Link { descriptor, points, kind, number: 0 });
             };
             if self.features.batches() {
                 let link = create_multi_link(program, &all).with_context(context)?;
