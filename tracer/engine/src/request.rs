@@ -220,6 +220,8 @@ pub enum Placement {
     Auto,
     /// On the function's first instruction.
     Entry,
+    /// On the cheapest, even behind reads through pointers: a call that crashes in one of these is not seen.
+    Fast,
 }
 
 /// What is wrong with a probe.

@@ -28,7 +28,7 @@ pub use self::{
     condition::Conditions,
     costs::{BreakpointCosts, Costs},
     labels::sift_labels,
-    placement::{Outlook, Place, ReadPieces, Surveyed, place, survey},
+    placement::{Outlook, Pass, Place, ReadPieces, Surveyed, place, survey},
     program::{DEFAULT_BYTES, DEFAULT_STR_BYTES},
     quirks::KernelQuirks,
     returns::{

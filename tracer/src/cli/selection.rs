@@ -100,7 +100,8 @@ pub(super) struct SelectionArgs {
     returns: Returns,
 
     /// Where to put breakpoints: `auto` picks the cheapest of a function's first instructions, if that
-    /// makes no visible difference; `entry` always uses the first
+    /// makes no visible difference; `entry` always uses the first; `fast` also goes past reads through
+    /// pointers, so that a call that crashes in one of them is not seen
     #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
     placement: PlacementArg,
 
@@ -128,6 +129,8 @@ enum PlacementArg {
     Auto,
     /// At the function's first instruction.
     Entry,
+    /// At the cheapest place, even behind reads through pointers.
+    Fast,
 }
 
 /// What to do about too much overhead.
@@ -153,6 +156,7 @@ impl From<PlacementArg> for Placement {
         match placement {
             PlacementArg::Auto => Self::Auto,
             PlacementArg::Entry => Self::Entry,
+            PlacementArg::Fast => Self::Fast,
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use faultline_plan::{self as plan, AttachPlan, PlannedProbe, ProbeId};
+use faultline_plan::{self as plan, AttachPlan, Pass, PlannedProbe, ProbeId};
 use faultline_resolve::{self as resolve, ObjectFile, Pid, View};
 
 pub(crate) use self::{
@@ -430,16 +430,20 @@ pub(crate) struct PlannedPart {
 /// Combines parts, and moves each breakpoint to where it costs least.
 pub(crate) fn combine(parts: Vec<NewPart>, host: &Host) -> Combined {
     let mut combined = Combined::default();
-    let moves = parts.iter().any(|part| part.request.placement == Placement::Auto);
+    // All parts of a run have the same.
+    let placement = parts.first().map(|part| part.request.placement).unwrap_or_default();
     for NewPart { request, plan, file, at } in parts {
         let ids: Vec<_> = combined.plan.append(plan).map(ProbeId).collect();
         let end = combined.names.len() + ids.len();
         combined.names.resize(end, Arc::clone(&request.name));
         combined.parts.push(PlannedPart { request, ids, file, at });
     }
-    if moves {
-        plan::place(&mut combined.plan, &resolve::code_pieces, &host.classes());
-    }
+    let pass = match placement {
+        Placement::Entry => return combined,
+        Placement::Auto => Pass::Safe,
+        Placement::Fast => Pass::Reads,
+    };
+    plan::place(&mut combined.plan, &resolve::code_pieces, &host.classes(), pass);
     combined
 }
 

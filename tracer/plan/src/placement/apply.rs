@@ -1,6 +1,8 @@
 //! Moves the breakpoints of a plan.
 
-use super::{Movable, Needs, Text, is_fixed, places};
+use tracer_common::program::FLAG_GOROUTINES;
+
+use super::{Movable, Needs, Pass, Text, is_fixed, places};
 use crate::{AttachPlan, Classes, PlannedProbe, ProbeId};
 use faultline_resolve::{Arch, FileOffset, ObjectFile};
 
@@ -12,7 +14,7 @@ pub type ReadPieces<'a> = &'a dyn Fn(&ObjectFile) -> Vec<(u64, Vec<u8>, Vec<u64>
 /// nothing that the user sees.
 ///
 /// `read_pieces` gives a file's code, `classes` says what is cheap.
-pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Classes) {
+pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Classes, pass: Pass) {
     for file in &plan.files {
         if file.file.arch() != Arch::X86_64 {
             continue;
@@ -20,7 +22,7 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
         let movable = |id: &ProbeId| {
             let probe = &plan.probes[id.0 as usize];
             let size_bytes = probe.function_bytes.filter(|_| !probe.doubtful)?;
-            let (entry, needs) = (probe.offset.0, needs(probe));
+            let (entry, needs) = (probe.offset.0, needs(probe, pass));
             let exits = probe.exits().iter().map(|exit| exit.offset.0);
             let first_exit = exits.filter(|exit| *exit > entry).min().unwrap_or(u64::MAX);
             Some((id.0 as usize, Movable { entry, size_bytes, needs, first_exit }))
@@ -45,7 +47,7 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
 }
 
 /// What a probe reads when it is hit.
-fn needs(probe: &PlannedProbe) -> Needs {
+fn needs(probe: &PlannedProbe, pass: Pass) -> Needs {
     let program = &probe.program;
     let ops = &program.entry[..usize::from(program.entry_len).min(program.entry.len())];
     let registers = ops.iter().filter(|op| op.register < 8);
@@ -54,5 +56,9 @@ fn needs(probe: &PlannedProbe) -> Needs {
     Needs {
         registers: registers.fold(all, |bits, op| bits | 1 << op.register),
         return_address: probe.replaces_return(),
+        goroutine: program.flags & FLAG_GOROUTINES != 0,
+        // A condition may follow any pointer.
+        reads_fail: pass == Pass::Safe,
+        memory: program.judges() || program.entry_len != 0 && program.reads_memory(),
     }
 }

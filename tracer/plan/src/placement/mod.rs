@@ -6,7 +6,8 @@
 //! So the breakpoint moves along the straight code at the function's start to the first cheap
 //! instruction, as long as that changes nothing that the user sees:
 //!
-//! - what the probe reads is there as it was at the entry ([`block`]);
+//! - what the probe reads is there as it was at the entry, and nothing before the new place can fail
+//!   ([`block`]);
 //! - nothing jumps past the entry to the new place or before it ([`branches`]), so that whoever
 //!   passes one passes the other.
 //!
@@ -25,7 +26,7 @@ pub use self::{
     survey::{Outlook, Surveyed, survey},
 };
 use super::{Class, Classes, Form, instruction::LONGEST, stack_check::stack_check};
-use faultline_resolve::{FileOffset, ObjectFile};
+use faultline_resolve::{Arch, FileOffset, ObjectFile};
 
 /// So many bytes are looked at for each part of a check of the stack.
 const MOST_CHECKED: u64 = 512;
@@ -40,6 +41,15 @@ struct Movable {
     needs: Needs,
     /// Where its calls end, if that is watched, or past everything: the two breakpoints must not meet.
     first_exit: u64,
+}
+
+/// What a breakpoint may be moved past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// What cannot fail.
+    Safe,
+    /// The same, and reads through any pointer.
+    Reads,
 }
 
 /// Where a breakpoint goes.
@@ -96,12 +106,11 @@ fn places(
         |(function, check_bytes): (_, &u64)| cheapest(text, function, *check_bytes, classes);
     let mut places: Vec<_> = with_checks.map(cheapest).collect();
     let mut forbidden = Forbidden::new(text);
-    // Behind Go's check the frame is made, and nothing jumps to before that.
-    let may_be_passed = |check_bytes: &u64| *check_bytes == 0;
+    // Nothing jumps into Go's check, nor to where the frame is made behind it.
+    let first_target = |function: &Movable, check_bytes: &u64| function.entry + check_bytes + 1;
     for ((function, check_bytes), place) in functions.iter().zip(&checks).zip(&places) {
-        let moved = place.filter(|place| place.moved_bytes != 0);
-        if let Some(place) = moved.filter(|_| may_be_passed(check_bytes)) {
-            forbidden.add(function.entry + 1, function.entry + place.moved_bytes);
+        if let Some(place) = place.filter(|place| place.moved_bytes > *check_bytes) {
+            forbidden.add(first_target(function, check_bytes), function.entry + place.moved_bytes);
         }
     }
     if forbidden.is_empty() {
@@ -110,15 +119,28 @@ fn places(
     let targets = targets(text, &forbidden);
     for ((function, check_bytes), place) in functions.iter().zip(&checks).zip(&mut places) {
         let moved_bytes = place.map_or(0, |place| place.moved_bytes);
-        if moved_bytes == 0 || !may_be_passed(check_bytes) {
+        if moved_bytes <= *check_bytes {
             continue;
         }
-        let jumped_past = targets.any_in(function.entry + 1, function.entry + moved_bytes);
+        let jumped_past =
+            targets.any_in(first_target(function, check_bytes), function.entry + moved_bytes);
         if jumped_past || !branches::has_known_jumps(text, function.entry, function.size_bytes) {
-            *place = None;
+            *place = behind_check(text, function, *check_bytes, classes);
         }
     }
     places
+}
+
+/// The place behind Go's check; `None` if there is no check.
+fn behind_check(
+    text: &Text,
+    function: &Movable,
+    check_bytes: u64,
+    classes: &Classes,
+) -> Option<Place> {
+    let code = text.code(function.entry + check_bytes, LONGEST as u64)?;
+    let place = Place::unmoved(Form::of(Arch::X86_64, code), classes);
+    (check_bytes != 0).then_some(Place { moved_bytes: check_bytes, ..place })
 }
 
 /// The cheapest place, judged by the function's first instructions alone.

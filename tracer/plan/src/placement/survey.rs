@@ -40,7 +40,7 @@ pub fn survey(
     read_pieces: ReadPieces<'_>,
     classes: &Classes,
 ) -> Vec<Outlook> {
-    let needs = Needs { registers: 0, return_address: false };
+    let needs = Needs::NONE;
     let mut outlooks = vec![Outlook::Refused(SkipReason::CodeUnreadable); functions.len()];
     let labels: BTreeSet<_> =
         functions.iter().filter(|of| of.is_label).map(|of| of.entry.0).collect();
