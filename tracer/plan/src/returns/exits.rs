@@ -127,10 +127,16 @@ pub(super) fn exits(
         calls: HashSet::new(),
         calls_unknown: false,
         switches_stacks: false,
+        has_pointer: false,
         bases: Vec::new(),
         tables: Vec::new(),
     };
     walk.run()?;
+    // A pointer through which code is reached that nothing else leads to, as in an interpreter whose
+    // instructions are addresses in it.
+    if walk.has_pointer && walk.has_unseen_code() {
+        return Err(ExitsUnknown::JumpsAnywhere);
+    }
     if let Entered::Go(_) = entered {
         // A function that has recovered from a panic goes on where nothing jumps to. There is no data in
         // between.
@@ -162,6 +168,8 @@ struct Walk<'a> {
     calls: HashSet<u64>,
     calls_unknown: bool,
     switches_stacks: bool,
+    /// It leaves through a pointer: that one may also lead back into it.
+    has_pointer: bool,
     /// `lea register, [rip+…]` anywhere in the function: the base of a table may be loaded early.
     bases: Vec<(Register, u64)>,
     /// Indirect jumps whose table was not known yet, with what precedes them.
@@ -193,6 +201,29 @@ impl Walk<'_> {
             next = address + u64::from(*length);
         }
         (next < self.end).then_some(next)
+    }
+
+    /// Whether the function has code that was not decoded: more than what pads it.
+    fn has_unseen_code(&self) -> bool {
+        let mut next = self.entry;
+        let seen = self.seen.range(self.entry..self.end).map(|(at, length)| (*at, *length));
+        for (address, length) in seen.chain(std::iter::once((self.end, 0))) {
+            if address > next && !self.is_padding(next, address) {
+                return true;
+            }
+            next = next.max(address + u64::from(length));
+        }
+        false
+    }
+
+    /// Whether there is nothing but padding between two addresses.
+    fn is_padding(&self, from: u64, to: u64) -> bool {
+        let Some(code) = self.text.code(from, (to - from) as usize) else { return true };
+        let pads = |instruction: Instruction| {
+            matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
+        };
+        let mut decoder = Decoder::with_ip(64, code, from, DecoderOptions::NONE);
+        code.iter().all(|byte| *byte == 0) || decoder.iter().all(pads)
     }
 
     fn run(&mut self) -> Result<(), ExitsUnknown> {
@@ -278,7 +309,10 @@ impl Walk<'_> {
                     let from = chain.len().saturating_sub(LOOK_BACK);
                     match self.indirect(&chain[from..])? {
                         Indirect::Table(targets) => self.pending.extend(targets),
-                        Indirect::Tail => return self.add_exit(address, ExitKind::Leaves),
+                        Indirect::Tail => {
+                            self.has_pointer = true;
+                            return self.add_exit(address, ExitKind::Leaves);
+                        }
                         Indirect::NoBase => self.tables.push(chain[from..].to_vec()),
                     }
                     return Ok(());

@@ -55,6 +55,11 @@ fn tail_calls_are_followed() {
 /// Check that what is not certain is refused.
 #[test]
 fn uncertain_functions_are_refused() {
+    // mov rdx, [rdi]; jmp rdx; then code that only such a pointer leads to: an interpreter whose instructions
+    // are addresses. Each of its steps was once taken for a return.
+    assert_eq!(found(&[0x48, 0x8b, 0x17, 0xff, 0xe2, 0xc3], 6), Err(ExitsUnknown::JumpsAnywhere));
+    // The same with nothing but padding behind it: a call through a pointer.
+    assert!(found(&[0x48, 0x8b, 0x17, 0xff, 0xe2, 0x66, 0x90, 0xcc], 8).is_ok());
     // jmp rsi: an argument, or anything else
     assert_eq!(found(&[0x90, 0xff, 0xe6], 3), Err(ExitsUnknown::JumpsAnywhere));
     // jmp [rdi+rax*8]: a table of functions, or a `switch`
