@@ -4,7 +4,14 @@
 //! searched for at every byte, whether or not an instruction begins there. For 8-bit jumps that would
 //! find one nearly everywhere, so these are then confirmed by decoding from the nearest symbol.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use std::collections::HashSet;
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
+
+use crate::instruction::near_target;
 
 /// The code of a file, by offset in it.
 #[derive(Debug)]
@@ -169,26 +176,83 @@ fn confirm(text: &Text, short: &[(usize, u64)], found: &mut Forbidden) {
     }
 }
 
-/// Whether it is known where all jumps of a function go. A jump to where a register says may go
-/// anywhere in the function; one through a constant slot of memory leaves it (a tail call).
+/// Whether it is known where all jumps of a function go. One through a pointer leaves it (a tail call), if the
+/// pointer was read from a place without an index, and if the function has no code that nothing else leads
+/// to; any other jump to where a register says may go anywhere in the function.
 pub(super) fn has_known_jumps(text: &Text, entry: u64, size_bytes: u64) -> bool {
     let Some(code) = text.code(entry, size_bytes) else { return false };
     if (code.len() as u64) < size_bytes {
         return false;
     }
-    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    let mut is_indirect = false;
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
         if instruction.is_invalid() {
             return false;
         }
-        let through_slot = instruction.op0_kind() == OpKind::Memory
-            && instruction.memory_base() == Register::RIP
+        is_indirect |= instruction.flow_control() == FlowControl::IndirectBranch;
+    }
+    !is_indirect || leaves_through_pointers(code)
+}
+
+/// Whether all indirect jumps of a function's code leave it.
+fn leaves_through_pointers(code: &[u8]) -> bool {
+    let mut instruction = Instruction::default();
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+    let mut info = InstructionInfoFactory::new();
+    let mut has_pointer = false;
+    // Registers, a bit each, that were last set to what a place in memory has.
+    let mut read: u16 = 0;
+    let mut targets = HashSet::new();
+    // What follows an instruction behind which code does not go on.
+    let mut heads = Vec::new();
+    let mut is_head = false;
+    while decoder.can_decode() {
+        decoder.decode_out(&mut instruction);
+        let pads = matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3);
+        if is_head && !pads {
+            heads.push(instruction.ip());
+            is_head = false;
+        }
+        match instruction.flow_control() {
+            FlowControl::IndirectBranch => {
+                let is_plain = if instruction.op0_kind() == OpKind::Memory {
+                    instruction.memory_index() == Register::None
+                } else {
+                    read & bit(instruction.op0_register()) != 0
+                };
+                if !is_plain {
+                    return false;
+                }
+                // A constant slot of the file is known to hold a function of another one.
+                has_pointer |= !instruction.is_ip_rel_memory_operand();
+                is_head = true;
+            }
+            FlowControl::UnconditionalBranch | FlowControl::Return | FlowControl::Exception => {
+                is_head = true;
+            }
+            _ => {}
+        }
+        targets.extend(near_target(&instruction));
+        for used in info.info(&instruction).used_registers() {
+            if !matches!(used.access(), OpAccess::Read | OpAccess::CondRead) {
+                read &= !bit(used.register());
+            }
+        }
+        let is_read = instruction.mnemonic() == Mnemonic::Mov
+            && instruction.op1_kind() == OpKind::Memory
             && instruction.memory_index() == Register::None;
-        if instruction.flow_control() == FlowControl::IndirectBranch && !through_slot {
-            return false;
+        if is_read {
+            read |= bit(instruction.op0_register());
         }
     }
-    true
+    !has_pointer || heads.iter().all(|head| targets.contains(head))
+}
+
+/// The bit of a general-purpose register; none of any other.
+fn bit(register: Register) -> u16 {
+    let full = register.full_register();
+    if full.is_gpr64() { 1 << full.number() } else { 0 }
 }

@@ -60,7 +60,7 @@ impl Harm {
             Self::KillsFiltered => "a seccomp filter may kill the program for it",
             Self::SwitchesStacks => "its file switches stacks",
             Self::CallsBack => "it calls back, or threads are cancelled in it",
-            Self::CallsOthers => "it calls code of other files",
+            Self::CallsOthers => "it may call code of other files",
         }
     }
 }
