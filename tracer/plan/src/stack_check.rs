@@ -38,6 +38,7 @@ pub(crate) fn stack_check<'c>(
                 }
             }
             Mnemonic::Cmp if compares_bound(&instruction) => is_compared = true,
+            Mnemonic::Mov if loads_goroutine(&instruction) => {}
             Mnemonic::Lea | Mnemonic::Mov | Mnemonic::Sub if is_scratch(&instruction) => {}
             _ => return None,
         }
@@ -52,6 +53,14 @@ fn compares_bound(instruction: &Instruction) -> bool {
         && instruction.op1_kind() == OpKind::Memory
         && matches!(instruction.memory_displacement64(), 16 | 24)
         && instruction.memory_index() == Register::None
+}
+
+/// Whether it loads what the thread pointer points to: hand-written code and the stubs of cgo look up the
+/// running goroutine before they check.
+fn loads_goroutine(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::Register
+        && instruction.op1_kind() == OpKind::Memory
+        && instruction.memory_segment() == Register::FS
 }
 
 /// Whether it writes nothing but a register that holds no argument.
@@ -111,6 +120,17 @@ mod tests {
             0, 0xeb, 0xed,
         ];
         assert_eq!(check(&larger), Some(StackCheck { body: 11, back: 17 }));
+    }
+
+    /// Check that the check of a function is recognised that looks up its goroutine itself.
+    #[test]
+    fn stubs_are_recognised() {
+        // mov r14, fs:[-8]; cmp rsp, [r14+16]; jbe +1; ret; call; jmp back
+        let stub = [
+            0x64, 0x4c, 0x8b, 0x34, 0x25, 0xf8, 0xff, 0xff, 0xff, 0x49, 0x3b, 0x66, 0x10, 0x76,
+            0x01, 0xc3, 0xe8, 0, 0, 0, 0, 0xeb, 0xe9,
+        ];
+        assert_eq!(check(&stub), Some(StackCheck { body: 15, back: 21 }));
     }
 
     /// Check that what only looks like it is not taken for it.

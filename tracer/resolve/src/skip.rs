@@ -186,6 +186,14 @@ impl Parts {
     }
 }
 
+/// How else to trace a function: `exits` says why it is not watched at its `ret`s, if that cannot be done.
+fn otherwise(exits: Option<&str>, forced: &str) -> String {
+    match exits {
+        Some(_) => format!("trace it without `-> TYPE`, or {forced}"),
+        None => format!("trace it with `--returns auto`, which does no harm, or {forced}"),
+    }
+}
+
 impl SkipReason {
     /// Which reason it is.
     #[must_use]
@@ -278,13 +286,13 @@ impl SkipReason {
                  kernel's return probe kills a C++ or Rust program",
             )
             .exits(*exits)
-            .hint("trace it without `-> TYPE`, or use --force if none does"),
+            .hint(otherwise(*exits, "use --force if none does")),
             Self::MovesStacks { exits } => parts(
                 "Go moves the stacks of its programs, and with them the return address that the \
                  kernel keeps for a return probe: that can crash the program",
             )
             .exits(*exits)
-            .hint("trace it without `-> TYPE`, or use --force to attach anyway"),
+            .hint(otherwise(*exits, "use --force to attach anyway")),
             Self::KillsFiltered { exits } => parts(
                 "on this kernel a return probe kills a program whose seccomp filter does not know \
                  the `uretprobe` system call, and there is such a filter, or may be",
@@ -300,11 +308,11 @@ impl SkipReason {
             )
             .detail(format!(", and {why}"))
             .exits(*exits)
-            .hint("trace it without `-> TYPE`, or use --force if that does not happen"),
+            .hint(otherwise(*exits, "use --force if that does not happen")),
             Self::ExitsUnknown { why } => {
-                parts("the instructions at which it returns are not all known")
+                parts("it cannot be watched at its `ret`s")
                     .detail(format!(": {why}"))
-                    .hint("trace it without `-> TYPE`, or with `--returns auto`")
+                    .hint("trace it without `-> TYPE`; `--returns auto` says whether there is another way")
             }
             Self::RedZone => parts(
                 "on this kernel a probe on a five-byte nop inside a function overwrites what the \

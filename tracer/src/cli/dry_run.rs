@@ -182,7 +182,9 @@ impl DryRun {
             }
         };
         for SkippedProbe { probe, reason } in skipped {
-            writeln!(out, "skipped {}: {}", probe.escape_debug(), reason.escape_debug())?;
+            // Our own words; only the names in them may be odd.
+            let reason = reason.escape_debug().to_string().replace("\\'", "'");
+            writeln!(out, "skipped {}: {reason}", probe.escape_debug())?;
         }
         for (option, value) in self.options() {
             writeln!(out, "{option} {value}")?;

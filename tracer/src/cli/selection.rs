@@ -100,7 +100,8 @@ pub(super) struct SelectionArgs {
     returns: Returns,
 
     /// Where to put breakpoints: `auto` picks the cheapest of a function's first instructions, if that
-    /// makes no visible difference; `entry` always uses the first; `fast` also goes past reads through
+    /// makes no visible difference; `entry` always uses the first (in Go the first behind the check of
+    /// the stack); `fast` also goes past reads through
     /// pointers, so that a call that crashes in one of them is not seen
     #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
     placement: PlacementArg,

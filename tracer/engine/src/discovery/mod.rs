@@ -439,7 +439,7 @@ pub(crate) fn combine(parts: Vec<NewPart>, host: &Host) -> Combined {
         combined.parts.push(PlannedPart { request, ids, file, at });
     }
     let pass = match placement {
-        Placement::Entry => return combined,
+        Placement::Entry => Pass::Nothing,
         Placement::Auto => Pass::Safe,
         Placement::Fast => Pass::Reads,
     };

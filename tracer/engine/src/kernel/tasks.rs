@@ -104,10 +104,15 @@ impl Calls {
     /// One of our programs does so whenever a task exits, if the kernel runs it. The kernel runs a
     /// tracepoint's program only once at a time on each CPU, and counts skipped runs as `recursion_misses`.
     /// On 7.2 (but not on 6.18) a task can be preempted inside a tracepoint; another task that exits on
-    /// that CPU before it continues is then missed.
+    /// that CPU before it continues is then missed. And nobody says when a goroutine ends, or its process
+    /// while it waits inside a call.
     pub fn forget_ended(&mut self, counters: &Counters) {
-        let ended = self.0.iter().flatten().filter(|(_, stack)| has_ended(stack.pid_tgid));
-        let keys: Vec<u64> = ended.map(|(key, _)| key).collect();
+        // A process may have many goroutines.
+        let mut known = std::collections::HashMap::new();
+        let mut ended = |task| *known.entry(task).or_insert_with(|| has_ended(task));
+        let stacks = self.0.iter().flatten();
+        let keys: Vec<u64> =
+            stacks.filter(|(_, stack)| ended(stack.pid_tgid)).map(|(key, _)| key).collect();
         for key in keys {
             // An entry that has gone in the meantime is already counted.
             let Ok(stack) = self.0.get(&key, 0) else { continue };

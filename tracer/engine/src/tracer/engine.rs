@@ -38,7 +38,7 @@ use crate::{
 /// How often the thread checks its sets when there are no commands.
 const TICK: Duration = Duration::from_millis(100);
 /// How often to look for open calls of ended tasks, and for lost events.
-const FORGET_EVERY: Duration = Duration::from_secs(10);
+const FORGET_EVERY: Duration = Duration::from_secs(2);
 const FULL_EVERY: Duration = Duration::from_millis(500);
 /// The longest that a release takes unless a task holds it up.
 const HELD_UP_AFTER: Duration = Duration::from_secs(2);

@@ -184,7 +184,8 @@ fn text_of_trouble() {
   cut           4  values were longer than their limit: raise it, as in str[4096]
   faulted in    5  values were not resident: 5 pages faulted in, 5.12µs waited
   unfinished    7  of 100 calls had not returned
-  no return     3  calls were left by a jump, nested too deep, or ended with their thread
+  no return     3  calls did not return, or not as far as faultline can follow: left by a jump or with their thread, over 64 deep, on another stack, or of too many tasks at once
+  passed        5  hits were at `ret`s of traced functions, but of no call that is followed
   2 probes attached in 40.0ms (3 links, slowest: /usr/lib/l.so, 30.0ms), detached in 1.5s (grace period 30.0ms)
   returns watched: 3 functions at their own `ret`s, 1 by the kernel's return probe
   probes took about 900ms, 90.0ms of it in faultline's programs: 1.0 % of one CPU

@@ -9,6 +9,7 @@ use crate::{
     },
 };
 use faultline_spec::units::{duration_text, percent_text};
+use tracer_common::task::MAX_OPEN_CALLS;
 
 /// Most probes that get a line each. One alone has the figures of the total.
 const TABLE: std::ops::RangeInclusive<usize> = 2..=20;
@@ -134,12 +135,15 @@ impl Summary {
         });
         push(rows, Tone::Plain, "no return", returns.lost, || {
             let detached = self.overhead.as_ref().is_some_and(|overhead| overhead.exceeded > 0);
-            let end = if detached {
-                "ended with their thread, or open when their probe was detached"
-            } else {
-                "or ended with their thread"
-            };
-            format!("calls were left by a jump, nested too deep, {end}")
+            let end = if detached { ", or were open when their probe was detached" } else { "" };
+            format!(
+                "calls did not return, or not as far as faultline can follow: left by a jump or with their \
+                 thread, over {MAX_OPEN_CALLS} deep, on another stack, or of \
+                 too many tasks at once{end}"
+            )
+        });
+        push(rows, Tone::Plain, "passed", returns.passed, || {
+            "hits were at `ret`s of traced functions, but of no call that is followed".to_owned()
         });
     }
 

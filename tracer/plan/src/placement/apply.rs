@@ -2,7 +2,7 @@
 
 use tracer_common::program::FLAG_GOROUTINES;
 
-use super::{Movable, Needs, Pass, Text, is_fixed, places};
+use super::{Movable, Needs, Pass, Text, behind_checks, is_fixed, places};
 use crate::{AttachPlan, Classes, PlannedProbe, ProbeId};
 use faultline_resolve::{Arch, FileOffset, ObjectFile};
 
@@ -16,7 +16,8 @@ pub type ReadPieces<'a> = &'a dyn Fn(&ObjectFile) -> Vec<(u64, Vec<u8>, Vec<u64>
 /// `read_pieces` gives a file's code, `classes` says what is cheap.
 pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Classes, pass: Pass) {
     for file in &plan.files {
-        if file.file.arch() != Arch::X86_64 {
+        let stays = pass == Pass::Nothing && file.file.go().is_none();
+        if file.file.arch() != Arch::X86_64 || stays {
             continue;
         }
         let movable = |id: &ProbeId| {
@@ -33,7 +34,11 @@ pub fn place(plan: &mut AttachPlan, read_pieces: ReadPieces<'_>, classes: &Class
         }
         for (start, code, symbols) in read_pieces(&file.file) {
             let text = Text::new(start, code, symbols);
-            let places = places(&file.file, &text, &functions, classes).into_iter().zip(&functions);
+            let places = match pass {
+                Pass::Nothing => behind_checks(&file.file, &text, &functions, classes),
+                Pass::Safe | Pass::Reads => places(&file.file, &text, &functions, classes),
+            };
+            let places = places.into_iter().zip(&functions);
             for (id, (place, function)) in ids.iter().zip(places) {
                 let place = place.filter(|place| is_fixed(&file.file, function, place));
                 let Some(place) = place else { continue };
@@ -58,7 +63,7 @@ fn needs(probe: &PlannedProbe, pass: Pass) -> Needs {
         return_address: probe.replaces_return(),
         goroutine: program.flags & FLAG_GOROUTINES != 0,
         // A condition may follow any pointer.
-        reads_fail: pass == Pass::Safe,
+        reads_fail: pass != Pass::Reads,
         memory: program.judges() || program.entry_len != 0 && program.reads_memory(),
     }
 }

@@ -46,6 +46,8 @@ struct Movable {
 /// What a breakpoint may be moved past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
+    /// Only Go's check of the stack, after which a function may start again.
+    Nothing,
     /// What cannot fail.
     Safe,
     /// The same, and reads through any pointer.
@@ -129,6 +131,19 @@ fn places(
         }
     }
     places
+}
+
+/// The place of each function behind Go's check, `None` for those without one.
+fn behind_checks(
+    file: &ObjectFile,
+    text: &Text,
+    functions: &[Movable],
+    classes: &Classes,
+) -> Vec<Option<Place>> {
+    let behind = |function: &Movable| {
+        behind_check(text, function, check_bytes(file, text, function.entry), classes)
+    };
+    functions.iter().map(behind).collect()
 }
 
 /// The place behind Go's check; `None` if there is no check.

@@ -328,8 +328,11 @@ impl Walk<'_> {
                 FlowControl::XbeginXabortXend => return Err(ExitsUnknown::JumpsAnywhere),
             }
             let next = instruction.next_ip();
-            // Past the function's end, or into the next one: what was called before does not return.
-            if next == self.end || (!self.is_inside(next) && self.text.begins_function(next)) {
+            // Past the function's end, or into the next one: what was called before does not return. Otherwise
+            // the function goes on there.
+            let is_end =
+                next == self.end || (!self.is_inside(next) && self.text.begins_function(next));
+            if is_end && ends_in_call(&chain) {
                 return Ok(());
             }
             address = next;
@@ -516,6 +519,14 @@ impl Walk<'_> {
         }
         Ok(Indirect::Table(targets))
     }
+}
+
+/// Whether nothing but padding follows a call, or a system call.
+fn ends_in_call(chain: &[Instruction]) -> bool {
+    let last = chain.iter().rfind(|instruction| instruction.mnemonic() != Mnemonic::Nop);
+    last.is_some_and(|last| {
+        matches!(last.flow_control(), FlowControl::Call | FlowControl::IndirectCall)
+    })
 }
 
 /// Whether the stack pointer comes from anywhere but the frame.

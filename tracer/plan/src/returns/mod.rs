@@ -290,7 +290,7 @@ impl ExitsUnknown {
             Self::JumpsToEntry => "it jumps back to its entry",
             Self::TooMany => "it has too many exits",
             Self::Unsupported => "the kernel supports no breakpoint on one of them",
-            Self::Empty | Self::OnlyReturns => "its entry is its exit",
+            Self::Empty | Self::OnlyReturns => "its first instruction is its exit",
             Self::Routines => "its goroutines cannot be told apart: Go 1.18 to 1.27 are known",
             Self::SwitchesStacks => "it changes to another stack",
             Self::Architecture => "this architecture's code is not decoded",

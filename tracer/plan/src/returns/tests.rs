@@ -52,6 +52,17 @@ fn tail_calls_are_followed() {
     assert_eq!(all(&method, 6), [(3, ExitKind::Leaves, false)]);
 }
 
+/// Check that a function that goes on in the next one returns where that one does, and that one that ends in a
+/// call does not return.
+#[test]
+fn the_end_of_a_function_may_be_passed() {
+    // nop; nop; and the next function: nop; ret
+    assert_eq!(all(&[0x90, 0x90, 0x90, 0xc3], 2), [(3, ExitKind::Return, true)]);
+    assert!(found(&[0x90, 0x90, 0x90, 0xc3], 2).unwrap().has_tails);
+    // call; nop; and the next function
+    assert_eq!(all(&[0xe8, 0, 0, 0, 0, 0x90, 0xc3], 6), []);
+}
+
 /// Check that what is not certain is refused.
 #[test]
 fn uncertain_functions_are_refused() {
