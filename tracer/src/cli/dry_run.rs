@@ -40,8 +40,8 @@ struct PlannedLine<'a> {
 }
 
 /// How the return is watched, in JSON.
-#[derive(Serialize)]
-struct ReturnLine {
+#[derive(Debug, Serialize)]
+pub(super) struct ReturnLine {
     /// `ret` or `uretprobe`.
     returns: &'static str,
     /// Where in the file, if at the function's exits.
@@ -53,7 +53,7 @@ struct ReturnLine {
 }
 
 impl ReturnLine {
-    fn of(probe: &PlannedProbe) -> Option<Self> {
+    pub(super) fn of(probe: &PlannedProbe) -> Option<Self> {
         probe.ret.as_ref()?;
         Some(match &probe.watched {
             WatchedReturn::Kernel => {
@@ -70,14 +70,18 @@ impl ReturnLine {
 
 /// The same in words.
 fn returns(probe: &PlannedProbe) -> String {
-    match (&probe.ret, &probe.watched) {
+    match (&probe.ret, at_exits(probe)) {
         (None, _) => String::new(),
-        (Some(_), WatchedReturn::Kernel) => " and its return".to_owned(),
-        (Some(_), WatchedReturn::Exits { exits, because }) => {
-            let why = because.map_or_else(String::new, |harm| format!(": {}", harm.text()));
-            format!(" and its return, at {}{why}", counted(exits.len(), "exit"))
-        }
+        (Some(_), None) => " and its return".to_owned(),
+        (Some(_), Some(at_exits)) => format!(" and its return, {at_exits}"),
     }
+}
+
+/// `at 2 exits`, and why, if the return is watched at the function's exits.
+pub(super) fn at_exits(probe: &PlannedProbe) -> Option<String> {
+    let WatchedReturn::Exits { exits, because } = &probe.watched else { return None };
+    let why = because.map_or_else(String::new, |harm| format!(": {}", harm.text()));
+    Some(format!("at {}{why}", counted(exits.len(), "exit")))
 }
 
 /// Where a breakpoint goes and what a call costs there, in JSON.
@@ -266,6 +270,8 @@ impl DryRun {
 pub(super) fn placed(place: &Place, ns_a_call: Option<u64>) -> String {
     let class = match place.moved_bytes {
         0 => place.class.to_string(),
+        // Go's check of the stack is passed at any price.
+        moved if place.class == place.entry_class => format!("+{moved} {}", place.class),
         moved => format!("+{moved} {} (was {})", place.class, place.entry_class),
     };
     let cost = ns_a_call.map_or_else(String::new, |ns| format!(", {} a call", duration_text(ns)));

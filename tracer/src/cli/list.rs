@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{self, BufWriter, IsTerminal as _, Write},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use tracer_common::Action;
 
 use super::{
     Failure, colour,
-    dry_run::{PlaceLine, placed},
+    dry_run::{PlaceLine, ReturnLine, at_exits, placed},
     preview::{Load, Preview},
     selection::{Selected, command_words, duration},
     tell::tell,
@@ -23,7 +24,7 @@ use faultline_resolve::{
     self as resolve, Caveat, FileOffset, ListedFunction, Listing, Pid, Resolver, SkipReason, View,
     process,
 };
-use faultline_spec::{FunctionPattern, ProbeSpec};
+use faultline_spec::{FunctionPattern, ProbeSpec, units::duration_text};
 
 /// Show which functions can be probed, and what each hit will cost
 #[derive(Debug, clap::Args)]
@@ -47,6 +48,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     preview: Option<Duration>,
 
+    /// Also show how the return of each function would be traced, why so, and what a call would cost then
+    #[arg(long, conflicts_with = "preview")]
+    returns: bool,
+
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -58,6 +63,7 @@ Examples:
   faultline list bash
   faultline list -p 1234 'libssl:/^SSL_(read|write)$/' --json
   faultline list -p 1234 libc:'mem*' --preview 2s   how often is each called, and at what cost?
+  faultline list libc:'mem*' --returns              what would it take to trace their returns?
 
 The cost of a hit depends on the instruction under the breakpoint. `+4 emulated (was
 single-stepped)` means that the breakpoint is placed 4 bytes further on, which changes nothing that
@@ -79,7 +85,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     size_bytes: Option<u64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    aliases: &'a [std::sync::Arc<str>],
+    aliases: &'a [Arc<str>],
     #[serde(flatten)]
     place: Option<PlaceLine>,
     #[serde(skip_serializing_if = "is_false")]
@@ -87,7 +93,24 @@ struct Line<'a> {
     #[serde(flatten)]
     load: Option<Load>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    r#return: Option<&'a Return>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     unprobeable: Option<String>,
+}
+
+/// How a function's return would be traced.
+#[derive(Debug, Serialize)]
+struct Return {
+    #[serde(flatten)]
+    line: Option<ReturnLine>,
+    /// Nanoseconds of the whole call, measured on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ns_a_call: Option<u64>,
+    /// Why it would not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    untraceable: Option<String>,
+    #[serde(skip)]
+    text: String,
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -101,6 +124,16 @@ struct List {
     prospects: Vec<Prospect>,
     costs: Option<Costs>,
     preview: Option<(Preview, HashMap<FileOffset, Load>)>,
+    returns: Option<Returning>,
+}
+
+/// How the returns of functions would be traced.
+#[derive(Debug, Default)]
+struct Returning {
+    /// By where the function begins.
+    traced: HashMap<FileOffset, Return>,
+    /// By the probe's name.
+    refused: HashMap<Arc<str>, Return>,
 }
 
 /// How a probe on a function would fare.
@@ -125,12 +158,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         tell_copies(&listing);
     }
     let host = Host::detect();
+    let (returned, returned_pattern) = (target.clone(), pattern.clone());
     let preview = match args.preview {
         Some(time) => Some(preview(args, &host, target, pattern, time)?),
         None => None,
     };
-    let list =
-        List { prospects: prospects(&listing, &host), listing, costs: host.costs(), preview };
+    let returns = args.returns.then(|| returning(args, &host, returned, returned_pattern));
+    let prospects = prospects(&listing, &host);
+    let list = List { prospects, listing, costs: host.costs(), preview, returns };
     let stdout = io::stdout().lock();
     let palette = Palette::new(colour(stdout.is_terminal()));
     let mut out = BufWriter::new(stdout);
@@ -213,7 +248,44 @@ fn preview(
     Ok((preview, loads))
 }
 
+/// Plans a probe with its return on each function.
+fn returning(
+    args: &Args,
+    host: &Host,
+    target: String,
+    pattern: Option<FunctionPattern>,
+) -> Returning {
+    let function = pattern.unwrap_or_else(|| FunctionPattern::Glob("*".to_owned()));
+    let spec = ProbeSpec { target, function, offset: 0, args: Vec::new(), ret: None };
+    let selected = Selected::returning(*host, spec, args.pid.into_iter().collect());
+    let plan = selected.plan();
+    let traced = plan.probes.iter().map(|probe| {
+        let entry = FileOffset(probe.offset.0 - probe.place.moved_bytes);
+        let text = at_exits(probe).unwrap_or_else(|| "by the kernel's return probe".to_owned());
+        let ns_a_call = host.costs().map(|costs| costs.of_call(probe, Action::Latency));
+        let text = match ns_a_call {
+            Some(ns) => format!("return {text}, {} a call", duration_text(ns)),
+            None => format!("return {text}"),
+        };
+        (entry, Return { line: ReturnLine::of(probe), ns_a_call, untraceable: None, text })
+    });
+    let refused = plan.skipped.iter().map(|skipped| {
+        let reason = skipped.reason.to_string();
+        let text = format!("its return cannot be traced: {reason}");
+        let refused = Return { line: None, ns_a_call: None, untraceable: Some(reason), text };
+        (Arc::clone(&skipped.label), refused)
+    });
+    Returning { traced: traced.collect(), refused: refused.collect() }
+}
+
 impl List {
+    /// How a function's return would be traced; `None` if that was not asked, or it cannot be probed at all.
+    fn returned(&self, function: &ListedFunction) -> Option<&Return> {
+        let Returning { traced, refused } = self.returns.as_ref()?;
+        let label = format!("{}:{}", self.listing.base, function.display_name);
+        traced.get(&function.offset?).or_else(|| refused.get(label.as_str()))
+    }
+
     fn rows(&self) -> impl Iterator<Item = (&ListedFunction, &Prospect, Option<Load>)> {
         self.listing.functions.iter().zip(&self.prospects).map(|(function, prospect)| {
             let load = |(_, loads): &(_, HashMap<_, _>)| loads.get(&function.offset?).copied();
@@ -245,6 +317,7 @@ impl List {
                 place,
                 doubtful,
                 load,
+                r#return: self.returned(function).filter(|_| unprobeable.is_none()),
                 unprobeable,
             };
             json_line(&line, out)?;
@@ -277,6 +350,9 @@ impl List {
                     let load = load.map_or_else(String::new, Load::text);
                     let placed = placed(place, self.cost(place));
                     writeln!(out, "  {dim}{placed}{doubt}{reset}{load}")?;
+                    if let Some(returned) = self.returned(function) {
+                        writeln!(out, "{:>22} {dim}{}{reset}", "", returned.text)?;
+                    }
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! What a run reports apart from its events: what was attached, and the summary.
 
 use std::{
+    collections::HashSet,
     io::{self, IsTerminal as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::Path,
@@ -129,7 +130,7 @@ pub(super) fn summary(ended: &Ended) -> Summary {
             probes: attached.probes as u64,
             links: attached.links as u64,
             skipped: skipped.len() as u64,
-            returns: returns_watched(&plan.probes),
+            returns: returns_watched(&plan.probes, &attached.refused_ids),
             ms: Millis(attached.took),
             slowest: attached.slowest.as_ref().map(|slowest| SlowestFile {
                 file: slowest.file.to_string_lossy().into_owned(),
@@ -153,11 +154,15 @@ pub(super) fn summary(ended: &Ended) -> Summary {
     }
 }
 
-/// How the returns of these probes are watched.
-fn returns_watched(probes: &[PlannedProbe]) -> Option<ReturnsWatched> {
-    let with_return = probes.iter().filter(|probe| probe.ret.is_some()).count() as u64;
-    let uretprobe = probes.iter().filter(|probe| probe.replaces_return()).count() as u64;
-    (with_return != 0).then_some(ReturnsWatched { ret: with_return - uretprobe, uretprobe })
+/// How the returns of these probes are watched, without those that the kernel has refused.
+fn returns_watched(probes: &[PlannedProbe], refused: &[ProbeId]) -> Option<ReturnsWatched> {
+    let refused: HashSet<u32> = refused.iter().map(|id| id.0).collect();
+    let attached = (0..).zip(probes).filter(|(id, _)| !refused.contains(id));
+    let (mut ret, mut uretprobe) = (0, 0);
+    for (_, probe) in attached.filter(|(_, probe)| probe.ret.is_some()) {
+        *if probe.replaces_return() { &mut uretprobe } else { &mut ret } += 1;
+    }
+    (ret + uretprobe != 0).then_some(ReturnsWatched { ret, uretprobe })
 }
 
 fn kernel_counts(counters: &CounterSnapshot) -> Counts {

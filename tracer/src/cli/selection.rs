@@ -208,6 +208,14 @@ impl Selected {
         Self::counted(host, prepared, pids, command)
     }
 
+    /// Functions whose returns are traced.
+    pub(super) fn returning(host: Host, spec: ProbeSpec, pids: Vec<Pid>) -> Self {
+        let selection = selection(&pids, false);
+        let request = Request { action: Action::Latency, ..request(spec, selection) };
+        let prepared = Prepared::new(&host, vec![request]);
+        Self::counted(host, prepared, pids, None)
+    }
+
     /// The same functions, but only counting every call.
     pub(super) fn counting(&self) -> Self {
         let (pids, command) = (self.pids.clone(), self.command.clone());

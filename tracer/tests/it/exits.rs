@@ -83,3 +83,30 @@ fn the_same_returns_both_ways() {
         assert_eq!(*returns, by_kernel[name], "{name}");
     }
 }
+
+/// Check that `list --returns` says how each return would be traced, why, and at what cost, or why not.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn list_says_how_returns_are_traced() {
+    let listed = |function: &str| {
+        let target = format!("libc:{function}");
+        let lines = faultline(["list", "--returns", "--json", &target]).run().succeeded().json();
+        lines[0].clone()
+    };
+    let read = &listed("read")["return"];
+    assert_eq!(
+        (&read["returns"], &read["because"]),
+        (&"ret".into(), &"calls-back".into()),
+        "{read}"
+    );
+    assert!(number(read, "ns_a_call") > 0, "{read}");
+    assert_eq!(listed("malloc")["return"]["returns"], "uretprobe");
+    let jumps = listed("__longjmp");
+    assert!(
+        jumps["return"]["untraceable"].as_str().unwrap().contains("return addresses"),
+        "{jumps}"
+    );
+    // Without the option it is quick, and says nothing about returns.
+    let plain = faultline(["list", "--json", "libc:read"]).run().succeeded().json();
+    assert!(plain[0].get("return").is_none());
+}
