@@ -79,8 +79,8 @@ func exits(n int) int {
 	return n
 }
 
-func work(id, rounds int, done *sync.WaitGroup) {
-	defer done.Done()
+//go:noinline
+func work(id, rounds int) {
 	var a adder = &one{id}
 	for n := 0; n < rounds; n++ {
 		if waits(n) != n+1 || leaf(n) != n*3 || a.add(n) != n+id {
@@ -106,7 +106,11 @@ func main() {
 	var done sync.WaitGroup
 	done.Add(routines)
 	for id := 0; id < routines; id++ {
-		go work(id, rounds, &done)
+		go func(id int) {
+			// When the program ends, all calls have returned that do.
+			defer done.Done()
+			work(id, rounds)
+		}(id)
 	}
 	done.Wait()
 	fmt.Println("ended well")
