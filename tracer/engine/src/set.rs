@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracer_common::{Action, counter::Counter, death::Death};
+use tracer_common::{Action, counter::Counter, death::Death, program::FLAG_GOROUTINES};
 
 use faultline_plan::{ActionNeeds, AttachPlan, ProbeId};
 use faultline_resolve::{FileId, Pid};
@@ -305,6 +305,11 @@ impl ProbeSet {
     /// Hits of each probe.
     pub fn all_hits(&self) -> Vec<u64> {
         self.source.counters.all_hits()
+    }
+
+    /// Whether calls belong to goroutines.
+    pub(crate) fn has_goroutines(&self) -> bool {
+        self.plan.probes.iter().any(|probe| probe.program.flags & FLAG_GOROUTINES != 0)
     }
 
     /// Counts the open calls of tasks that have ended as lost.

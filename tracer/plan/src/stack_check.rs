@@ -5,6 +5,8 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Reg
 
 use crate::instruction::near_target;
 
+/// So many bytes of code are looked at for each part of a check.
+pub(crate) const MOST_CHECKED: usize = 512;
 /// How long the check is at most, with two bounds and an offset of 32 bits each.
 const MOST_CHECKING: usize = 8;
 /// How long the way to a larger stack is: every argument register is saved and restored.

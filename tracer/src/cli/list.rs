@@ -158,12 +158,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         tell_copies(&listing);
     }
     let host = Host::detect();
-    let (returned, returned_pattern) = (target.clone(), pattern.clone());
+    let function = pattern.unwrap_or_else(|| FunctionPattern::Glob("*".to_owned()));
+    let spec = ProbeSpec { target, function, offset: 0, args: Vec::new(), ret: None };
+    let returns = args.returns.then(|| returning(args, &host, spec.clone()));
     let preview = match args.preview {
-        Some(time) => Some(preview(args, &host, target, pattern, time)?),
+        Some(time) => Some(preview(args, &host, spec, time)?),
         None => None,
     };
-    let returns = args.returns.then(|| returning(args, &host, returned, returned_pattern));
     let prospects = prospects(&listing, &host);
     let list = List { prospects, listing, costs: host.costs(), preview, returns };
     let stdout = io::stdout().lock();
@@ -231,12 +232,9 @@ fn count_refused(prospects: &[Prospect]) -> usize {
 fn preview(
     args: &Args,
     host: &Host,
-    target: String,
-    pattern: Option<FunctionPattern>,
+    spec: ProbeSpec,
     time: Duration,
 ) -> Result<(Preview, HashMap<FileOffset, Load>), Failure> {
-    let function = pattern.unwrap_or_else(|| FunctionPattern::Glob("*".to_owned()));
-    let spec = ProbeSpec { target, function, offset: 0, args: Vec::new(), ret: None };
     let command = args.command.as_deref().map(command_words).transpose()?;
     let selected = Selected::counts(*host, spec, args.pid.into_iter().collect(), command);
     let preview = Preview::of(&selected, Action::Count, time)?;
@@ -249,14 +247,7 @@ fn preview(
 }
 
 /// Plans a probe with its return on each function.
-fn returning(
-    args: &Args,
-    host: &Host,
-    target: String,
-    pattern: Option<FunctionPattern>,
-) -> Returning {
-    let function = pattern.unwrap_or_else(|| FunctionPattern::Glob("*".to_owned()));
-    let spec = ProbeSpec { target, function, offset: 0, args: Vec::new(), ret: None };
+fn returning(args: &Args, host: &Host, spec: ProbeSpec) -> Returning {
     let selected = Selected::returning(*host, spec, args.pid.into_iter().collect());
     let plan = selected.plan();
     let traced = plan.probes.iter().map(|probe| {

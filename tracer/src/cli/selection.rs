@@ -202,18 +202,25 @@ impl Selected {
         pids: Vec<Pid>,
         command: Option<Vec<String>>,
     ) -> Self {
-        let selection = selection(&pids, command.is_some());
-        let request = Request { action: Action::Count, ..request(spec, selection) };
-        let prepared = Prepared::new(&host, vec![request]);
-        Self::counted(host, prepared, pids, command)
+        Self::plainly(Action::Count, host, spec, pids, command)
     }
 
     /// Functions whose returns are traced.
     pub(super) fn returning(host: Host, spec: ProbeSpec, pids: Vec<Pid>) -> Self {
-        let selection = selection(&pids, false);
-        let request = Request { action: Action::Latency, ..request(spec, selection) };
+        Self::plainly(Action::Latency, host, spec, pids, None)
+    }
+
+    fn plainly(
+        action: Action,
+        host: Host,
+        spec: ProbeSpec,
+        pids: Vec<Pid>,
+        command: Option<Vec<String>>,
+    ) -> Self {
+        let selection = selection(&pids, command.is_some());
+        let request = Request { action, ..request(spec, selection) };
         let prepared = Prepared::new(&host, vec![request]);
-        Self::counted(host, prepared, pids, None)
+        Self::counted(host, prepared, pids, command)
     }
 
     /// The same functions, but only counting every call.

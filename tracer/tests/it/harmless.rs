@@ -3,15 +3,11 @@
 //!
 //! Each target is run alone and under the probes, and prints and ends alike. The calls add up.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 use serde_json::Value;
 
-use crate::support::{Finished, faultline, live::Traced, number, target};
+use crate::support::{Finished, compiled, faultline, live::Traced, number, target};
 
 /// Runs a command alone and with these probes, and compares; the traced run's summary.
 #[track_caller]
@@ -108,21 +104,9 @@ fn exceptions() {
 /// A Go program.
 #[cfg(target_arch = "x86_64")]
 fn go_target(source: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(source);
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets").join("routines-go");
-    fs::create_dir_all(program.parent().unwrap()).unwrap();
-    let time = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
-    if time(&program) > time(&source) {
-        return program;
-    }
-    let status = Command::new("go")
-        .args(["build", "-o"])
-        .args([&program, &source])
-        .env("CGO_ENABLED", "0")
-        .status()
-        .unwrap_or_else(|error| panic!("go is needed to build test targets: {error}"));
-    assert!(status.success(), "go build {} failed", source.display());
-    program
+    let mut compiler = Command::new("go");
+    compiler.args(["build", "-o"]).env("CGO_ENABLED", "0");
+    compiled(source, "routines-go", compiler)
 }
 
 /// Check that goroutines survive that continue on other threads and grow their stacks inside traced calls, and

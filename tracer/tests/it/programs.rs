@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Finished, faultline, live::wait_counting, number, sum, target};
+use crate::support::{Finished, compiled, faultline, live::wait_counting, number, sum, target};
 
 /// Traces this command with these probes, as JSON.
 fn trace_command(command: &str, probes: &[&str]) -> Finished {
@@ -333,19 +333,7 @@ fn rust_names() {
 
 /// Compiles `tests/targets/NAME` with the compiler of the toolchain that compiled this test.
 fn rust_target(source: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(source);
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets").join("shop-rust");
-    fs::create_dir_all(program.parent().unwrap()).unwrap();
-    let time = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
-    if time(&program) > time(&source) {
-        return program;
-    }
-    let rustc = Path::new(env!("CARGO")).with_file_name("rustc");
-    let status = Command::new(&rustc)
-        .args(["--edition", "2024", "-O", "-g", "-o"])
-        .args([&program, &source])
-        .status()
-        .unwrap_or_else(|error| panic!("{}: {error}", rustc.display()));
-    assert!(status.success(), "{} failed", rustc.display());
-    program
+    let mut compiler = Command::new(Path::new(env!("CARGO")).with_file_name("rustc"));
+    compiler.args(["--edition", "2024", "-O", "-g", "-o"]);
+    compiled(source, "shop-rust", compiler)
 }

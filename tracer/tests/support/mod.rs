@@ -82,6 +82,22 @@ pub fn target(source: &str, flags: &[&str]) -> PathBuf {
     program
 }
 
+/// A program that this compiler makes of a source file; its arguments end where the program and the source
+/// follow.
+pub fn compiled(source: &str, name: &str, mut compiler: Command) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets").join(source);
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets").join(name);
+    fs::create_dir_all(program.parent().unwrap()).unwrap();
+    let time = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+    if time(&program) > time(&source) {
+        return program;
+    }
+    let status = compiler.args([&program, &source]).status();
+    let status = status.unwrap_or_else(|error| panic!("{compiler:?} is needed: {error}"));
+    assert!(status.success(), "{compiler:?} failed");
+    program
+}
+
 /// Whether one link takes many probes here: Linux 6.6. Without it, each needs a link and a grace period,
 /// and ten thousand take a quarter of an hour, so tests with that many use ten instead.
 pub fn kernel_batches() -> bool {

@@ -154,7 +154,7 @@ impl Numbered {
     }
 
     /// A number for a link that is about to be attached.
-    pub(super) fn next(&self) -> u32 {
+    fn next(&self) -> u32 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -163,26 +163,22 @@ impl Numbered {
     }
 
     /// From now on, newly attached links take over the hits of the existing ones.
-    pub(super) fn begin(&self, control: &ControlWords) {
+    fn begin(&self, control: &ControlWords) {
         control.set_exchange(self.next.load(Ordering::Relaxed));
     }
 
-    /// These links ignore their hits from now on; if that fails, none does.
-    pub(super) fn retire(&self, control: &ControlWords, links: &[u32]) -> Result<(), KernelError> {
+    /// These links ignore their hits from now on.
+    fn retire(&self, control: &ControlWords, links: &[u32]) -> Result<(), KernelError> {
         let mut exchanged = self.lock();
         let Exchanged { retired, order, .. } = &mut *exchanged;
-        for (done, link) in links.iter().enumerate() {
+        for link in links {
             if order.len() >= MAX_RETIRED as usize
                 && let Some(oldest) = order.pop_front()
             {
                 // It has long been gone.
                 let _ = retired.remove(&oldest);
             }
-            if let Err(error) = retired.insert(link, &1, 0) {
-                drop(exchanged);
-                self.reinstate(&links[..done]);
-                return Err(map_error("write", "RETIRED")(error));
-            }
+            retired.insert(link, &1, 0).map_err(map_error("write", "RETIRED"))?;
             order.push_back(*link);
         }
         control.set_retired_below(self.next.load(Ordering::Relaxed));
@@ -190,7 +186,7 @@ impl Numbered {
     }
 
     /// They count their hits again.
-    pub(super) fn reinstate(&self, links: &[u32]) {
+    fn reinstate(&self, links: &[u32]) {
         let mut exchanged = self.lock();
         for link in links {
             let _ = exchanged.retired.remove(link);
@@ -200,7 +196,7 @@ impl Numbered {
 
     /// Ends the exchange: the old links are retired, or the new ones released. Returns how many hits may
     /// have been counted twice since the programs were loaded.
-    pub(super) fn end(&self, control: &ControlWords) -> u64 {
+    fn end(&self, control: &ControlWords) -> u64 {
         control.set_exchange(0);
         // The remaining marks are from hits that met only the new link; the next exchange has another
         // number. Only delete the marks of tasks that have ended: a task that was preempted while
@@ -219,6 +215,56 @@ impl Numbered {
 }
 
 impl Programs {
+    /// From now on, newly attached links take over the hits of the existing ones: a hit that meets both
+    /// counts once. End the exchange when the old links are retired. Only one exchange can run at a time.
+    ///
+    /// The programs must have been loaded with [`LoadOptions::exchanges`](super::LoadOptions::exchanges).
+    pub fn begin_exchange(&self) {
+        self.numbered.begin(&self.control);
+    }
+
+    /// From now on, these links ignore their hits. Only then may they be released.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`]. Some may ignore their hits then, until they are [reinstated](Self::reinstate).
+    pub fn retire(&self, links: &[u32]) -> Result<(), KernelError> {
+        self.numbered.retire(&self.control, links)
+    }
+
+    /// They count their hits again.
+    pub fn reinstate(&self, links: &[u32]) {
+        self.numbered.reinstate(links);
+    }
+
+    /// Ends the exchange: the old links are retired, or the new ones are gone.
+    pub fn end_exchange(&self) {
+        let unmarked = self.numbered.end(&self.control);
+        if unmarked != 0 {
+            tracing::warn!("{unmarked} hits may have been counted twice: more tasks than expected");
+        }
+    }
+
+    /// Ignores calls of these probes that begin from now on. Call this before their breakpoints are
+    /// removed, if the programs stay enabled.
+    pub fn close_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        if let Some(gates) = &self.gates {
+            gates.close(probes);
+        }
+    }
+
+    /// Counts them again. Call this once their breakpoints are set.
+    pub fn open_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
+        if let Some(gates) = &self.gates {
+            gates.open(probes);
+        }
+    }
+
+    /// A number for a link that is about to be attached.
+    pub(super) fn next_link(&self) -> u32 {
+        self.numbered.next()
+    }
+
     /// Waits until all hits that have begun have ended.
     ///
     /// The way to make a kernel wait for that is to release a link: here one on a function of our own that

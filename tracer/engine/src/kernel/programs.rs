@@ -29,7 +29,7 @@ use super::{
     mapped::MappedArray,
     pid_namespace::PidNamespace,
 };
-use faultline_plan::{ActionNeeds, AttachPlan, Conditions, PlannedProbe, ProbeId};
+use faultline_plan::{ActionNeeds, AttachPlan, Conditions, PlannedProbe};
 use faultline_resolve::Pid;
 use faultline_spec::{Rate, Sample};
 
@@ -101,10 +101,10 @@ impl LoadOptions {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    control: ControlWords,
-    numbered: Numbered,
+    pub(super) control: ControlWords,
+    pub(super) numbered: Numbered,
     /// Present if links may be exchanged and returns are traced.
-    gates: Option<Gates>,
+    pub(super) gates: Option<Gates>,
     tracks_returns: bool,
     /// Some returns are watched by the kernel's return probe.
     replaces_returns: bool,
@@ -415,56 +415,6 @@ impl Programs {
     /// Whether the tracepoint's program ran after hits had already been made to count.
     pub fn saw_command(&self) -> bool {
         self.control.enabled() > 1
-    }
-
-    /// From now on, newly attached links take over the hits of the existing ones: a hit that meets both
-    /// counts once. End the exchange when the old links are retired. Only one exchange can run at a time.
-    ///
-    /// The programs must have been loaded with [`LoadOptions::exchanges`].
-    pub fn begin_exchange(&self) {
-        self.numbered.begin(&self.control);
-    }
-
-    /// From now on, these links ignore their hits; if that fails, none does. Only then may they be released.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Map`].
-    pub fn retire(&self, links: &[u32]) -> Result<(), KernelError> {
-        self.numbered.retire(&self.control, links)
-    }
-
-    /// They count their hits again.
-    pub fn reinstate(&self, links: &[u32]) {
-        self.numbered.reinstate(links);
-    }
-
-    /// Ends the exchange: the old links are retired, or the new ones are gone.
-    pub fn end_exchange(&self) {
-        let unmarked = self.numbered.end(&self.control);
-        if unmarked != 0 {
-            tracing::warn!("{unmarked} hits may have been counted twice: more tasks than expected");
-        }
-    }
-
-    /// Ignores calls of these probes that begin from now on. Call this before their breakpoints are
-    /// removed, if the programs stay enabled.
-    pub fn close_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
-        if let Some(gates) = &self.gates {
-            gates.close(probes);
-        }
-    }
-
-    /// Counts them again. Call this once their breakpoints are set.
-    pub fn open_gates<'a>(&self, probes: impl IntoIterator<Item = &'a ProbeId>) {
-        if let Some(gates) = &self.gates {
-            gates.open(probes);
-        }
-    }
-
-    /// A number for a link that is about to be attached.
-    pub(super) fn next_link(&self) -> u32 {
-        self.numbered.next()
     }
 
     /// The records, for a single owner to drain.

@@ -538,15 +538,10 @@ fn retire(replaced: &[Replaced], sets: &BTreeMap<SetId, Arc<ProbeSet>>) -> Resul
     for Replaced { set, old, .. } in replaced {
         by_set.entry(*set).or_default().extend(old.numbers());
     }
-    let with_sets = by_set.iter().filter_map(|(id, links)| Some((sets.get(id)?, links)));
-    let with_sets: Vec<_> = with_sets.collect();
-    for (done, (set, links)) in with_sets.iter().enumerate() {
-        if let Err(error) = set.programs().retire(links) {
-            for (set, links) in &with_sets[..done] {
-                set.programs().reinstate(links);
-            }
-            return Err(error);
-        }
+    let with_sets = || by_set.iter().filter_map(|(id, links)| Some((sets.get(id)?, links)));
+    let result = with_sets().try_for_each(|(set, links)| set.programs().retire(links));
+    if result.is_err() {
+        with_sets().for_each(|(set, links)| set.programs().reinstate(links));
     }
-    Ok(())
+    result
 }

@@ -37,8 +37,11 @@ use crate::{
 
 /// How often the thread checks its sets when there are no commands.
 const TICK: Duration = Duration::from_millis(100);
-/// How often to look for open calls of ended tasks, and for lost events.
-const FORGET_EVERY: Duration = Duration::from_secs(2);
+/// How often to look for open calls of ended tasks.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+/// The same where goroutines have calls: nothing else says that one has ended.
+const FORGET_GOROUTINES_EVERY: Duration = Duration::from_secs(2);
+/// How often to look for lost events.
 const FULL_EVERY: Duration = Duration::from_millis(500);
 /// The longest that a release takes unless a task holds it up.
 const HELD_UP_AFTER: Duration = Duration::from_secs(2);
@@ -116,6 +119,7 @@ pub(super) struct Engine {
     next_scan: Instant,
     next_tick: Instant,
     next_forget: Instant,
+    next_goroutines: Instant,
     next_full: Instant,
     /// How often each drain had looked at the last check.
     looks: BTreeMap<SetId, u64>,
@@ -156,6 +160,7 @@ impl Engine {
             next_scan: now + options.settings.rescan_every,
             next_tick: now,
             next_forget: now + FORGET_EVERY,
+            next_goroutines: now + FORGET_GOROUTINES_EVERY,
             next_full: now,
             looks: BTreeMap::new(),
             told_failure: String::new(),
@@ -230,9 +235,14 @@ impl Engine {
         self.watch_faults();
         self.settle_held_up();
         self.free_children();
-        if now >= self.next_forget {
-            self.next_forget = now + FORGET_EVERY;
-            self.sets.values().for_each(|set| set.forget_ended());
+        if now >= self.next_goroutines {
+            self.next_goroutines = now + FORGET_GOROUTINES_EVERY;
+            let all = now >= self.next_forget;
+            if all {
+                self.next_forget = now + FORGET_EVERY;
+            }
+            let due = self.sets.values().filter(|set| all || set.has_goroutines());
+            due.for_each(|set| set.forget_ended());
         }
         if now >= self.next_full {
             self.next_full = now + FULL_EVERY;

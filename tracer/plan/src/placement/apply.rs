@@ -62,8 +62,8 @@ fn needs(probe: &PlannedProbe, pass: Pass) -> Needs {
         registers: registers.fold(all, |bits, op| bits | 1 << op.register),
         return_address: probe.replaces_return(),
         goroutine: program.flags & FLAG_GOROUTINES != 0,
-        // A condition may follow any pointer.
         reads_fail: pass != Pass::Reads,
+        // A condition may follow any pointer.
         memory: program.judges() || program.entry_len != 0 && program.reads_memory(),
     }
 }

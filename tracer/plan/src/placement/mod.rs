@@ -25,11 +25,12 @@ pub use self::{
     apply::{ReadPieces, place},
     survey::{Outlook, Surveyed, survey},
 };
-use super::{Class, Classes, Form, instruction::LONGEST, stack_check::stack_check};
+use super::{
+    Class, Classes, Form,
+    instruction::LONGEST,
+    stack_check::{MOST_CHECKED, stack_check},
+};
 use faultline_resolve::{Arch, FileOffset, ObjectFile};
-
-/// So many bytes are looked at for each part of a check of the stack.
-const MOST_CHECKED: u64 = 512;
 
 /// A function whose breakpoint may move.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +85,7 @@ fn check_bytes(file: &ObjectFile, text: &Text, entry: u64) -> u64 {
         // Nearly all files.
         return 0;
     }
-    let check = stack_check(entry, |offset| text.code(offset, MOST_CHECKED));
+    let check = stack_check(entry, |offset| text.code(offset, MOST_CHECKED as u64));
     check.map_or(0, |check| check.body)
 }
 

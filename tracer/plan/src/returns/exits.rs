@@ -13,7 +13,10 @@ use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
 };
 
-use super::code::Code as Text;
+use super::{
+    code::Code as Text,
+    registers::{bound, ends_in_call, last_write, switches_stack, writes},
+};
 use crate::{
     instruction::{LONGEST, near_target},
     stack_check::StackCheck,
@@ -25,8 +28,6 @@ const MOST_INSTRUCTIONS: usize = 50_000;
 const MOST_EXITS: usize = 128;
 /// How many instructions before an indirect jump are searched for where it goes.
 const LOOK_BACK: usize = 24;
-/// Longest table of a `switch` that is read.
-const LONGEST_TABLE: u64 = 4096;
 
 /// How a call ends at an exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,7 +141,8 @@ pub(super) fn exits(
     if let Entered::Go(_) = entered {
         // A function that has recovered from a panic goes on where nothing jumps to. There is no data in
         // between.
-        while let Some(address) = walk.unseen() {
+        loop {
+            let Some((address, _)) = walk.gaps(walk.body).next() else { break };
             walk.pending.push(address);
             walk.run()?;
         }
@@ -191,29 +193,20 @@ impl Walk<'_> {
         (self.entry..self.end).contains(&address)
     }
 
-    /// The first byte of the function that was not decoded.
-    fn unseen(&self) -> Option<u64> {
-        let mut next = self.body;
-        for (address, length) in self.seen.range(self.body..self.end) {
-            if *address > next {
-                break;
-            }
-            next = address + u64::from(*length);
-        }
-        (next < self.end).then_some(next)
+    /// What was not decoded of the function, from an address on: where each piece begins and ends.
+    fn gaps(&self, from: u64) -> impl Iterator<Item = (u64, u64)> {
+        let mut next = from;
+        let seen = self.seen.range(from..self.end).map(|(at, length)| (*at, *length));
+        seen.chain(std::iter::once((self.end, 0))).filter_map(move |(address, length)| {
+            let gap = (next, address);
+            next = next.max(address + u64::from(length));
+            (gap.0 < gap.1).then_some(gap)
+        })
     }
 
     /// Whether the function has code that was not decoded: more than what pads it.
     fn has_unseen_code(&self) -> bool {
-        let mut next = self.entry;
-        let seen = self.seen.range(self.entry..self.end).map(|(at, length)| (*at, *length));
-        for (address, length) in seen.chain(std::iter::once((self.end, 0))) {
-            if address > next && !self.is_padding(next, address) {
-                return true;
-            }
-            next = next.max(address + u64::from(length));
-        }
-        false
+        self.gaps(self.entry).any(|(from, to)| !self.is_padding(from, to))
     }
 
     /// Whether there is nothing but padding between two addresses.
@@ -519,105 +512,4 @@ impl Walk<'_> {
         }
         Ok(Indirect::Table(targets))
     }
-}
-
-/// Whether nothing but padding follows a call, or a system call.
-fn ends_in_call(chain: &[Instruction]) -> bool {
-    let last = chain.iter().rfind(|instruction| instruction.mnemonic() != Mnemonic::Nop);
-    last.is_some_and(|last| {
-        matches!(last.flow_control(), FlowControl::Call | FlowControl::IndirectCall)
-    })
-}
-
-/// Whether the stack pointer comes from anywhere but the frame.
-fn switches_stack(instruction: &Instruction) -> bool {
-    let moves = matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Xchg | Mnemonic::Pop)
-        && instruction.op0_register() == Register::RSP;
-    let swaps = instruction.mnemonic() == Mnemonic::Xchg
-        && instruction.op1_kind() == OpKind::Register
-        && instruction.op1_register() == Register::RSP;
-    swaps
-        || moves
-            && !(instruction.mnemonic() == Mnemonic::Mov
-                && instruction.op1_kind() == OpKind::Register
-                && instruction.op1_register() == Register::RBP)
-}
-
-/// Whether the instruction writes a part of a register. A call may overwrite any.
-fn writes(instruction: &Instruction, register: Register) -> bool {
-    if matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall) {
-        return true;
-    }
-    let mut factory = iced_x86::InstructionInfoFactory::new();
-    let info = factory.info(instruction);
-    info.used_registers().iter().any(|used| {
-        used.register().full_register() == register
-            && matches!(
-                used.access(),
-                iced_x86::OpAccess::Write
-                    | iced_x86::OpAccess::CondWrite
-                    | iced_x86::OpAccess::ReadWrite
-                    | iced_x86::OpAccess::ReadCondWrite
-            )
-    })
-}
-
-/// The last instruction that writes a register.
-fn last_write(chain: &[Instruction], register: Register) -> Option<usize> {
-    chain.iter().rposition(|instruction| writes(instruction, register))
-}
-
-/// How many values an index may have, from the comparison that keeps larger ones from getting here.
-fn bound(chain: &[Instruction], index: Register) -> Option<u64> {
-    let mut index = index.full_register();
-    let mut jump: Option<Mnemonic> = None;
-    let mut is_extended = false;
-    for instruction in chain.iter().rev() {
-        match instruction.mnemonic() {
-            Mnemonic::Ja | Mnemonic::Jae => jump = Some(instruction.mnemonic()),
-            Mnemonic::Cmp
-                if instruction.op0_kind() == OpKind::Register
-                    && instruction.op0_register().full_register() == index
-                    && is_immediate(instruction) =>
-            {
-                // A byte is compared without what else is in the register.
-                if instruction.op0_register().size() < 4 && !is_extended {
-                    return None;
-                }
-                let most = match jump? {
-                    Mnemonic::Ja => instruction.immediate(1).checked_add(1)?,
-                    _ => instruction.immediate(1),
-                };
-                return (most <= LONGEST_TABLE).then_some(most);
-            }
-            // The index is a copy of what is compared.
-            Mnemonic::Mov | Mnemonic::Movzx
-                if instruction.op0_kind() == OpKind::Register
-                    && instruction.op0_register().full_register() == index
-                    && instruction.op1_kind() == OpKind::Register =>
-            {
-                is_extended |= instruction.mnemonic() == Mnemonic::Movzx;
-                index = instruction.op1_register().full_register();
-            }
-            _ if instruction.flow_control() == FlowControl::ConditionalBranch => {
-                jump = None;
-            }
-            _ if writes(instruction, index) => return None,
-            _ => {}
-        }
-    }
-    None
-}
-
-fn is_immediate(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.op1_kind(),
-        OpKind::Immediate8
-            | OpKind::Immediate16
-            | OpKind::Immediate32
-            | OpKind::Immediate8to16
-            | OpKind::Immediate8to32
-            | OpKind::Immediate8to64
-            | OpKind::Immediate32to64
-    )
 }

@@ -3,11 +3,13 @@
 //!
 //! - `code`: a file's code and data by address
 //! - `exits`: where a function's calls end
+//! - `registers`: what instructions do with registers
 //! - `harm`: whether a replaced return address could hurt a program
 
 mod code;
 mod exits;
 mod harm;
+mod registers;
 #[cfg(test)]
 mod tests;
 
@@ -23,15 +25,13 @@ pub use self::{
 };
 use crate::{
     AttachPlan, Class, Classes, Costs, Form, PlannedProbe, ProbeId, ReadPieces, instruction,
-    stack_check::stack_check,
+    stack_check::{MOST_CHECKED, stack_check},
 };
 
 /// The Go versions in which the number of a goroutine is where [`GOROUTINE_ID_AT`] says.
 ///
 /// [`GOROUTINE_ID_AT`]: tracer_common::task::GOROUTINE_ID_AT
 const KNOWN_GO: RangeInclusive<(u32, u32)> = (1, 18)..=(1, 27);
-/// So many bytes are looked at for each part of a check of the stack.
-const MOST_CHECKED: usize = 512;
 
 /// How to watch returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
