@@ -10,6 +10,8 @@ use super::script::MARK;
 pub(crate) enum Outcome {
     Passed,
     Failed,
+    /// Failed at first, and passed when it was run again by itself.
+    SecondTry,
     /// Skipped, for this reason.
     Skipped(String),
 }
@@ -89,6 +91,35 @@ impl Run {
         self.is_done &= other.is_done;
         // A guest that did not boot must be seen.
         self.up_s = self.up_s.zip(other.up_s).map(|(one, other)| one.max(other));
+    }
+
+    /// The tests that failed, by name; empty if anything else is wrong too.
+    pub(crate) fn worth_another_try(&self) -> Vec<String> {
+        if !self.is_done || !self.problems.is_empty() {
+            return Vec::new();
+        }
+        let whole = self.groups.iter().all(|group| group.problem().is_none());
+        let tests = self.groups.iter().flat_map(|group| &group.tests);
+        let failed = tests.filter(|(_, outcome)| whole && **outcome == Outcome::Failed);
+        failed.map(|(test, _)| test.clone()).collect()
+    }
+
+    /// Takes the results of the tests that were run again.
+    pub(crate) fn tried_again(&mut self, again: &Self) {
+        self.problems.extend(again.problems.iter().cloned());
+        for group in &mut self.groups {
+            let Some(other) = again.groups.iter().find(|other| other.name == group.name) else {
+                continue;
+            };
+            for (test, outcome) in &mut group.tests {
+                if *outcome == Outcome::Failed && other.tests.get(test) == Some(&Outcome::Passed) {
+                    *outcome = Outcome::SecondTry;
+                }
+            }
+            if group.count(|outcome| *outcome == Outcome::Failed) == 0 {
+                group.status = other.status;
+            }
+        }
     }
 
     /// Looks for problems in the kernel's own messages.
@@ -208,6 +239,30 @@ vm: done\r
         let late = format!("{begin}test two ... ok\nvm: end 139\n");
         assert_eq!(run(&late).failures(), ["a ended with status 139"]);
         assert!(run(&late.replace("139", "0")).failures().is_empty());
+    }
+
+    /// Check that a test that passes alone is told from one that passes at once, and that one that fails
+    /// again is a failure, as is a program that was cut off.
+    #[test]
+    fn second_tries() {
+        let first = "vm: begin a\nrunning 3 tests\ntest one ... FAILED\ntest two ... FAILED\n\
+                     test three ... ok\nvm: end 101\nvm: done\n";
+        let again = |two: &str, status: u8| {
+            run(&format!(
+                "vm: begin a\nrunning 2 tests\ntest one ... ok\ntest two ... {two}\n\
+                 vm: end {status}\nvm: done\n"
+            ))
+        };
+        let mut passed = run(first);
+        assert_eq!(passed.worth_another_try(), ["one", "two"]);
+        passed.tried_again(&again("ok", 0));
+        assert!(passed.failures().is_empty());
+        assert_eq!(passed.groups[0].tests["one"], Outcome::SecondTry);
+        assert_eq!(passed.groups[0].tests["three"], Outcome::Passed);
+        let mut failed = run(first);
+        failed.tried_again(&again("FAILED", 101));
+        assert_eq!(failed.failures(), ["a::two failed"]);
+        assert!(run(first.trim_end_matches("vm: done\n")).worth_another_try().is_empty());
     }
 
     /// Check that a kernel's complaint is a failure.

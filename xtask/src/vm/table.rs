@@ -100,6 +100,7 @@ fn counts(group: &Group, of: impl Fn(&str) -> bool) -> String {
     };
     let mut cell = format!("{} passed", count(|outcome| *outcome == Outcome::Passed));
     for (number, what) in [
+        (count(|outcome| *outcome == Outcome::SecondTry), "at the second try"),
         (count(|outcome| matches!(outcome, Outcome::Skipped(_))), "skipped"),
         (count(|outcome| *outcome == Outcome::Failed), "FAILED"),
     ] {
@@ -137,6 +138,7 @@ fn tests_that_differ(
                 None => "no result".to_owned(),
                 Some(Outcome::Passed) => "passed".to_owned(),
                 Some(Outcome::Failed) => "FAILED".to_owned(),
+                Some(Outcome::SecondTry) => "passed at the second try".to_owned(),
                 Some(Outcome::Skipped(reason)) => format!("skipped ({})", number(reason, notes)),
             }
         }));
