@@ -9,6 +9,7 @@
 //! - [`counter`]: where each outcome is counted, per CPU and probe.
 //! - [`condition`]: which hits match, also as data.
 //! - [`death`]: what a process is about to die of.
+//! - [`ring`]: the ring buffer itself.
 //! - [`exchange`]: how a hit is counted once while two links hold its breakpoint.
 //! - [`histogram`]: durations, aggregated in the kernel.
 //! - [`task`]: what the kernel side remembers of a task: open calls, page faults in progress.
@@ -27,6 +28,7 @@ pub mod histogram;
 pub mod interpret;
 pub mod program;
 pub mod record;
+pub mod ring;
 pub mod task;
 #[cfg(feature = "testbed")]
 pub mod testbed;
@@ -53,6 +55,8 @@ pod!(
     task::CallStack,
     task::FaultInProgress,
     histogram::Histogram,
+    ring::Ends,
+    ring::Segment,
     Control
 );
 

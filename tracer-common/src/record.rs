@@ -1,8 +1,9 @@
-//! What the eBPF program writes into the ring buffer: a header, one slot per value, then the bytes of
-//! strings and ranges, each at the offset in its slot.
+//! What the eBPF program writes into the [ring buffer](crate::ring): a header, one slot per value, then the
+//! bytes of strings and ranges, each at the offset in its slot.
 //!
-//! Records come in a few size classes, because the kernel requires a constant size. A record starts in the
-//! smallest class, and is read again into a larger one only if its contents do not fit.
+//! Room is claimed in a few size classes, because the kernel requires a constant size. A record starts in the
+//! smallest class, and is read again into a larger one only if its contents do not fit. What it has not used
+//! is given back.
 
 use crate::program::MAX_VALUES;
 
@@ -12,12 +13,11 @@ use crate::program::MAX_VALUES;
 pub struct RecordHeader {
     /// `CLOCK_MONOTONIC` in nanoseconds when the breakpoint was hit.
     pub time_ns: u64,
-    /// Return: nanoseconds since the entry of the same call. Entry: 0.
-    pub duration_ns: u64,
     /// Process (upper half) and task (lower half), as faultline's own PID namespace numbers them; 0 for a
     /// task of another one.
     pub pid_tgid: u64,
-    /// One [`ReadStatus`] per slot, four bits each, slot 0 lowest.
+    /// One [`ReadStatus`] per slot, four bits each, slot 0 lowest. A return has at most one slot; above its
+    /// status are the nanoseconds since the entry of the same call.
     pub statuses: u64,
     /// Name of the task, NUL-padded.
     pub comm: [u8; 16],
@@ -97,10 +97,11 @@ impl BlobRef {
     }
 }
 
-/// A record of registers alone, of up to two values.
-pub const TINY_BYTES: usize = HEADER_BYTES + 2 * SLOT_BYTES;
-/// A record of registers alone, of any number of values.
-pub const VALUES_BYTES: usize = HEADER_BYTES + MAX_VALUES * SLOT_BYTES;
+/// The bits of [`RecordHeader::statuses`] below a return's duration.
+pub const STATUS_BITS: u32 = 4;
+
+/// Bytes of a slot of the ring: a record of up to two registers fits into one.
+pub const SLOT_ROOM: usize = HEADER_BYTES + 2 * SLOT_BYTES;
 
 /// The size of a record with strings and ranges. Each of them may begin anywhere in the first
 /// `max_offset` bytes past the header and be up to `max_object` bytes long. The kernel's verifier adds the
@@ -121,8 +122,12 @@ impl SizeClass {
     }
 
     const fn of(record_bytes: usize, max_object: usize) -> Self {
-        // The ring buffer puts eight bytes of its own before each record.
-        Self { data_bytes: record_bytes - 8 - HEADER_BYTES, max_object }
+        Self { data_bytes: record_bytes - HEADER_BYTES, max_object }
+    }
+
+    /// Slots of the ring.
+    pub const fn slots(&self) -> u64 {
+        ((HEADER_BYTES + self.data_bytes) / SLOT_ROOM) as u64
     }
 }
 
@@ -141,7 +146,8 @@ pub const MAX_READ_BYTES: u32 = 32 * 1024;
 /// the header, so that there is room for the last one.
 pub const MAX_OFFSET: usize = CLASSES[3].max_offset();
 
-const _: () = assert!(HEADER_BYTES == 56);
+const _: () = assert!(core::mem::offset_of!(RecordHeader, comm).is_multiple_of(8));
+const _: () = assert!(HEADER_BYTES == 48 && SLOT_ROOM == 64);
 const _: () = assert!(MAX_READ_BYTES as usize + 2 <= CLASSES[3].max_object);
 const _: () = assert!(CLASSES[0].max_offset() > MAX_VALUES * SLOT_BYTES);
 const _: () = assert!(MAX_VALUES * 4 <= 64);

@@ -1,31 +1,26 @@
 //! From a hit to a record in the ring buffer.
 //!
-//! No record wakes the reader. A wakeup is the most expensive thing that a handler could do (6 µs; the
-//! whole record takes 0.1 µs), so user space polls every few milliseconds.
+//! No record wakes the reader. A wakeup is the most expensive thing that a handler could do (6 µs), so user
+//! space polls every few milliseconds.
 
-use aya_ebpf::{
-    bindings::{BPF_RB_NO_WAKEUP, pt_regs},
-    helpers::generated::bpf_get_current_comm,
-    maps::ring_buf::RingBufEntry,
-};
+use aya_ebpf::bindings::pt_regs;
 use tracer_common::{
     counter::Counter,
     interpret::read::argument,
     program::{FLAG_REGISTERS_ONLY, MAX_VALUES, ProbeProgram, REGISTERS, ReadOp},
-    record::{KIND_ENTRY, KIND_RETURN, ReadStatus, RecordHeader},
+    record::{KIND_ENTRY, KIND_RETURN, ReadStatus, RecordHeader, SLOT_ROOM, STATUS_BITS},
 };
 
 use crate::{
-    maps::{self, RECORDS},
+    maps,
     read::{self, Reads},
     regs,
     returns::Ended,
+    ring::Claim,
     scratch::Scratch,
     stats::{self, Site},
     task,
 };
-
-const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// A record of registers alone.
 #[repr(C)]
@@ -73,9 +68,9 @@ impl Emission {
             };
             read::emit_objects(site, header, registers, stack_pointer, reads, scratch.reading());
         } else if program.entry_slots <= 2 {
-            emit_values::<2>(site, header, scratch.registers(registers), &program.entry);
+            emit_values::<2, 1>(site, header, scratch.registers(registers), &program.entry);
         } else {
-            emit_values::<MAX_VALUES>(site, header, scratch.registers(registers), &program.entry);
+            emit_values::<MAX_VALUES, ALL_VALUES>(site, header, scratch.registers(registers), &program.entry);
         }
     }
 
@@ -104,25 +99,26 @@ impl Emission {
             };
             read::emit_objects(site, header, registers, 0, reads, scratch.reading());
         } else {
-            let Some(mut record) = reserve::<2>(site) else { return };
-            let place = record.as_mut_ptr();
+            let Some(claim) = claim::<1>(site) else { return };
+            let place: *mut Values<2> = claim.record::<1>().cast();
             let status = if knows_value { ReadStatus::Whole } else { ReadStatus::Enodata };
-            // SAFETY: the reservation is ours and begins with the header.
+            // SAFETY: the claim is ours and large enough.
             unsafe { write_header(&raw mut (*place).header, site, &header, status as u64) };
-            // SAFETY: the reservation is ours and large enough; slots are plain integers.
+            // SAFETY: as above; slots are plain integers.
             unsafe { (*place).slots[0] = value };
-            record.submit(NO_WAKEUP);
+            claim.commit(1);
         }
     }
 }
 
+/// Claims slots of the ring, or counts the hit as lost.
 #[inline(always)]
-fn reserve<const N: usize>(site: &Site) -> Option<RingBufEntry<Values<N>>> {
-    let record = RECORDS.reserve::<Values<N>>(0);
-    if record.is_none() {
+fn claim<const SLOTS: u64>(site: &Site) -> Option<Claim> {
+    let claim = Claim::new::<SLOTS>(site);
+    if claim.is_none() {
         stats::add(site, Counter::RingFull, 1);
     }
-    record
+    claim
 }
 
 /// Writes the header, with the task's name, to `place`.
@@ -140,38 +136,40 @@ pub(crate) unsafe fn write_header(
     // SAFETY: as the caller promises; `comm` is filled below.
     let place = unsafe { &mut *place };
     place.time_ns = header.time_ns;
-    place.duration_ns = header.duration_ns;
-    place.statuses = statuses;
+    place.statuses = statuses | (header.duration_ns << STATUS_BITS);
     place.probe = site.probe;
     place.cpu = site.cpu as u16;
     place.kind = header.kind as u8;
     place.slots = header.slots as u8;
-    // The helper pads the name with NULs and can only fail without a current task.
-    // SAFETY: the helper writes the 16 bytes of `comm`.
-    unsafe { bpf_get_current_comm(place.comm.as_mut_ptr().cast(), 16) };
+    // SAFETY: records are eight-byte aligned, and the header has the name at a multiple of that.
+    task::name(unsafe { &mut *place.comm.as_mut_ptr().cast() });
     // Last, because the call leaves no register for what would be needed after it.
     place.pid_tgid = task::shown(site.pid_tgid);
 }
 
+/// Slots of the ring that a record of any number of registers takes.
+const ALL_VALUES: u64 = size_of::<Values<MAX_VALUES>>().div_ceil(SLOT_ROOM) as u64;
+
 #[inline(always)]
-fn emit_values<const N: usize>(
+fn emit_values<const N: usize, const SLOTS: u64>(
     site: &Site,
     header: Header,
     registers: &[u64; REGISTERS],
     ops: &[ReadOp; MAX_VALUES],
 ) {
-    let Some(mut record) = reserve::<N>(site) else { return };
+    const { assert!(size_of::<Values<N>>() <= SLOTS as usize * SLOT_ROOM) };
+    let Some(claim) = claim::<SLOTS>(site) else { return };
     let slots = header.slots as usize;
-    let record_place = record.as_mut_ptr();
-    // SAFETY: the reservation is ours and begins with the header.
-    unsafe { write_header(&raw mut (*record_place).header, site, &header, 0) };
-    // SAFETY: the reservation is ours and large enough; slots are plain integers.
-    let place = unsafe { &mut (*record_place).slots };
+    let record: *mut Values<N> = claim.record::<SLOTS>().cast();
+    // SAFETY: the claim is ours and large enough.
+    unsafe { write_header(&raw mut (*record).header, site, &header, 0) };
+    // SAFETY: as above; slots are plain integers.
+    let place = unsafe { &mut (*record).slots };
     for (slot, (place, op)) in place.iter_mut().zip(ops).enumerate() {
         if slot >= slots {
             break;
         }
         *place = argument(registers, op);
     }
-    record.submit(NO_WAKEUP);
+    claim.commit(SLOTS);
 }

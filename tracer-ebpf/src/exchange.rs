@@ -3,19 +3,22 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 
-use crate::{maps, task};
+use crate::{
+    maps::{self, Live},
+    task,
+};
 
 /// Whether this link counts the hit. `place` is the same for all programs of a hit, and differs from that
 /// of any other hit.
 #[inline(always)]
-pub(crate) fn takes(cookie: u64, pid_tgid: u64, place: u64) -> bool {
+pub(crate) fn takes(live: Live, cookie: u64, pid_tgid: u64, place: u64) -> bool {
     if !maps::exchanges() {
         return true;
     }
     let (probe, link) = (cookie as u32, (cookie >> 32) as u32);
     // In this order: user space retires old links before it ends their exchange.
-    let exchange = maps::exchange();
-    if maps::is_retired(link) {
+    let exchange = live.exchange();
+    if live.is_retired(link) {
         return false;
     }
     if exchange == 0 {

@@ -15,6 +15,7 @@
 //! - `exchange`: hits that reach two links
 //! - `notices`: processes that execute or fork
 //! - `children`: children of traced processes, followed or only counted
+//! - `ring`: the ring buffer of records
 //! - `returns`: the open calls of each task
 //! - `task`: the numbers of the running task
 //! - `verifier`: what the kernel's verifier needs and the source does not
@@ -39,6 +40,7 @@ mod notices;
 mod read;
 mod regs;
 mod returns;
+mod ring;
 mod scratch;
 mod stats;
 mod task;
@@ -63,6 +65,7 @@ use tracer_common::{
 
 use crate::{
     emit::Emission,
+    maps::Live,
     returns::{Ended, Entered},
     scratch::Scratch,
     stats::{Site, Timer},
@@ -161,7 +164,8 @@ fn entered(ctx: &ProbeContext) -> u32 {
 
 #[inline(always)]
 fn counted(ctx: &ProbeContext) -> u32 {
-    if let Some(site) = site(ctx.as_ptr(), regs::instruction_pointer(ctx.regs)) {
+    let Some(live) = Live::new() else { return 0 };
+    if let Some(site) = site(live, ctx.as_ptr(), regs::instruction_pointer(ctx.regs)) {
         stats::add(&site, Counter::PlainHits, 1);
     }
     0
@@ -171,8 +175,9 @@ fn counted(ctx: &ProbeContext) -> u32 {
 fn returned(ctx: &RetProbeContext) -> u32 {
     verifier::stay_on_own_stack(ctx.as_ptr());
     let place = regs::instruction_pointer(ctx.regs) | AT_RETURN;
-    let Some(site) = site(ctx.as_ptr(), place) else { return 0 };
-    on_end(ctx, ctx.regs, &site, regs::entry_stack_pointer(ctx.regs), End::Returned);
+    let Some(live) = Live::new() else { return 0 };
+    let Some(site) = site(live, ctx.as_ptr(), place) else { return 0 };
+    on_end(ctx, ctx.regs, live, &site, regs::entry_stack_pointer(ctx.regs), End::Returned);
     0
 }
 
@@ -180,10 +185,11 @@ fn returned(ctx: &RetProbeContext) -> u32 {
 fn exited(ctx: &ProbeContext) -> u32 {
     verifier::stay_on_own_stack(ctx.as_ptr());
     let place = regs::instruction_pointer(ctx.regs) | AT_RETURN;
-    let Some(mut site) = site(ctx.as_ptr(), place) else { return 0 };
+    let Some(live) = Live::new() else { return 0 };
+    let Some(mut site) = site(live, ctx.as_ptr(), place) else { return 0 };
     let end = if site.probe & LEAVES == 0 { End::Exit } else { End::Left };
     site.probe &= !LEAVES;
-    on_end(ctx, ctx.regs, &site, regs::stack_pointer(ctx.regs), end);
+    on_end(ctx, ctx.regs, live, &site, regs::stack_pointer(ctx.regs), end);
     0
 }
 
@@ -216,8 +222,8 @@ fn command_begins(_ctx: RawTracePointContext) -> i32 {
 
 /// The site of a hit, if the hit counts. `place` distinguishes it from the task's next hit.
 #[inline(always)]
-fn site(ctx: *mut core::ffi::c_void, place: u64) -> Option<Site> {
-    if !maps::enabled() {
+fn site(live: Live, ctx: *mut core::ffi::c_void, place: u64) -> Option<Site> {
+    if !live.enabled() {
         return None;
     }
     let pid_tgid = task::current();
@@ -226,13 +232,14 @@ fn site(ctx: *mut core::ffi::c_void, place: u64) -> Option<Site> {
     }
     // SAFETY: the context is the one the program was called with.
     let cookie = unsafe { bpf_get_attach_cookie(ctx) };
-    exchange::takes(cookie, pid_tgid, place).then(|| Site::here(cookie as u32, pid_tgid))
+    exchange::takes(live, cookie, pid_tgid, place).then(|| Site::here(cookie as u32, pid_tgid))
 }
 
 #[inline(always)]
 fn on_entry(ctx: &ProbeContext) {
     let place = regs::instruction_pointer(ctx.regs);
-    let Some(site) = site(ctx.as_ptr(), place) else { return };
+    let Some(live) = Live::new() else { return };
+    let Some(site) = site(live, ctx.as_ptr(), place) else { return };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
@@ -243,11 +250,11 @@ fn on_entry(ctx: &ProbeContext) {
     if !is_plain && now_ns < maps::gate(site.probe) {
         return;
     }
-    let hits = if is_plain { Counter::PlainHits } else { Counter::CallsOpened };
-    let timer = Timer::begin(&site, hits, now_ns);
-    if is_plain {
-        stats::add(&site, Counter::PlainHits, 1);
-    }
+    let before = match is_plain {
+        true => stats::count(&site, Counter::PlainHits),
+        false => stats::seen(&site, Counter::CallsOpened),
+    };
+    let timer = Timer::begin(&site, live, before, now_ns);
     let mut scratch = Scratch::new();
     let choice = choice::at_entry(&site, ctx.regs, program, stack_pointer, &mut scratch);
     if !is_plain {
@@ -282,11 +289,18 @@ enum End {
 
 /// A call ends that was entered with this stack pointer.
 #[inline(always)]
-fn on_end(ctx: &impl EbpfContext, regs: *const pt_regs, site: &Site, stack_pointer: u64, end: End) {
+fn on_end(
+    ctx: &impl EbpfContext,
+    regs: *const pt_regs,
+    live: Live,
+    site: &Site,
+    stack_pointer: u64,
+    end: End,
+) {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let Some(program) = maps::PROGRAMS.get(site.probe) else { return };
-    let timer = Timer::begin(site, Counter::CallsReturned, now_ns);
+    let timer = Timer::begin(site, live, stats::seen(site, Counter::CallsReturned), now_ns);
     let Some(entered) = returns::close(site, regs, program.flags, stack_pointer) else {
         if end != End::Returned {
             // Whoever has called something else comes along here, too.

@@ -16,6 +16,7 @@ use tracer_common::{
     exchange::Marks,
     histogram::Histogram,
     program::ProbeProgram,
+    ring::{Ends, Segment},
     task::{CallStack, FaultInProgress},
 };
 
@@ -40,6 +41,10 @@ static FOLLOW: Global<u8> = Global::new(0);
 /// Where in the kernel's `task_struct` the process id is: only set if `FOLLOW` is.
 #[unsafe(no_mangle)]
 static TASK_TGID: Global<u64> = Global::new(0);
+
+/// Where in it the task's name is: only set if a program may read it there.
+#[unsafe(no_mangle)]
+static TASK_COMM: Global<u64> = Global::new(0);
 
 /// Where in it the pointer to the `signal_struct` is, which all tasks of a process share.
 #[unsafe(no_mangle)]
@@ -93,6 +98,14 @@ static RATE_INTERVAL_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static RATE_AHEAD_NS: Global<u64> = Global::new(0);
 
+/// The number of rings, less 1.
+#[unsafe(no_mangle)]
+static RING_MASK: Global<u32> = Global::new(0);
+
+/// Segments of a ring.
+#[unsafe(no_mangle)]
+static RING_SEGMENTS: Global<u32> = Global::new(2);
+
 /// Not 0: links may be exchanged while their probes are hit.
 #[unsafe(no_mangle)]
 static EXCHANGES: Global<u8> = Global::new(1);
@@ -101,9 +114,17 @@ static EXCHANGES: Global<u8> = Global::new(1);
 #[unsafe(no_mangle)]
 static NEVER: Global<u8> = Global::new(0);
 
-/// Records for user space.
+/// The rings of records: see [`tracer_common::ring`].
 #[map]
-pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+static RINGS: Array<Ends> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Their segments, those of one ring after those of another.
+#[map]
+static SEGMENTS: Array<Segment> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Notices of new processes.
+#[map]
+pub(crate) static NOTICES: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// What each probe reads, by probe index.
 #[map]
@@ -185,15 +206,76 @@ pub(crate) static HISTOGRAMS: HashMap<u64, Histogram> =
 #[map]
 pub(crate) static NO_HISTOGRAM: Array<Histogram> = Array::with_max_entries(1, 0);
 
+/// The ring of this CPU, by its number.
+#[inline(always)]
+pub(crate) fn ring_of(cpu: u32) -> u32 {
+    cpu & RING_MASK.load()
+}
+
+/// A ring's two ends.
+#[inline(always)]
+pub(crate) fn ring_ends(ring: u32) -> Option<*mut Ends> {
+    RINGS.get_ptr_mut(ring)
+}
+
+/// Segments of each ring.
+#[inline(always)]
+pub(crate) fn ring_segments() -> u32 {
+    RING_SEGMENTS.load()
+}
+
+/// A segment of all, by its number.
+#[inline(always)]
+pub(crate) fn segment(index: u32) -> Option<*mut Segment> {
+    SEGMENTS.get_ptr_mut(index)
+}
+
+/// What user space sets while the programs run. A program looks it up once.
+#[derive(Clone, Copy)]
+pub(crate) struct Live(*const Control);
+
+impl Live {
+    /// Always there.
+    #[inline(always)]
+    pub(crate) fn new() -> Option<Self> {
+        CONTROL.get_ptr(0).map(Self)
+    }
+
+    /// Whether hits count now.
+    #[inline(always)]
+    pub(crate) fn enabled(self) -> bool {
+        // SAFETY: the pointer is to a live array element; user space may write it at any time, so
+        // it is read as volatile.
+        unsafe { (&raw const (*self.0).enabled).read_volatile() > 0 }
+    }
+
+    /// The number of the first new link of an exchange; 0 while there is none.
+    #[inline(always)]
+    pub(crate) fn exchange(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).exchange).read_volatile() as u32 }
+    }
+
+    /// Whether a link was replaced by another one, which counts its hits now.
+    #[inline(always)]
+    pub(crate) fn is_retired(self, link: u32) -> bool {
+        // SAFETY: as above.
+        let below = unsafe { (&raw const (*self.0).retired_below).read_volatile() };
+        u64::from(link) < below && RETIRED.get_ptr(&link).is_some()
+    }
+
+    /// The address of a 0 that the verifier does not know: see [`Control::zero`].
+    #[inline(always)]
+    pub(crate) fn zero(self) -> *const u64 {
+        // SAFETY: as above.
+        unsafe { &raw const (*self.0).zero }
+    }
+}
+
 /// Whether hits count now.
 #[inline(always)]
 pub(crate) fn enabled() -> bool {
-    match CONTROL.get_ptr(0) {
-        // SAFETY: the pointer is to a live array element; user space may write it at any time, so
-        // it is read as volatile.
-        Some(control) => unsafe { (&raw const (*control).enabled).read_volatile() > 0 },
-        None => false,
-    }
+    Live::new().is_some_and(Live::enabled)
 }
 
 /// Starts counting hits, unless the run has ended.
@@ -205,13 +287,6 @@ pub(crate) fn enable() {
         // SAFETY: as above, and aligned; adding is the same for numbers with a sign.
         unsafe { verifier::atomic_add(enabled.cast(), 1) };
     }
-}
-
-/// The address of a 0 that the verifier does not know: see [`Control::zero`].
-#[inline(always)]
-pub(crate) fn zero() -> Option<*const u64> {
-    // SAFETY: the pointer is to a live array element.
-    CONTROL.get_ptr(0).map(|control| unsafe { &raw const (*control).zero })
 }
 
 /// Whether links may be exchanged.
@@ -229,28 +304,6 @@ pub(crate) fn gate(probe: u32) -> u64 {
     match GATES.get_ptr(probe) {
         // SAFETY: the pointer is to a live, aligned array element; user space writes it.
         Some(gate) => unsafe { gate.read_volatile() },
-        None => 0,
-    }
-}
-
-/// Whether a link was replaced by another one, which counts its hits now.
-#[inline(always)]
-pub(crate) fn is_retired(link: u32) -> bool {
-    let below = match CONTROL.get_ptr(0) {
-        // SAFETY: as in `exchange`.
-        Some(control) => unsafe { (&raw const (*control).retired_below).read_volatile() },
-        None => 0,
-    };
-    u64::from(link) < below && RETIRED.get_ptr(&link).is_some()
-}
-
-/// The number of the first new link of an exchange; 0 while there is none.
-#[inline(always)]
-pub(crate) fn exchange() -> u32 {
-    match CONTROL.get_ptr(0) {
-        // SAFETY: the pointer is to a live array element; user space may write it at any time, so
-        // it is read as volatile.
-        Some(control) => unsafe { (&raw const (*control).exchange).read_volatile() as u32 },
         None => 0,
     }
 }
@@ -356,6 +409,12 @@ pub(crate) struct TaskLayout {
 #[inline(always)]
 pub(crate) fn task_layout() -> TaskLayout {
     TaskLayout { tgid: TASK_TGID.load(), signal: TASK_SIGNAL.load(), live: SIGNAL_LIVE.load() }
+}
+
+/// Where in the `task_struct` the task's name is; 0 if that is not known.
+#[inline(always)]
+pub(crate) fn task_comm() -> u64 {
+    TASK_COMM.load()
 }
 
 /// Whether pages of this process may be faulted in.

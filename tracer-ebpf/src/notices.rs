@@ -2,7 +2,7 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-use crate::{maps::RECORDS, task};
+use crate::{maps::NOTICES, task};
 
 /// A process executes a program.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
@@ -25,6 +25,6 @@ fn notify() {
     let tgid = task::shown(task::current()) >> 32;
     // A process without a number in faultline's PID namespace cannot be asked for.
     if tgid != 0 {
-        let _ = RECORDS.output::<u64>(&tgid, 0);
+        let _ = NOTICES.output::<u64>(&tgid, 0);
     }
 }

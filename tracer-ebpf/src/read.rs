@@ -1,8 +1,8 @@
 //! Runs argument programs that read memory: [`tracer_common::interpret::read`] in loops, with the ring
 //! buffer and a program's helpers.
 //!
-//! No reservation is held across a fault: it would keep every later record of every CPU from its
-//! reader until the page comes.
+//! No claim is held across a fault: it would keep every later record of this CPU from its reader until the
+//! page comes.
 //!
 //! Each operation is run by a function that the kernel's verifier looks at by itself (a "global" one):
 //! once, with arguments of which nothing is known, and not again for every state that an attempt can
@@ -11,13 +11,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP,
-    helpers::generated::{
-        bpf_loop, bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_discard,
-        bpf_ringbuf_reserve, bpf_ringbuf_submit,
-    },
-};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user, bpf_probe_read_user_str};
 use tracer_common::{
     counter::Counter,
     interpret::{
@@ -28,13 +22,13 @@ use tracer_common::{
         },
     },
     program::{MAX_VALUES, REGISTERS, ReadOp},
-    record::{CLASSES, HEADER_BYTES, ReadStatus, SLOT_BYTES},
+    record::{CLASSES, HEADER_BYTES, ReadStatus, SLOT_BYTES, SLOT_ROOM},
 };
 
 use crate::{
     emit::{Header, write_header},
     fault,
-    maps::RECORDS,
+    ring::Claim,
     stats::{self, Site},
     verifier,
 };
@@ -65,6 +59,8 @@ struct Attempt {
     reading: *mut Reading,
     /// What follows the header.
     data: *mut u8,
+    /// Where the record is in its ring.
+    position: u64,
 }
 
 /// The operations of one hit.
@@ -120,6 +116,7 @@ unsafe extern "C" fn attempt(index: u64, reading: *mut Reading) -> i64 {
         progress: Progress { end, stop: WHOLE, slot: 0, address: 0, bytes: 0 },
         reading,
         data: core::ptr::null_mut(),
+        position: 0,
     };
     match class {
         0 => in_class::<0>(&mut attempt),
@@ -200,32 +197,60 @@ impl Memory for Faulting<'_> {
 /// nothing else writes through a reference.
 #[inline(always)]
 fn in_class<const C: usize>(attempt: &mut Attempt) {
-    let size = const { (HEADER_BYTES + CLASSES[C].data_bytes) as u64 };
-    let ring = (&raw const RECORDS).cast_mut().cast();
-    // SAFETY: `RECORDS` is a ring buffer; the reservation is submitted or discarded below.
-    let record = unsafe { bpf_ringbuf_reserve(ring, size, 0) }.cast::<u8>();
-    if record.is_null() {
+    if !claim_room::<C>(attempt) {
         attempt.progress.stop = RING_FULL;
         return;
     }
-    // SAFETY: the reservation begins with the header.
-    attempt.data = unsafe { record.add(HEADER_BYTES) };
     // SAFETY: the `Reading` outlives the attempt.
     unsafe { (*attempt.reading).hit.reading.statuses = 0 };
     // SAFETY: the callback has the signature that the helper documents, and `attempt` outlives it.
     unsafe {
         bpf_loop(MAX_VALUES as u32, next_op::<C> as *mut _, (&raw mut *attempt).cast(), 0);
     }
+    hand_on::<C>(attempt);
+}
+
+/// Claims room for a record of the class `C`. In a frame of its own, which is gone when the operations run.
+#[inline(never)]
+fn claim_room<const C: usize>(attempt: &mut Attempt) -> bool {
+    macro_rules! of {
+        ($class:literal, $site:expr) => {{
+            const SLOTS: u64 = CLASSES[$class].slots();
+            Claim::new::<SLOTS>($site).map(|claim| (claim.position, claim.record::<SLOTS>()))
+        }};
+    }
+    // SAFETY: the `Reading` outlives the attempt.
+    let site = unsafe { &(*attempt.reading).hit.site };
+    let claimed = match C {
+        0 => of!(0, site),
+        1 => of!(1, site),
+        2 => of!(2, site),
+        _ => of!(3, site),
+    };
+    let Some((position, record)) = claimed else { return false };
+    attempt.position = position;
+    // SAFETY: the claim begins with the header.
+    attempt.data = unsafe { record.add(HEADER_BYTES) };
+    true
+}
+
+/// Hands the record to user space if it is whole, or gives its room back.
+#[inline(never)]
+fn hand_on<const C: usize>(attempt: &mut Attempt) {
+    let slots = const { CLASSES[C].slots() };
+    // SAFETY: the `Reading` outlives the attempt; a new reference, because the operations have written to it.
+    let hit = unsafe { &(*attempt.reading).hit };
+    let Some(claim) = Claim::at(&hit.site, attempt.position) else { return };
     if attempt.progress.stop == WHOLE {
-        // SAFETY: the `Reading` outlives the attempt.
-        let hit = unsafe { &(*attempt.reading).hit };
-        // SAFETY: the reservation begins with the header and is eight-byte aligned.
-        unsafe { write_header(record.cast(), &hit.site, &hit.header, hit.reading.statuses) };
-        // SAFETY: `record` is the live reservation.
-        unsafe { bpf_ringbuf_submit(record.cast(), u64::from(BPF_RB_NO_WAKEUP)) };
+        // SAFETY: the claim begins with the header, and is eight-byte aligned.
+        unsafe {
+            let header = attempt.data.sub(HEADER_BYTES).cast();
+            write_header(header, &hit.site, &hit.header, hit.reading.statuses);
+        }
+        let used = HEADER_BYTES as u64 + attempt.progress.end;
+        claim.commit_some(slots, used.div_ceil(SLOT_ROOM as u64));
     } else {
-        // SAFETY: `record` is the live reservation.
-        unsafe { bpf_ringbuf_discard(record.cast(), u64::from(BPF_RB_NO_WAKEUP)) };
+        claim.give_back(slots);
     }
 }
 

@@ -3,7 +3,10 @@
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_common::counter::{Counter, timing_weight};
 
-use crate::{maps, verifier};
+use crate::{
+    maps::{self, Live},
+    verifier,
+};
 
 /// Where a probe was hit, and in which task.
 #[repr(C)]
@@ -44,6 +47,16 @@ pub(crate) fn add(site: &Site, counter: Counter, amount: u64) {
     }
 }
 
+/// Counts a hit; how many there were before.
+#[inline(always)]
+pub(crate) fn count(site: &Site, counter: Counter) -> u64 {
+    match slot(site, counter) {
+        // SAFETY: the pointer is to a live, aligned array element.
+        Some(slot) => unsafe { verifier::fetch_add(slot, 1) },
+        None => 0,
+    }
+}
+
 #[inline(always)]
 fn slot(site: &Site, counter: Counter) -> Option<*mut u64> {
     let column = site.cpu * maps::counter_columns() + counter as u32;
@@ -53,7 +66,7 @@ fn slot(site: &Site, counter: Counter) -> Option<*mut u64> {
 
 /// The value of a counter of the site's probe and CPU.
 #[inline(always)]
-fn seen(site: &Site, counter: Counter) -> u64 {
+pub(crate) fn seen(site: &Site, counter: Counter) -> u64 {
     match slot(site, counter) {
         // SAFETY: the pointer is to a live, aligned array element; others change it.
         Some(slot) => unsafe { slot.read_volatile() },
@@ -73,19 +86,20 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Begins at `now_ns`; `hits` is the counter that this hit will add to.
+    /// Begins at `now_ns`, after `before` such hits.
     ///
     /// There is no branch that the kernel's verifier would have to follow both ways to the program's end:
     /// either way, it knows nothing about the resulting numbers.
     #[inline(always)]
-    pub(crate) fn begin(site: &Site, hits: Counter, now_ns: u64) -> Self {
-        let before = seen(site, hits);
+    pub(crate) fn begin(site: &Site, live: Live, before: u64, now_ns: u64) -> Self {
         let weight = timing_weight(before);
         let mut since_ns = before;
         if weight != 0 {
             since_ns = now_ns.wrapping_sub(seen(site, Counter::FaultWaitNs));
         }
-        Self { since_ns, weight: weight.wrapping_add(verifier::unknown_zero()) }
+        // SAFETY: the pointer is to a live map element.
+        let zero = unsafe { live.zero().read_volatile() };
+        Self { since_ns, weight: weight.wrapping_add(zero) }
     }
 
     /// Ends here.

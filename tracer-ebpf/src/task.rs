@@ -7,7 +7,12 @@
 
 use aya_ebpf::{
     bindings::bpf_pidns_info,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_ns_current_pid_tgid},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{
+            bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid,
+        },
+    },
 };
 
 use crate::maps;
@@ -54,4 +59,24 @@ pub(crate) fn is_named(current: u64) -> bool {
 #[inline(never)]
 fn is_followed(current: u64) -> bool {
     maps::has_followed((current >> 32) as u32) || is_named(current)
+}
+
+/// Writes the running task's name, NUL-padded, to `place`.
+///
+/// Where the kernel keeps it, as the kernel's type information has it: a helper takes longer to fetch it.
+#[inline(always)]
+pub(crate) fn name(place: &mut [u64; 2]) {
+    let comm = maps::task_comm();
+    if comm == 0 {
+        // The helper pads the name and can only fail without a current task.
+        // SAFETY: the helper writes the 16 bytes.
+        unsafe { bpf_get_current_comm(place.as_mut_ptr().cast(), 16) };
+        return;
+    }
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task_btf() }.cast::<u8>();
+    // SAFETY: the verifier checks that this is inside of the task's structure, which lives as long as it runs.
+    let name = unsafe { task.add(comm as usize) }.cast::<u64>();
+    // SAFETY: as above; the task may be renamed meanwhile.
+    *place = unsafe { [name.read_volatile(), name.add(1).read_volatile()] };
 }

@@ -12,9 +12,9 @@ use core::{
 };
 
 use aya_ebpf::helpers::generated::bpf_tail_call;
-use tracer_common::{interpret::Bounds, record::CLASSES};
+use tracer_common::{interpret::Bounds, record::CLASSES, ring::SEGMENT_SLOTS};
 
-use crate::maps;
+use crate::maps::{self, Live};
 
 /// [`Bounds`] that the verifier believes.
 pub(crate) struct Verified;
@@ -78,6 +78,24 @@ pub(crate) fn in_class<const C: usize>(offset: u64) -> u64 {
     bounded
 }
 
+/// `slot`, or the last one of a segment that so many slots begin at. A claim lies within its segment, which
+/// the verifier does not know.
+#[inline(always)]
+pub(crate) fn slot_with_room<const SLOTS: u64>(slot: u64) -> u64 {
+    let mut bounded = slot;
+    // SAFETY: the instructions only change their own operand.
+    unsafe {
+        asm!(
+            "if {0} <= {1} goto +1",
+            "{0} = {1}",
+            inout(reg) bounded,
+            const SEGMENT_SLOTS - SLOTS,
+            options(pure, nomem, nostack),
+        );
+    }
+    bounded
+}
+
 /// The lowest bit of what a callback of `bpf_loop` returns: "At callback return the register R0 has
 /// value … should have been in (0x0; 0x1)".
 #[inline(always)]
@@ -85,22 +103,13 @@ pub(crate) fn one_bit(value: u64) -> i64 {
     mask::<1>(value) as i64
 }
 
-/// A 0 that the verifier does not know. It checks a variable that starts from this number once for all
-/// values, and one that starts from a literal 0 once for each value: "BPF program is too large".
-#[inline(always)]
-pub(crate) fn unknown_zero() -> u64 {
-    match unknown_zeros() {
-        // SAFETY: the pointer is to a live, aligned map element.
-        Some(zero) => unsafe { zero.read_volatile() },
-        None => 0,
-    }
-}
-
-/// The address of such a 0. To the verifier, each read of it gives another number. It would know that the
-/// result of one read, used twice, is the same number.
+/// The address of a 0 that the verifier does not know. It checks a variable that starts from this number once
+/// for all values, and one that starts from a literal 0 once for each value: "BPF program is too large". To the
+/// verifier, each read of it gives another number. It would know that the result of one read, used twice, is the
+/// same number.
 #[inline(always)]
 pub(crate) fn unknown_zeros() -> Option<*const u64> {
-    maps::zero()
+    Live::new().map(Live::zero)
 }
 
 /// Makes the kernel run this program on the stack of the current task.
@@ -131,6 +140,26 @@ pub(crate) unsafe fn atomic_add(place: *mut u64, amount: u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, amount) };
 }
 
+/// The same; the value before.
+///
+/// # Safety
+///
+/// As [`atomic_add`].
+#[inline(always)]
+pub(crate) unsafe fn fetch_add(place: *mut u64, amount: u64) -> u64 {
+    let mut value = amount;
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({place} + 0), {value})",
+            place = in(reg) place,
+            value = inout(reg) value,
+            options(nostack),
+        );
+    }
+    value
+}
+
 /// Writes `new` if the value is `old`; the value before. The kernel has had this instruction since 5.12;
 /// the compiler does not offer it.
 ///
@@ -151,4 +180,33 @@ pub(crate) unsafe fn compare_and_swap(place: *mut u64, old: u64, new: u64) -> u6
         );
     }
     found
+}
+
+/// Writes a number, so that whoever reads it sees everything that was written before.
+///
+/// # Safety
+///
+/// `place` is a live, aligned map element.
+#[inline(always)]
+pub(crate) unsafe fn publish(place: *mut u64, value: u64) {
+    // SAFETY: as the caller promises. Without `nomem`, the compiler writes everything else before.
+    unsafe {
+        if cfg!(bpf_target_arch = "x86_64") {
+            // Stores are seen in their order.
+            asm!(
+                "*(u64 *)({place} + 0) = {value}",
+                place = in(reg) place,
+                value = in(reg) value,
+                options(nostack),
+            );
+        } else {
+            // An exchange is ordered with everything.
+            asm!(
+                "{value} = xchg_64({place} + 0, {value})",
+                place = in(reg) place,
+                value = inout(reg) value => _,
+                options(nostack),
+            );
+        }
+    }
 }

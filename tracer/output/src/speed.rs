@@ -4,7 +4,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use tracer_common::record::RecordHeader;
+use tracer_common::record::{KIND_RETURN, RecordHeader, STATUS_BITS};
 
 use crate::{JsonSink, Sink, TextSink};
 use faultline_engine::collect::decode::{
@@ -61,7 +61,8 @@ fn nanoseconds_per_event() {
     ];
     for (name, probe, kind, values) in cases {
         let probes = [planned(probe)];
-        let mut bytes = record(RecordHeader { kind, duration_ns: 5_120, ..header() }, &values);
+        let statuses = if kind == KIND_RETURN { 5_120 << STATUS_BITS } else { 0 };
+        let mut bytes = record(RecordHeader { kind, statuses, ..header() }, &values);
         measure(&format!("json {name}"), &mut JsonSink::new(), &probes, &mut bytes);
         measure(&format!("text {name}"), &mut TextSink::new(false), &probes, &mut bytes);
     }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tracer_common::Action;
 
 use super::{Failure, runtime, selection::Selected, session::Session};
-use faultline_engine::collect::catalog::online_cpus;
+use faultline_engine::kernel::online_cpus;
 use faultline_plan::ProbeId;
 use faultline_spec::units::{duration_text, percent_text};
 

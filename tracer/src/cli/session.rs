@@ -328,7 +328,7 @@ impl Session {
     /// What the overhead limiter did, for the summary.
     fn overhead(&self, stopped: &Stopped) -> Option<Overhead> {
         let status = stopped.overhead.as_ref()?;
-        let cpus = faultline_engine::collect::catalog::online_cpus() as f64;
+        let cpus = faultline_engine::kernel::online_cpus() as f64;
         let elapsed = status.elapsed.as_secs_f64() * cpus;
         let mean = (status.figures.hits + status.figures.work).as_secs_f64() / elapsed.max(1e-9);
         Some(Overhead {

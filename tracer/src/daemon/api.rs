@@ -25,7 +25,8 @@ use super::{
 };
 use faultline_engine::{
     Explained,
-    collect::catalog::{Catalog, CpuFigures, Durations, Kind, Reading, online_cpus},
+    collect::catalog::{Catalog, CpuFigures, Durations, Kind, Reading},
+    kernel::online_cpus,
     limiter::OverheadStatus,
     request::{RequestText, action},
 };

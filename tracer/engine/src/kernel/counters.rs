@@ -187,6 +187,13 @@ pub(super) fn cpus() -> Result<usize, KernelError> {
         .map_err(map_error("size", "COUNTERS"))
 }
 
+/// CPUs that are in use.
+pub fn online_cpus() -> usize {
+    // SAFETY: the call has no preconditions.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    usize::try_from(online).unwrap_or(1).max(1)
+}
+
 /// One more than the highest id in a list such as `0-3,8-11`.
 fn highest_cpu(list: &str) -> Option<NonZeroUsize> {
     let last = list.trim().rsplit([',', '-']).next()?;

@@ -61,6 +61,15 @@ impl<T: Pod> MappedArray<T> {
     }
 }
 
+impl<T> MappedArray<T> {
+    /// The address of an element, valid as long as `self`. The eBPF programs may write to it.
+    pub(super) fn element(&self, index: usize) -> *mut T {
+        assert!(index < self.len, "element {index} of {}", self.len);
+        // SAFETY: in bounds (checked).
+        unsafe { self.base.add(index) }.as_ptr()
+    }
+}
+
 impl MappedArray<u64> {
     /// Reads an element that the eBPF programs add to.
     pub(super) fn load(&self, index: usize) -> u64 {

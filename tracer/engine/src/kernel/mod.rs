@@ -40,7 +40,7 @@ pub use self::{
     attach::{AttachReport, Piece, SlowestFile, links_needed},
     children::ChildCounts,
     clock::monotonic_ns,
-    counters::{CounterSnapshot, Counters},
+    counters::{CounterSnapshot, Counters, online_cpus},
     deaths::Deaths,
     diagnostics::Diagnostics,
     error::KernelError,

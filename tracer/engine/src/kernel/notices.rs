@@ -33,7 +33,7 @@ impl ProcessNotices {
     /// As [`Programs::load`](super::Programs::load).
     pub fn start() -> Result<Self, KernelError> {
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries("RECORDS", BUFFER_BYTES)
+            .map_max_entries("NOTICES", BUFFER_BYTES)
             .load(object())
             .map_err(|source| KernelError::Maps(Box::new(source)))?;
         for (name, tracepoint) in
@@ -48,9 +48,9 @@ impl ProcessNotices {
             program.attach(tracepoint).map_err(load_error(name))?;
         }
         let map = ebpf
-            .take_map("RECORDS")
-            .ok_or(KernelError::Missing { kind: "map", name: "RECORDS" })?;
-        let notices = RingBuf::try_from(map).map_err(map_error("map", "RECORDS"))?;
+            .take_map("NOTICES")
+            .ok_or(KernelError::Missing { kind: "map", name: "NOTICES" })?;
+        let notices = RingBuf::try_from(map).map_err(map_error("map", "NOTICES"))?;
         Ok(Self { notices, _ebpf: ebpf })
     }
 

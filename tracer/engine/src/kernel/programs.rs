@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, RingBuf},
+    maps::{HashMap, Map, MapData},
     programs::{Program, ProgramError, RawTracePoint, UProbe},
 };
 use tracer_common::{
@@ -17,12 +17,14 @@ use tracer_common::{
     exchange::Marks,
     histogram::SHARDS,
     program::ProbeProgram,
+    ring::Shape,
 };
 
 use super::{
     Calls, Counters, Deaths, Diagnostics, Faults, Features, KernelError, Latencies, Records,
+    btf::Btf,
     children::Children,
-    counters::{CountersShape, column_len, counters_len, cpus},
+    counters::{CountersShape, column_len, counters_len, cpus, online_cpus},
     descriptors,
     exchange::{ControlWords, Gates, MAX_MARKED_TASKS, MAX_RETIRED, Numbered},
     features::UprobePrograms,
@@ -36,16 +38,13 @@ use faultline_spec::{Rate, Sample};
 /// How many tasks may be inside traced calls at once. An entry takes 2.5 KiB once it is used.
 const MAX_TASKS_IN_CALLS: u32 = 65_536;
 
-/// The smallest possible ring buffer, for programs that write no records.
-const NO_BUFFER_BYTES: u32 = 64 * 1024;
-
 /// How to load the programs.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// What to do with hits.
     pub action: Action,
-    /// Bytes of the ring buffer: a power of two, at least 128 KiB, so that the largest record fits.
-    /// Only events need one.
+    /// Bytes of the records in the ring buffer of all CPUs: a power of two, at least 256 KiB. Their commit
+    /// words take an eighth more. Only events need one.
     pub buffer_bytes: u32,
     /// Trace only these processes; all of them if this is empty and there is no room for more.
     pub pids: Vec<Pid>,
@@ -111,6 +110,8 @@ pub struct Programs {
     /// Some returns are watched at their functions' exits.
     watches_exits: bool,
     features: Features,
+    /// The ring buffer's; `None` once it was taken.
+    ring: Option<Shape>,
     /// What becomes of children of the traced processes.
     pub(super) children: Children,
     /// Only the number of hits is needed.
@@ -148,7 +149,10 @@ impl Programs {
         let column = column_len(probes);
         let counters = counters_len(cpus()?, columns, column)?;
         let histograms = if needs.histograms { probes * SHARDS } else { 1 };
-        let buffer_bytes = if needs.records { options.buffer_bytes } else { NO_BUFFER_BYTES };
+        let ring = match needs.records {
+            true => Shape::of(online_cpus() as u32, u64::from(options.buffer_bytes)),
+            false => Shape { rings: 1, segments: 1 },
+        };
         let exchanges = options.exchanges && options.features.batches();
         let filter_pids = u8::from(!options.pids.is_empty() || options.more_pids != 0);
         let only_pid = match options.pids.as_slice() {
@@ -156,6 +160,7 @@ impl Programs {
             _ => 0,
         };
         let children = Children::of(options)?;
+        let task_comm = if needs.records { task_comm() } else { 0 };
         let may_fault = options.features.faults_in(options.force);
         let namespace = PidNamespace::own()?;
         let room = descriptors::make_room_to_load(plan.probes.len());
@@ -170,6 +175,7 @@ impl Programs {
             .override_global("ONLY_PID", &only_pid, true)
             .override_global("FOLLOW", &u8::from(children.follows()), true)
             .override_global("TASK_TGID", &children.layout().tgid, true)
+            .override_global("TASK_COMM", &task_comm, true)
             .override_global("TASK_SIGNAL", &children.layout().signal, true)
             .override_global("SIGNAL_LIVE", &children.layout().live, true)
             .override_global("ACTION", &(options.action as u8), true)
@@ -190,7 +196,10 @@ impl Programs {
             .map_max_entries("TEXTS", plan.conditions.texts.len().max(1) as u32)
             .map_max_entries("RATES", if options.rate.is_some() { probes } else { 1 })
             .override_global("AYA_LOG_LEVEL", &log_level, false)
-            .map_max_entries("RECORDS", buffer_bytes)
+            .override_global("RING_MASK", &(ring.rings - 1), true)
+            .override_global("RING_SEGMENTS", &ring.segments, true)
+            .map_max_entries("RINGS", ring.rings)
+            .map_max_entries("SEGMENTS", ring.rings * ring.segments)
             .map_max_entries("PROGRAMS", if only_counts { 1 } else { probes })
             .map_max_entries("COUNTERS", counters)
             .map_max_entries("PIDS", (options.pids.len() as u32 + options.more_pids).max(1))
@@ -224,6 +233,7 @@ impl Programs {
             watches_exits,
             only_counts,
             features,
+            ring: Some(ring),
             children,
             helper,
             pids,
@@ -424,9 +434,11 @@ impl Programs {
     /// [`KernelError::Map`] if the buffer cannot be mapped; [`KernelError::Missing`] if the
     /// records were taken before.
     pub fn take_records(&mut self) -> Result<Records, KernelError> {
-        let missing = KernelError::Missing { kind: "map", name: "RECORDS" };
-        let map = self.ebpf.take_map("RECORDS").ok_or(missing)?;
-        RingBuf::try_from(map).map(Records::new).map_err(map_error("map", "RECORDS"))
+        let missing = KernelError::Missing { kind: "map", name: "SEGMENTS" };
+        let ring = self.ring.take().ok_or(missing)?;
+        let ends = mapped(&self.ebpf, "RINGS", ring.rings as usize)?;
+        let segments = mapped(&self.ebpf, "SEGMENTS", (ring.rings * ring.segments) as usize)?;
+        Ok(Records::new(ends, segments, ring))
     }
 
     /// The counters.
@@ -494,6 +506,11 @@ impl Programs {
     {
         typed(self.ebpf.take_map(name), name)
     }
+}
+
+/// Where the kernel keeps a task's name; 0 if it does not say.
+fn task_comm() -> u64 {
+    Btf::of_kernel().ok().and_then(|btf| btf.offset_of("task_struct", "comm")).unwrap_or(0)
 }
 
 /// The eBPF object, aligned as the ELF parser wants it.

@@ -24,7 +24,7 @@ pub use self::{
     presence::Presence,
 };
 use crate::{
-    collect::catalog::online_cpus,
+    kernel::online_cpus,
     set::{ProbeSet, SetId},
 };
 

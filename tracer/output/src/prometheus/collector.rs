@@ -15,8 +15,9 @@ use tracer_common::counter::{
     metric::{self, Metric},
 };
 
-use faultline_engine::collect::catalog::{
-    BUCKETS, Catalog, CpuFigures, Durations, Figures, Kind, Series, online_cpus,
+use faultline_engine::{
+    collect::catalog::{BUCKETS, Catalog, CpuFigures, Durations, Figures, Kind, Series},
+    kernel::online_cpus,
 };
 
 use super::{

@@ -41,10 +41,3 @@ impl CpuFigures {
         self.handler_ns += get(Counter::HandlerNs);
     }
 }
-
-/// CPUs that are in use.
-pub fn online() -> usize {
-    // SAFETY: the call has no preconditions.
-    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    usize::try_from(online).unwrap_or(1).max(1)
-}

@@ -10,7 +10,7 @@ mod figures;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::{
-    cpus::{CpuFigures, online as online_cpus},
+    cpus::CpuFigures,
     durations::{BUCKETS, Durations},
     figures::{Figures, Reading},
 };

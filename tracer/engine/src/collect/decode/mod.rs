@@ -16,7 +16,7 @@ mod value;
 
 use std::mem::offset_of;
 
-use tracer_common::record::{HEADER_BYTES, KIND_ENTRY, KIND_RETURN, RecordHeader};
+use tracer_common::record::{HEADER_BYTES, KIND_ENTRY, KIND_RETURN, RecordHeader, STATUS_BITS};
 
 use self::value::Body;
 pub use self::{
@@ -133,11 +133,12 @@ pub fn decode<'a>(
     let probe = probes
         .get(header.probe as usize)
         .ok_or(DecodeError::UnknownProbe { probe: header.probe, probes: probes.len() })?;
-    let (kind, expected) = match header.kind {
-        KIND_ENTRY => (EventKind::Entry, probe.args.len()),
+    let (kind, expected, statuses) = match header.kind {
+        KIND_ENTRY => (EventKind::Entry, probe.args.len(), header.statuses),
         KIND_RETURN => {
-            let duration_ns = header.duration_ns;
-            (EventKind::Return { duration_ns }, usize::from(probe.ret.is_some()))
+            let duration_ns = header.statuses >> STATUS_BITS;
+            let status = header.statuses & ((1 << STATUS_BITS) - 1);
+            (EventKind::Return { duration_ns }, usize::from(probe.ret.is_some()), status)
         }
         kind => return Err(DecodeError::UnknownKind { probe: header.probe, kind }),
     };
@@ -155,7 +156,7 @@ pub fn decode<'a>(
         tid: header.pid_tgid as u32,
         comm: comm(bytes),
         cpu: header.cpu,
-        body: Body { statuses: header.statuses, slots, data },
+        body: Body { statuses, slots, data },
     };
     event.check()?;
     Ok(event)

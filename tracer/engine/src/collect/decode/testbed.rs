@@ -2,6 +2,7 @@
 
 use tracer_common::record::{
     BlobRef, HEADER_BYTES, KIND_ENTRY, KIND_RETURN, ReadStatus, RecordHeader, SLOT_BYTES,
+    STATUS_BITS,
 };
 
 /// A value to put into a record.
@@ -23,7 +24,8 @@ pub fn entry(values: &[Raw]) -> Vec<u8> {
 
 /// A return of probe 0.
 pub fn ret(duration_ns: u64, values: &[Raw]) -> Vec<u8> {
-    record(RecordHeader { kind: KIND_RETURN, duration_ns, ..header() }, values)
+    let statuses = duration_ns << STATUS_BITS;
+    record(RecordHeader { kind: KIND_RETURN, statuses, ..header() }, values)
 }
 
 /// The header that most tests share.

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use tracer_common::record::{BlobRef, ReadStatus, RecordHeader, SLOT_BYTES};
+use tracer_common::record::{BlobRef, ReadStatus, RecordHeader, SLOT_BYTES, STATUS_BITS};
 
 use super::{
     testbed::{Raw, entry, header, record, ret},
@@ -31,7 +31,7 @@ fn header_fields() {
     let header = RecordHeader {
         probe: 1,
         kind: KIND_RETURN,
-        duration_ns: 5,
+        statuses: 5 << STATUS_BITS,
         comm: *b"sixteen bytes ok",
         ..header()
     };
@@ -94,7 +94,7 @@ fn strings_and_ranges() {
 /// Check that each kind of corruption has its own error.
 #[test]
 fn corrupt_records() {
-    assert_eq!(error("l:f", &[0; 55]), DecodeError::Short { bytes: 55 });
+    assert_eq!(error("l:f", &[0; 47]), DecodeError::Short { bytes: 47 });
     let of_probe_7 = record(RecordHeader { probe: 7, ..header() }, &[]);
     assert_eq!(error("l:f", &of_probe_7), DecodeError::UnknownProbe { probe: 7, probes: 1 });
     let of_kind_9 = record(RecordHeader { kind: 9, ..header() }, &[]);
@@ -108,7 +108,7 @@ fn corrupt_records() {
         DecodeError::WrongSlots { probe: 0, slots: 1, expected: 0 }
     );
     let whole = entry(&[Raw::Slot(1)]);
-    assert_eq!(error("l:f(a: u8)", &whole[..60]), DecodeError::SlotOutside { slot: 0 });
+    assert_eq!(error("l:f(a: u8)", &whole[..52]), DecodeError::SlotOutside { slot: 0 });
     let unknown = record(RecordHeader { statuses: 0xf, ..header() }, &[Raw::Slot(1)]);
     assert_eq!(error("l:f(a: u8)", &unknown), DecodeError::UnknownStatus { slot: 0 });
     let cut_register = record(RecordHeader { statuses: 1, ..header() }, &[Raw::Slot(1)]);
@@ -145,10 +145,10 @@ proptest! {
         ];
         if plausible && bytes.len() >= HEADER_BYTES {
             // Mostly valid, so that the checks after the first are reached.
-            bytes[24..32].copy_from_slice(&[0x10, 0, 0, 0, 0, 0, 0, 0]);
-            bytes[48..52].copy_from_slice(&probe.to_ne_bytes());
-            bytes[54] = kind;
-            bytes[55] = if kind == KIND_RETURN { 1 } else { [4, 1, 0][probe as usize] };
+            bytes[16..24].copy_from_slice(&[0x10, 0, 0, 0, 0, 0, 0, 0]);
+            bytes[40..44].copy_from_slice(&probe.to_ne_bytes());
+            bytes[46] = kind;
+            bytes[47] = if kind == KIND_RETURN { 1 } else { [4, 1, 0][probe as usize] };
             if small_slots {
                 for slot in bytes[HEADER_BYTES..].as_chunks_mut::<SLOT_BYTES>().0 {
                     slot[1..4].fill(0);

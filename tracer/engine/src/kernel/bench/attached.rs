@@ -29,8 +29,6 @@ use super::Check;
 use faultline_plan::{ActionNeeds, AttachPlan, ProbeId};
 use faultline_resolve::Pid;
 
-/// The smallest ring buffer, for programs that write no records.
-const NO_BUFFER_BYTES: u32 = 64 * 1024;
 
 /// Programs that do nothing, to measure the kernel's own share of a hit.
 pub(super) struct Empty {
@@ -42,7 +40,6 @@ impl Empty {
     /// Loads the unsleeping program and, if the kernel supports it, the sleepable one.
     pub(super) fn load(features: Features) -> anyhow::Result<Self> {
         let ebpf = EbpfLoader::new()
-            .map_max_entries("RECORDS", NO_BUFFER_BYTES)
             .load(object())
             .map_err(|source| KernelError::Maps(Box::new(source)))?;
         let mut empty = Self { ebpf, features };
