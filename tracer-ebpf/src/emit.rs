@@ -70,7 +70,12 @@ impl Emission {
         } else if program.entry_slots <= 2 {
             emit_values::<2, 1>(site, header, scratch.registers(registers), &program.entry);
         } else {
-            emit_values::<MAX_VALUES, ALL_VALUES>(site, header, scratch.registers(registers), &program.entry);
+            emit_values::<MAX_VALUES, ALL_VALUES>(
+                site,
+                header,
+                scratch.registers(registers),
+                &program.entry,
+            );
         }
     }
 

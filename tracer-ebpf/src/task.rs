@@ -9,9 +9,7 @@ use aya_ebpf::{
     bindings::bpf_pidns_info,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{
-            bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid,
-        },
+        generated::{bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid},
     },
 };
 

@@ -1,7 +1,7 @@
 //! Tests that cannot run in parallel with others. They run one at a time: each begins with [`alone`].
 //!
 //! - `bench` measures this machine, and `budget` and `budget_files` check shares of its CPU time
-//! - `churn`, `descriptors` and `exchange` attach from this process. If another test started a program at
+//! - `churn`, `descriptors`, `exchange` and `ring` attach from this process. If another test started a program at
 //!   the same time, the child would hold copies of their links until it executes, and a link with a copy is
 //!   not released. They also compare what this process holds before and after
 //! - `stuck`, `stuck_budget` and `daemon_stuck` make a task hang inside a probe, and every release on this
@@ -21,6 +21,7 @@ mod churn;
 mod daemon_stuck;
 mod descriptors;
 mod exchange;
+mod ring;
 mod stuck;
 mod stuck_budget;
 #[path = "../support/mod.rs"]

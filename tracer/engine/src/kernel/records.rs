@@ -85,7 +85,8 @@ impl Records {
                 self.consume(ring, commit.slots);
                 continue;
             }
-            let time = &self.record(ring, commit.slots)[std::mem::offset_of!(RecordHeader, time_ns)..];
+            let time =
+                &self.record(ring, commit.slots)[std::mem::offset_of!(RecordHeader, time_ns)..];
             let time_ns = time.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
             return (time_ns <= until_ns).then_some(Ready { time_ns, slots: commit.slots });
         }
@@ -107,17 +108,19 @@ impl Records {
             return;
         }
         own.released = own.position;
-        let ends = self.ends.element(ring);
         // SAFETY: the element lives as long as the mapping, which lives as long as `self`.
-        let tail = unsafe { AtomicU64::from_ptr(&raw mut (*ends).tail) };
+        let tail = unsafe { &raw mut (*self.ends.element(ring)).tail };
+        // SAFETY: as above, and aligned; all access is atomic.
+        let tail = unsafe { AtomicU64::from_ptr(tail) };
         tail.store(own.released, Ordering::Release);
     }
 
     fn commit_word(&self, ring: usize, position: u64) -> u64 {
         let (segment, slot) = self.place(ring, position);
-        // SAFETY: the element lives as long as the mapping, which lives as long as `self`; all access to the
-        // words is atomic.
-        let word = unsafe { AtomicU64::from_ptr(&raw mut (*segment).commits[slot]) };
+        // SAFETY: the element lives as long as the mapping, which lives as long as `self`.
+        let word = unsafe { &raw mut (*segment).commits[slot] };
+        // SAFETY: as above, and aligned; all access is atomic.
+        let word = unsafe { AtomicU64::from_ptr(word) };
         word.load(Ordering::Acquire)
     }
 
@@ -169,11 +172,10 @@ mod tests {
     /// Check that the earliest record comes first, and until when the same ring is read.
     #[test]
     fn earliest_ring() {
-        let ready =
-            |times: &[u64]| -> Vec<Option<Ready>> {
-                let ready = |&time_ns: &u64| (time_ns != 0).then_some(Ready { time_ns, slots: 1 });
-                times.iter().map(ready).collect()
-            };
+        let ready = |times: &[u64]| -> Vec<Option<Ready>> {
+            let ready = |&time_ns: &u64| (time_ns != 0).then_some(Ready { time_ns, slots: 1 });
+            times.iter().map(ready).collect()
+        };
         assert_eq!(earliest(&ready(&[])), None);
         assert_eq!(earliest(&ready(&[0, 0])), None);
         assert_eq!(earliest(&ready(&[0, 7])), Some((1, u64::MAX)));

@@ -29,7 +29,6 @@ use super::Check;
 use faultline_plan::{ActionNeeds, AttachPlan, ProbeId};
 use faultline_resolve::Pid;
 
-
 /// Programs that do nothing, to measure the kernel's own share of a hit.
 pub(super) struct Empty {
     ebpf: Ebpf,
