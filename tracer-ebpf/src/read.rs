@@ -50,6 +50,8 @@ pub(crate) struct Hit {
 pub(crate) struct Reading {
     hit: Hit,
     ops: *const ReadOp,
+    /// Where the attempt's record is in its ring.
+    position: u64,
 }
 
 /// One attempt: the record that is being filled.
@@ -59,8 +61,6 @@ struct Attempt {
     reading: *mut Reading,
     /// What follows the header.
     data: *mut u8,
-    /// Where the record is in its ring.
-    position: u64,
 }
 
 /// The operations of one hit.
@@ -99,7 +99,7 @@ pub(crate) fn emit_objects(
         header,
         site: Site { probe: site.probe, cpu: site.cpu, pid_tgid: site.pid_tgid },
     };
-    let reading = place.write(Reading { hit, ops: reads.ops });
+    let reading = place.write(Reading { hit, ops: reads.ops, position: 0 });
     // SAFETY: the callback has the signature that the helper documents, and `reading` outlives it.
     unsafe {
         bpf_loop(MAX_ATTEMPTS, attempt as *mut _, (&raw mut *reading).cast(), 0);
@@ -116,7 +116,6 @@ unsafe extern "C" fn attempt(index: u64, reading: *mut Reading) -> i64 {
         progress: Progress { end, stop: WHOLE, slot: 0, address: 0, bytes: 0 },
         reading,
         data: core::ptr::null_mut(),
-        position: 0,
     };
     match class {
         0 => in_class::<0>(&mut attempt),
@@ -228,7 +227,8 @@ fn claim_room<const C: usize>(attempt: &mut Attempt) -> bool {
         _ => of!(3, site),
     };
     let Some((position, record)) = claimed else { return false };
-    attempt.position = position;
+    // SAFETY: as above.
+    unsafe { (*attempt.reading).position = position };
     // SAFETY: the claim begins with the header.
     attempt.data = unsafe { record.add(HEADER_BYTES) };
     true
@@ -239,8 +239,8 @@ fn claim_room<const C: usize>(attempt: &mut Attempt) -> bool {
 fn hand_on<const C: usize>(attempt: &mut Attempt) {
     let slots = const { CLASSES[C].slots() };
     // SAFETY: the `Reading` outlives the attempt; a new reference, because the operations have written to it.
-    let hit = unsafe { &(*attempt.reading).hit };
-    let Some(claim) = Claim::at(&hit.site, attempt.position) else { return };
+    let Reading { hit, position, .. } = unsafe { &*attempt.reading };
+    let Some(claim) = Claim::at(&hit.site, *position) else { return };
     if attempt.progress.stop == WHOLE {
         // SAFETY: the claim begins with the header, and is eight-byte aligned.
         unsafe {
@@ -369,7 +369,7 @@ fn count_reads(reading: *mut Reading) {
 /// Counts one read; 1 ends the loop.
 unsafe extern "C" fn count_read(index: u64, reading: *mut Reading) -> i64 {
     // SAFETY: the loop's context is the `Reading`.
-    let Reading { hit, ops } = unsafe { &*reading };
+    let Reading { hit, ops, .. } = unsafe { &*reading };
     if index >= u64::from(hit.reading.ops_len) || index >= MAX_VALUES as u64 {
         return 1;
     }

@@ -13,11 +13,14 @@ use super::{
     selection::{Selected, SelectionArgs},
     session::{Reason, Session},
 };
-use faultline_engine::collect::{
-    Outcome,
-    decode::Event,
-    drain::Patience,
-    events::{EventHandler, EventStream, HandlerFactory},
+use faultline_engine::{
+    collect::{
+        Outcome,
+        decode::Event,
+        drain::Patience,
+        events::{EventHandler, EventStream, HandlerFactory},
+    },
+    kernel::default_buffer_bytes,
 };
 use faultline_output::{EventWriter, FileOutput, Sink, WriterEnd};
 use faultline_spec::{types::type_summaries, units};
@@ -40,10 +43,10 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Kernel buffer for events that are not yet written: 256KiB to 1GiB, rounded up to a power of
-    /// two
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size)]
-    buffer: u64,
+    /// Kernel buffer for events that are not yet written, shared evenly by the CPUs: 256KiB to 1GiB,
+    /// rounded up to a power of two [default: 16MiB, or 1MiB a CPU up to 128MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    buffer: Option<u64>,
 }
 
 fn size(text: &str) -> Result<u64, units::UnitError> {
@@ -81,7 +84,7 @@ accounts for every hit: hits = delivered + filtered + sampled out + throttled + 
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let buffer_bytes = ring_bytes(args.buffer)?;
+    let buffer_bytes = args.buffer.map_or_else(|| Ok(default_buffer_bytes()), ring_bytes)?;
     let selected = args.selection.select(Action::Events)?;
     if args.selection.dry_run {
         return dry_run::run(&args.selection, selected, Action::Events);

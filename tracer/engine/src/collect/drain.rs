@@ -19,8 +19,8 @@ use crate::kernel::Records;
 /// Records in one batch, at most.
 const BATCH: usize = 4096;
 /// How long the thread sleeps after a batch, and at most while nothing arrives. The buffer must hold
-/// everything that arrives during a sleep, and a burst can begin during the longest one. An event is shown
-/// within that time.
+/// everything that arrives during a sleep, and a burst can begin during the longest one. With small rings, the
+/// sleep after a batch is shorter. An event is shown within the longest time.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(4);
 
@@ -137,7 +137,8 @@ impl Drop for Drain {
 
 fn run(mut records: Records, mut reader: Box<dyn RecordReader>, shared: &Shared) {
     let patience = &shared.patience;
-    let mut sleep = SHORTEST_SLEEP;
+    let shortest = SHORTEST_SLEEP.min(records.half_full_after() / 2);
+    let mut sleep = shortest;
     loop {
         // Read the flag first, so that everything written before the order to finish is still drained.
         let finish = shared.finish.load(Ordering::Acquire);
@@ -149,7 +150,7 @@ fn run(mut records: Records, mut reader: Box<dyn RecordReader>, shared: &Shared)
             continue;
         }
         if taken != 0 {
-            sleep = SHORTEST_SLEEP;
+            sleep = shortest;
         } else if finish {
             return;
         } else {

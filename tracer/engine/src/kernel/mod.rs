@@ -54,7 +54,7 @@ pub use self::{
     privileges::{MissingPrivilege, missing_privilege},
     programs::{LoadOptions, Programs},
     progress::Progress,
-    records::Records,
+    records::{Records, default_buffer_bytes},
     tasks::{Calls, Faults, StuckTask},
     trial::{Feature, Finding, probe_features},
 };

@@ -1,17 +1,30 @@
 //! The reading end of the ring buffer: [`tracer_common::ring`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tracer_common::{
     record::{HEADER_BYTES, RecordHeader, SLOT_ROOM},
     ring::{Commit, Ends, SEGMENT_SLOTS, Segment, Shape},
 };
 
-use super::{clock::monotonic_ns, mapped::MappedArray};
+use super::{clock::monotonic_ns, counters::online_cpus, mapped::MappedArray};
 
 /// What part of a ring may be consumed before its programs are told. They read that number at every hit, so it
 /// is not written for every record.
 const RELEASED_AT_ONCE: u64 = 16;
+
+/// How long a program that does nothing but write records takes for one, at least.
+const FASTEST_HIT: Duration = Duration::from_nanos(100);
+
+/// Bytes of the ring buffer if the user does not say: enough for some milliseconds of a CPU that does nothing
+/// but write records, on hosts of up to 128 CPUs.
+#[must_use]
+pub fn default_buffer_bytes() -> u32 {
+    (online_cpus() as u32).clamp(16, 128).next_power_of_two() << 20
+}
 
 /// Records in the order of their times, as far as they are there: one whose hit has waited, for a page or for
 /// the CPU, comes later. Those of one thread are in the order of its hits.
@@ -46,6 +59,12 @@ impl Records {
     ) -> Self {
         let rings = vec![Ring::default(); shape.rings as usize];
         Self { ends, segments, shape, rings }
+    }
+
+    /// How long it takes at least until half of an empty ring is full of records of registers.
+    #[must_use]
+    pub fn half_full_after(&self) -> Duration {
+        FASTEST_HIT * u32::try_from(self.shape.capacity() / 2).unwrap_or(u32::MAX)
     }
 
     /// Hands each record that is ready to `take`, up to `most` of them; returns how many there were.

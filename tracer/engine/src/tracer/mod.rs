@@ -37,7 +37,7 @@ use crate::{
     collect::{catalog::Catalog, events::HandlerFactory},
     discovery::Prepared,
     host::Host,
-    kernel::{AttachReport, Holding, KernelError, Progress},
+    kernel::{AttachReport, Holding, KernelError, Progress, default_buffer_bytes},
     limiter::{Key, OverheadLimit, OverheadStatus},
     notice::{Notice, Slow},
     release::Released,
@@ -89,7 +89,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             limit: None,
-            buffer_bytes: 16 << 20,
+            buffer_bytes: default_buffer_bytes(),
             rescan_every: Duration::from_secs(30),
             settle: Duration::from_millis(200),
             containers: true,
