@@ -5,7 +5,9 @@ use std::{fs, io::Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{Features, KernelError, measure_costs, missing_privilege, try_quirks};
+use crate::kernel::{
+    Features, KernelError, measure_costs, missing_privilege, task_name_at, try_quirks,
+};
 use faultline_plan::{Classes, Costs, KernelQuirks};
 
 /// Where the figures are kept. A process that cannot write there measures every time.
@@ -13,8 +15,8 @@ const FOLDER: &str = "/var/cache/faultline";
 const FILE: &str = "/var/cache/faultline/host.json";
 
 /// Changes when different figures are kept, or when they change their meaning. 2: longer nops, and forms
-/// that the kernel refuses. 3: `ret`.
-const FIGURES: u32 = 3;
+/// that the kernel refuses. 3: `ret`. 4: where a task's name is.
+const FIGURES: u32 = 4;
 
 /// This machine: what its kernel offers, what a breakpoint costs, and which kernel bugs it has. Make it
 /// once and pass it on.
@@ -30,7 +32,10 @@ impl Host {
     /// measurement.
     #[must_use]
     pub fn detect() -> Self {
-        Self { features: Features::probe().ok(), measured: kept_or_measured() }
+        let measured = kept_or_measured();
+        let task_name_at = measured.map_or(0, |measured| measured.task_name_at);
+        let features = Features::probe().ok();
+        Self { features: features.map(|found| Features { task_name_at, ..found }), measured }
     }
 
     /// What the kernel offers.
@@ -74,6 +79,8 @@ impl Host {
 struct Measured {
     costs: Costs,
     quirks: KernelQuirks,
+    /// See [`Features::task_name_at`].
+    task_name_at: u64,
 }
 
 /// The same, with the machine it was found on.
@@ -104,7 +111,10 @@ fn kept_or_measured() -> Option<Measured> {
         return None;
     }
     let measured = measure_costs()
-        .and_then(|costs| Ok(Measured { costs, quirks: try_quirks()? }))
+        .and_then(|costs| {
+            let task_name_at = task_name_at().unwrap_or(0);
+            Ok(Measured { costs, quirks: try_quirks()?, task_name_at })
+        })
         .inspect_err(|error| tracing::warn!("failed to measure what a hit costs: {error:#}"));
     let host = measured.ok()?;
     let kept = Kept { figures: FIGURES, faultline: faultline.to_owned(), kernel, cpu, host };

@@ -17,6 +17,11 @@ const MEMBER_BYTES: usize = 12;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 
+/// Where in `task_struct` the name of a task is; `None` if the kernel does not say. Takes some milliseconds.
+pub(crate) fn task_name_at() -> Option<u64> {
+    Btf::of_kernel().ok()?.offset_of("task_struct", "comm")
+}
+
 /// Types, in the order of their ids.
 pub(super) struct Btf {
     bytes: Vec<u8>,

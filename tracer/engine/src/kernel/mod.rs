@@ -59,6 +59,6 @@ pub use self::{
     trial::{Feature, Finding, probe_features},
 };
 pub(crate) use self::{
-    calibrate::measure_costs, clock::process_time, handover::be_releaser_if_asked,
-    quirks::try_quirks,
+    btf::task_name_at, calibrate::measure_costs, clock::process_time,
+    handover::be_releaser_if_asked, quirks::try_quirks,
 };

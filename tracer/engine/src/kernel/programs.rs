@@ -22,7 +22,6 @@ use tracer_common::{
 
 use super::{
     Calls, Counters, Deaths, Diagnostics, Faults, Features, KernelError, Latencies, Records,
-    btf::Btf,
     children::Children,
     counters::{CountersShape, column_len, counters_len, cpus, online_cpus},
     descriptors,
@@ -160,7 +159,6 @@ impl Programs {
             _ => 0,
         };
         let children = Children::of(options)?;
-        let task_comm = if needs.records { task_comm() } else { 0 };
         let may_fault = options.features.faults_in(options.force);
         let namespace = PidNamespace::own()?;
         let room = descriptors::make_room_to_load(plan.probes.len());
@@ -175,7 +173,7 @@ impl Programs {
             .override_global("ONLY_PID", &only_pid, true)
             .override_global("FOLLOW", &u8::from(children.follows()), true)
             .override_global("TASK_TGID", &children.layout().tgid, true)
-            .override_global("TASK_COMM", &task_comm, true)
+            .override_global("TASK_COMM", &options.features.task_name_at, true)
             .override_global("TASK_SIGNAL", &children.layout().signal, true)
             .override_global("SIGNAL_LIVE", &children.layout().live, true)
             .override_global("ACTION", &(options.action as u8), true)
@@ -506,11 +504,6 @@ impl Programs {
     {
         typed(self.ebpf.take_map(name), name)
     }
-}
-
-/// Where the kernel keeps a task's name; 0 if it does not say.
-fn task_comm() -> u64 {
-    Btf::of_kernel().ok().and_then(|btf| btf.offset_of("task_struct", "comm")).unwrap_or(0)
 }
 
 /// The eBPF object, aligned as the ELF parser wants it.
