@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    mem::MaybeUninit,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     sync::{
         Arc,
@@ -368,18 +369,36 @@ impl Holder {
         let busy = Arc::new(AtomicBool::new(false));
         let own = Arc::clone(&busy);
         let (tell, told) = mpsc::channel();
-        thread::Builder::new().name("holder".to_owned()).stack_size(STACK_BYTES).spawn(
-            move || match own_table(process) {
-                Ok(()) => {
-                    let _ = tell.send(Ok(()));
-                    hold(&receive, process, &own);
-                }
-                Err(error) => drop(tell.send(Err(error))),
-            },
-        )?;
+        let work = move || match own_table(process) {
+            Ok(()) => {
+                let _ = tell.send(Ok(()));
+                hold(&receive, process, &own);
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        };
+        let builder = thread::Builder::new().name("holder".to_owned()).stack_size(STACK_BYTES);
+        without_signals(|| builder.spawn(work))?;
         told.recv().map_err(|_| io::Error::other("a thread ended early"))??;
         Ok(Self { orders, links: Arc::default(), busy })
     }
+}
+
+/// Starts a thread that handles no signals, nor does any that it starts.
+///
+/// A signal for the process is handled by any thread that looks for signals first, which a new one does when it
+/// starts. Whoever waits for the signal is woken through a pipe, and in a table of its own, a holder does not have
+/// that descriptor: a SIGTERM that a holder has handled was lost, and the daemon went on.
+fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    let mut all = MaybeUninit::uninit();
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: the call fills the set.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: both sets are large enough, and the first is filled. It fails only for an unknown `how`.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    let started = start();
+    // SAFETY: the call above has filled the set.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    started
 }
 
 /// Gives the thread its own descriptor table, which contains only the standard streams and `kept`.
@@ -417,17 +436,10 @@ fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
                 let _ = done.send(result);
             }
             Order::Release { keys, done } => {
-                let started = Instant::now();
-                let mut grace = None::<Duration>;
-                for links in keys.iter().filter_map(|key| held.remove(key)) {
-                    let report = links.detach(&Progress::default());
-                    grace = match (grace, report.grace) {
-                        (Some(one), Some(other)) => Some(one.min(other)),
-                        (one, other) => one.or(other),
-                    };
-                }
+                let all = keys.iter().filter_map(|key| held.remove(key));
+                let report = Links::join(all).detach_few_at_once(LINKS_A_HOLDER);
                 busy.store(false, Ordering::Release);
-                let _ = done.send(DetachReport { took: started.elapsed(), grace });
+                let _ = done.send(report);
             }
             Order::HandOver { keys, done } => {
                 let all = keys.iter().filter_map(|key| held.remove(key));
@@ -464,4 +476,52 @@ fn take(process: RawFd, link: (RawFd, usize, LinkKind)) -> io::Result<Link> {
     let descriptor = unsafe { OwnedFd::from_raw_fd(taken) };
     // Whoever asked has the link's number.
     Ok(Link { descriptor, points, kind, number: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The signals that a thread of this process blocks, as bits.
+    fn blocked(thread: i32) -> u64 {
+        let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap()
+    }
+
+    fn own_number() -> i32 {
+        // SAFETY: the call has no preconditions.
+        unsafe { libc::gettid() }
+    }
+
+    /// Check that a holder, and a thread that it starts, leave every signal to others, and that whoever starts
+    /// one does not.
+    #[test]
+    fn holders_handle_no_signals() {
+        let bits = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR1];
+        let all = bits.iter().fold(0, |mask, signal| mask | 1u64 << (signal - 1));
+        let before = blocked(own_number());
+        let holder = without_signals(|| {
+            thread::spawn(|| {
+                let inner = thread::spawn(|| blocked(own_number()));
+                (blocked(own_number()), inner.join().unwrap())
+            })
+        });
+        let (own, inner) = holder.join().unwrap();
+        assert_eq!((own & all, inner & all), (all, all));
+        assert_eq!(blocked(own_number()), before);
+        let mut holders = LinkHolders::new(Holding::InThreads, false);
+        let process = holders.process().unwrap();
+        let _holder = Holder::start(process).unwrap();
+        let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let named = threads.filter(|thread| {
+            fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "holder\n")
+        });
+        let masks: Vec<u64> = named
+            .map(|thread| blocked(thread.file_name().to_str().unwrap().parse().unwrap()))
+            .collect();
+        assert!(!masks.is_empty() && masks.iter().all(|mask| mask & all == all), "{masks:x?}");
+    }
 }

@@ -156,10 +156,16 @@ impl Links {
         Self::detach_all([self], progress)
     }
 
+    /// The same, with no more than so many waiting for the kernel at once.
+    pub(super) fn detach_few_at_once(mut self, most: usize) -> DetachReport {
+        release(mem::take(&mut self.links), most, &Progress::default())
+    }
+
     /// The same for many at once.
     pub fn detach_all(all: impl IntoIterator<Item = Self>, progress: &Progress) -> DetachReport {
         release(
             all.into_iter().flat_map(|mut links| mem::take(&mut links.links)).collect(),
+            usize::MAX,
             progress,
         )
     }
@@ -167,15 +173,15 @@ impl Links {
 
 impl Drop for Links {
     fn drop(&mut self) {
-        release(mem::take(&mut self.links), &Progress::default());
+        release(mem::take(&mut self.links), usize::MAX, &Progress::default());
     }
 }
 
-fn release(links: Vec<Link>, progress: &Progress) -> DetachReport {
+fn release(links: Vec<Link>, most: usize, progress: &Progress) -> DetachReport {
     let started = Instant::now();
     progress.begin(links.iter().map(|link| link.points).sum());
     let fastest = Mutex::new(None);
-    let at_once = links.iter().map(|link| link.kind.at_once()).min().unwrap_or(0);
+    let at_once = links.iter().map(|link| link.kind.at_once()).min().unwrap_or(0).min(most);
     release_each(links, at_once, |points, took| {
         progress.add(points);
         let mut fastest = fastest.lock().unwrap_or_else(PoisonError::into_inner);
