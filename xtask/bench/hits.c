@@ -1,9 +1,14 @@
 // Calls one function many times, and tells how long a call took.
 //
-//   hits CALLS [nop5|text|back]
+//   hits CALLS [nop5|text|back|both]
 //
 // Prints `ready`, waits for a line, calls, prints `CALLS NANOSECONDS`, waits for the end of its
-// input. Each function begins with a 5-byte nop, the cheapest place for a probe.
+// input. Each function begins with a 5-byte nop, the cheapest place for a probe. With `both`, two threads
+// call `nop5`, on two CPUs if there are so many, and the nanoseconds are of CPU time: the tracer that
+// writes needs a CPU, too.
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,11 +36,29 @@ FUNCTION(text, "nop");
 FUNCTION(back, "nop");
 #endif
 
-// Written at the start, so its page is resident: 32 bytes with the terminator.
-static char string[32];
+// Written at the start, so its page is resident: 40 bytes with the terminator.
+static char string[40];
+
+static uint64_t calls;
+
+// One of two threads, by its number.
+static void *half(void *number) {
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    CPU_SET((size_t)number, &own);
+    sched_setaffinity(0, sizeof own, &own);
+    for (uint64_t i = 0; i < calls / 2; i++) nop5(i);
+    return NULL;
+}
+
+static void both(void) {
+    pthread_t threads[2];
+    for (size_t i = 0; i < 2; i++) pthread_create(&threads[i], NULL, half, (void *)i);
+    for (size_t i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+}
 
 int main(int argc, char **argv) {
-    uint64_t calls = argc > 1 ? strtoull(argv[1], NULL, 10) : 1000000;
+    calls = argc > 1 ? strtoull(argv[1], NULL, 10) : 1000000;
     const char *function = argc > 2 ? argv[2] : "nop5";
     uint64_t sum = 0;
     char line[16];
@@ -43,18 +66,21 @@ int main(int argc, char **argv) {
     puts("ready");
     fflush(stdout);
     if (!fgets(line, sizeof line, stdin)) return 1;
+    clockid_t clock = strcmp(function, "both") ? CLOCK_MONOTONIC : CLOCK_PROCESS_CPUTIME_ID;
     struct timespec begin, end;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    clock_gettime(clock, &begin);
     if (!strcmp(function, "nop5")) {
         for (uint64_t i = 0; i < calls; i++) nop5(i);
     } else if (!strcmp(function, "text")) {
         for (uint64_t i = 0; i < calls; i++) text(string);
     } else if (!strcmp(function, "back")) {
         for (uint64_t i = 0; i < calls; i++) sum += back(i);
+    } else if (!strcmp(function, "both")) {
+        both();
     } else {
         return 2;
     }
-    clock_gettime(CLOCK_MONOTONIC, &end);
+    clock_gettime(clock, &end);
     printf("%llu %lld\n", (unsigned long long)calls,
            (end.tv_sec - begin.tv_sec) * 1000000000LL + end.tv_nsec - begin.tv_nsec);
     fflush(stdout);

@@ -125,7 +125,7 @@ fn compile_targets() -> Result<()> {
     {
         let mut cc = user_command("cc");
         cc.args([level, "-Wall", "-Werror", "-o"]).arg(target(name));
-        quiet(cc.arg(workspace::root().join(source)))?;
+        quiet(cc.arg(workspace::root().join(source)).arg("-lpthread"))?;
     }
     Ok(())
 }

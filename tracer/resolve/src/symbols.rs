@@ -247,7 +247,9 @@ impl Symbols {
     pub(super) fn at(&self, address: ElfAddr) -> &[SymbolId] {
         let index = self.by_address();
         let first = index.partition_point(|&id| self.get(id).address < address);
-        let count = index[first..].partition_point(|&id| self.get(id).address == address);
+        // Hardly ever more than a few.
+        let here = index[first..].iter().take_while(|&&id| self.get(id).address == address);
+        let count = here.count();
         &index[first..first + count]
     }
 }

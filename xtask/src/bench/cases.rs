@@ -18,11 +18,12 @@ pub(super) enum Group {
     Return,
     Count,
     Latency,
+    Threads,
 }
 
 impl Group {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Number, Self::Text, Self::Return, Self::Count, Self::Latency];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Number, Self::Text, Self::Return, Self::Count, Self::Latency, Self::Threads];
 
     /// The function of xtask/bench/hits.c.
     pub(super) fn function(self) -> &'static str {
@@ -30,16 +31,18 @@ impl Group {
             Self::Number | Self::Count => "nop5",
             Self::Text => "text",
             Self::Return | Self::Latency => "back",
+            Self::Threads => "both",
         }
     }
 
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Number => "one u64 argument",
-            Self::Text => "a string of 31 bytes, resident",
+            Self::Text => "a string of 40 bytes, resident",
             Self::Return => "the return value",
             Self::Count => "the number of calls",
             Self::Latency => "a histogram of durations",
+            Self::Threads => "one u64 argument, from two threads on two CPUs (ns of CPU time)",
         }
     }
 }
@@ -118,6 +121,9 @@ pub(super) const CASES: &[Case] = &[
         2,
         0,
     ),
+    bpftrace(Group::Threads, EMPTY, "uprobe:PROG:nop5 { }", 1, 0),
+    faultline(Group::Threads, "PROG:nop5(v: u64)", 1, 1),
+    bpftrace(Group::Threads, BPFTRACE, r#"uprobe:PROG:nop5 { printf("%lu\n", arg0) }"#, 1, 1),
 ];
 
 const fn faultline(group: Group, program: &'static str, links: usize, lines: u64) -> Case {
