@@ -153,8 +153,8 @@ pub(super) struct Start {
     pub(super) args: &'static [&'static str],
 }
 
-pub(super) const MANY_FAULTLINE: &str = "faultline: 10,000 functions counted";
-pub(super) const MANY_BPFTRACE: &str = "bpftrace: 10,000 functions counted";
+pub(super) const MANY_FAULTLINE: &str = "faultline: 10,000 functions, no call";
+pub(super) const MANY_BPFTRACE: &str = "bpftrace: 10,000 functions, no call";
 
 pub(super) const STARTS: &[Start] = &[
     Start {
@@ -175,10 +175,20 @@ pub(super) const STARTS: &[Start] = &[
     Start {
         name: MANY_FAULTLINE,
         tool: Tool::Faultline("count"),
-        args: &["count", "-c", "MANY 20", "MANY:fn_*"],
+        args: &["count", "-c", "true", "MANY:fn_*"],
     },
     Start {
         name: MANY_BPFTRACE,
+        tool: Tool::Bpftrace,
+        args: &["-c", "/bin/true", "-e", "uprobe:MANY:fn_* { @[func] = count(); }"],
+    },
+    Start {
+        name: "faultline: the same, 200,000 calls",
+        tool: Tool::Faultline("count"),
+        args: &["count", "-c", "MANY 20", "MANY:fn_*"],
+    },
+    Start {
+        name: "bpftrace: the same, 200,000 calls",
         tool: Tool::Bpftrace,
         args: &["-c", "MANY 20", "-e", "uprobe:MANY:fn_* { @[func] = count(); }"],
     },

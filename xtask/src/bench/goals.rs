@@ -109,12 +109,12 @@ fn many(figures: &Figures<'_>) -> Vec<Goal> {
     let ratio =
         |figure: fn(&Whole) -> f64| figures.process_ratio(MANY_FAULTLINE, MANY_BPFTRACE, figure);
     let goals = [
-        goal("10,000 functions are counted in 0.12 of bpftrace's time", ratio(|run| run.ms), 0.12),
         goal(
-            "10,000 functions are counted with 0.10 of bpftrace's peak memory",
-            ratio(|run| run.peak_rss_kib),
-            0.10,
+            "10,000 functions are counted from start to end, without a call, in 0.12 of bpftrace's time",
+            ratio(|run| run.ms),
+            0.12,
         ),
+        goal("the same with 0.10 of bpftrace's peak memory", ratio(|run| run.peak_rss_kib), 0.10),
     ];
     goals.into_iter().flatten().collect()
 }
