@@ -1,14 +1,15 @@
 //! The ring buffer of records: one for each CPU, in memory that the eBPF programs and user space share.
 //!
 //! The kernel's own ring buffer has one lock, which every hit on every CPU takes. Here, a program claims slots
-//! of its CPU's ring with a compare-and-swap, fills them, and commits them. It is exact whoever shares a ring:
-//! programs that preempt each other on a CPU, or several CPUs.
+//! of its CPU's ring with a compare-and-swap, fills them, and commits them. This is exact however a ring is
+//! shared: by programs that preempt each other on a CPU, or by several CPUs.
 //!
-//! A *position* counts slots from the start of the run and never repeats. A ring has a *head*, the first
-//! position that is not claimed, and a *tail*, the first that user space has not consumed. Each slot has a
-//! *commit word*, apart from the records, so that nothing a traced program passes can look like one. It names
-//! its position, so what an earlier round has left there is never taken for a commit of this one. User space
-//! consumes records in the order of their positions and stops at the first that is not committed.
+//! A *position* counts slots from the start of the run. A ring has a *head*, the first position that is not
+//! claimed, and a *tail*, the first that user space has not consumed. The head may move back, so a position can
+//! be claimed twice, but it is committed only once. Each slot has a *commit word*, apart from the records, so
+//! that nothing a traced program passes can look like one. It names its position, so what an earlier round has
+//! left there is never taken for a commit of this one. User space consumes records in the order of their
+//! positions and stops at the first that is not committed.
 //!
 //! A program may claim more than it needs. When it commits, it moves the head back to what it has used. If
 //! another claim has followed meanwhile, it cannot, and the rest stays unused. In the same way, a claim can be
@@ -26,7 +27,10 @@ pub const SEGMENT_SLOTS: u64 = 2048;
 pub const SEGMENT_BYTES: usize = SEGMENT_SLOTS as usize * SLOT_ROOM;
 /// The fewest segments of a ring. With one, a large record would not fit at every head.
 pub const LEAST_SEGMENTS: u32 = 2;
-/// How often a claim is tried while others claim, too.
+/// The fewest bytes of a ring buffer.
+pub const LEAST_BYTES: u64 = LEAST_SEGMENTS as u64 * SEGMENT_BYTES as u64;
+/// How often a claim is tried while others claim, too. On one CPU, the second try succeeds unless the program is
+/// preempted again; with many CPUs on one ring, a claim may lose every time.
 const TRIES: usize = 16;
 
 /// The two ends of a ring, each on cache lines of its own: the programs write one, user space the other.
@@ -104,8 +108,8 @@ pub trait Shared {
     fn commit(&self, position: u64, word: u64);
 }
 
-/// Claims so many slots in a row, at most those of the largest record, in a ring of `capacity` slots; the
-/// position of the first. `None` if the ring is full.
+/// Claims `slots` consecutive slots, at most those of the largest record, in a ring of `capacity` slots; the
+/// position of the first. `None` if the ring is full, or if other claims were faster at every try.
 #[inline(always)]
 pub fn claim(ring: &impl Shared, slots: u64, capacity: u64) -> Option<u64> {
     for _ in 0..TRIES {
@@ -155,12 +159,11 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A ring for each of so many CPUs if the bytes allow, else fewer. Of the bytes, a power of two is used,
-    /// at least the fewest segments of a ring.
+    /// One ring per CPU if `bytes` allow, else fewer; `cpus` is one more than the highest number of a CPU. Of the
+    /// bytes, a power of two is used, at least [`LEAST_BYTES`].
     pub const fn of(cpus: u32, bytes: u64) -> Self {
-        let all = bytes / SEGMENT_BYTES as u64;
-        let all = if all < LEAST_SEGMENTS as u64 { LEAST_SEGMENTS as u64 } else { all };
-        let all = 1u32 << all.ilog2();
+        let bytes = if bytes < LEAST_BYTES { LEAST_BYTES } else { bytes };
+        let all = 1u32 << (bytes / SEGMENT_BYTES as u64).ilog2();
         let (most, wanted) = (all / LEAST_SEGMENTS, cpus.next_power_of_two());
         let rings = if wanted < most { wanted } else { most };
         Self { rings, segments: all / rings }

@@ -92,6 +92,7 @@ impl Shared for Ring {
 /// Checks that for two programs that write these records, as (claimed, used), each is read once and whole,
 /// those of one program in their order, or has found no room.
 fn check(programs: [&'static [(u64, u64)]; 2]) {
+    EXPLORED.set(0);
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(move || {

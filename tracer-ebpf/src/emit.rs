@@ -70,12 +70,8 @@ impl Emission {
         } else if program.entry_slots <= 2 {
             emit_values::<2, 1>(site, header, scratch.registers(registers), &program.entry);
         } else {
-            emit_values::<MAX_VALUES, ALL_VALUES>(
-                site,
-                header,
-                scratch.registers(registers),
-                &program.entry,
-            );
+            let registers = scratch.registers(registers);
+            emit_values::<MAX_VALUES, 3>(site, header, registers, &program.entry);
         }
     }
 
@@ -152,9 +148,7 @@ pub(crate) unsafe fn write_header(
     place.pid_tgid = task::shown(site.pid_tgid);
 }
 
-/// Slots of the ring that a record of any number of registers takes.
-const ALL_VALUES: u64 = size_of::<Values<MAX_VALUES>>().div_ceil(SLOT_ROOM) as u64;
-
+/// Writes up to `N` registers into a record of `SLOTS` slots of the ring.
 #[inline(always)]
 fn emit_values<const N: usize, const SLOTS: u64>(
     site: &Site,

@@ -1,4 +1,4 @@
-//! Faulting a page in, with nothing held: no ring-buffer reservation, no per-CPU memory.
+//! Faulting a page in, with nothing held: no claim in a ring, no per-CPU memory.
 //!
 //! The fault may sleep for as long as the page takes to arrive (from a disk, FUSE or userfaultfd), so the
 //! task is listed in the map `FAULTS` while it waits.

@@ -250,9 +250,10 @@ fn on_entry(ctx: &ProbeContext) {
     if !is_plain && now_ns < maps::gate(site.probe) {
         return;
     }
-    let before = match is_plain {
-        true => stats::count(&site, Counter::PlainHits),
-        false => stats::seen(&site, Counter::CallsOpened),
+    let before = if is_plain {
+        stats::count(&site, Counter::PlainHits)
+    } else {
+        stats::seen(&site, Counter::CallsOpened)
     };
     let timer = Timer::begin(&site, live, before, now_ns);
     let mut scratch = Scratch::new();

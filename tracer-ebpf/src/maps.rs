@@ -235,7 +235,7 @@ pub(crate) fn segment(index: u32) -> Option<*mut Segment> {
 pub(crate) struct Live(*const Control);
 
 impl Live {
-    /// Always there.
+    /// `None` never happens: the array has one element.
     #[inline(always)]
     pub(crate) fn new() -> Option<Self> {
         CONTROL.get_ptr(0).map(Self)

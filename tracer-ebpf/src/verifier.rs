@@ -78,7 +78,7 @@ pub(crate) fn in_class<const C: usize>(offset: u64) -> u64 {
     bounded
 }
 
-/// `slot`, or the last one of a segment that so many slots begin at. A claim lies within its segment, which
+/// `slot`, or the last slot that leaves room for `SLOTS` in its segment. A claim lies within its segment, which
 /// the verifier does not know.
 #[inline(always)]
 pub(crate) fn slot_with_room<const SLOTS: u64>(slot: u64) -> u64 {

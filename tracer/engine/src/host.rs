@@ -33,7 +33,7 @@ impl Host {
     #[must_use]
     pub fn detect() -> Self {
         let measured = kept_or_measured();
-        let task_name_at = measured.map_or(0, |measured| measured.task_name_at);
+        let task_name_at = measured.and_then(|measured| measured.task_name_at);
         let features = Features::probe().ok();
         Self { features: features.map(|found| Features { task_name_at, ..found }), measured }
     }
@@ -80,7 +80,7 @@ struct Measured {
     costs: Costs,
     quirks: KernelQuirks,
     /// See [`Features::task_name_at`].
-    task_name_at: u64,
+    task_name_at: Option<u64>,
 }
 
 /// The same, with the machine it was found on.
@@ -112,7 +112,7 @@ fn kept_or_measured() -> Option<Measured> {
     }
     let measured = measure_costs()
         .and_then(|costs| {
-            let task_name_at = task_name_at().unwrap_or(0);
+            let task_name_at = task_name_at();
             Ok(Measured { costs, quirks: try_quirks()?, task_name_at })
         })
         .inspect_err(|error| tracing::warn!("failed to measure what a hit costs: {error:#}"));

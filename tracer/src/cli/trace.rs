@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tracer_common::Action;
+use tracer_common::{Action, ring::LEAST_BYTES};
 
 use super::{
     Failure, colour, dry_run, open_output, report, runtime,
@@ -24,9 +24,6 @@ use faultline_engine::{
 };
 use faultline_output::{EventWriter, FileOutput, Sink, WriterEnd};
 use faultline_spec::{types::type_summaries, units};
-
-/// Room for the largest record, and for another one while it is read.
-const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
 
 /// Print a line per call
 #[derive(Debug, clap::Args)]
@@ -99,7 +96,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// A ring buffer's size is a power of two.
 fn ring_bytes(wanted: u64) -> Result<u32, Failure> {
     let wrong = |why| Failure::Usage(format!("invalid --buffer: {wanted} bytes is too {why}"));
-    if wanted < LEAST_BUFFER_BYTES {
+    if wanted < LEAST_BYTES {
         return Err(wrong("small (at least 256KiB)"));
     }
     u32::try_from(wanted)

@@ -19,6 +19,7 @@ use faultline_engine::{
 };
 use serde::Deserialize;
 use toml::Spanned;
+use tracer_common::ring::LEAST_BYTES;
 
 pub use self::overhead::Overhead;
 use self::units::{seconds, size, time};
@@ -42,14 +43,11 @@ pub struct Config {
     pub overhead: Overhead,
 }
 
-/// The smallest ring buffer of events: the largest record, and a second one while it is read.
-const LEAST_BUFFER_BYTES: u64 = 256 * 1024;
-
 impl Config {
     /// The tracer's settings, without the probes.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        let buffer = self.events.buffer.max(LEAST_BUFFER_BYTES).next_power_of_two();
+        let buffer = self.events.buffer.max(LEAST_BYTES).next_power_of_two();
         Settings {
             limit: self.overhead.limit(),
             buffer_bytes: u32::try_from(buffer).unwrap_or(1 << 30).min(1 << 30),
@@ -118,7 +116,7 @@ pub struct Events {
     /// Rotated files that are kept.
     #[serde(deserialize_with = "kept_files")]
     pub keep: u32,
-    /// Kernel buffer for events that are not yet written, per group of probes.
+    /// Kernel buffer for events that are not yet written, per group of probes, shared evenly by the CPUs.
     #[serde(deserialize_with = "buffer_size")]
     pub buffer: u64,
 }

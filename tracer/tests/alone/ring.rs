@@ -44,8 +44,8 @@ fn see(event: &Event<'_>, streams: &mut Streams) {
     (*arrived, *last) = (*arrived + 1, Some(count));
 }
 
-/// Traces the program with a buffer of this size, and a reader that pauses after so many events; returns how
-/// many records were lost.
+/// Traces the program with a buffer of this size, and a reader that pauses after every `pause_after` events;
+/// returns how many records were lost.
 fn trace(calls: u64, buffer_bytes: u32, pause_after: u64) -> u64 {
     let program = target("ring.c", &["-O1"]);
     let mut target = Target::start(&program, &[&calls.to_string()]);
@@ -77,7 +77,7 @@ fn trace(calls: u64, buffer_bytes: u32, pause_after: u64) -> u64 {
         see(event, &mut seen.lock().unwrap());
         events += 1;
         if events % pause_after == 0 {
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(400));
         }
     });
     let tracer = Tracer::start(Options {
@@ -120,13 +120,13 @@ fn trace(calls: u64, buffer_bytes: u32, pause_after: u64) -> u64 {
 }
 
 /// Check that every record arrives whole and once, those of one stream in their order, or is counted as lost:
-/// with room for all, and in the smallest ring, which begins anew every few thousand records and is full
+/// with room for all, and in the smallest ring, which wraps every few thousand records and is full
 /// whenever the reader pauses.
 #[test]
 fn every_record_arrives_or_is_counted() {
     let _alone = alone();
     let calls = if is_emulated() { 1_000 } else { 20_000 };
     assert_eq!(trace(calls, 64 << 20, u64::MAX), 0);
-    let lost = trace(2 * calls, 256 << 10, 10_000);
+    let lost = trace(2 * calls, 256 << 10, 40_000);
     assert!(lost > 0 || is_emulated(), "the ring was never full");
 }

@@ -84,12 +84,12 @@ static void *sleeper(void *thread) {
     char *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
     if (pages == MAP_FAILED) exit(1);
     char *string = pages + PAGE - 4;
-    while (atomic_load(&running) > 0) {
+    do {
         unsigned long count = calls[stream]++;
         sprintf(string, "stream %d, call %lu", stream, count);
         madvise(pages, 2 * PAGE, MADV_DONTNEED);
         text(stream, count, string);
-    }
+    } while (atomic_load(&running) > 0);
     return NULL;
 }
 

@@ -42,7 +42,7 @@ impl Group {
             Self::Return => "the return value",
             Self::Count => "the number of calls",
             Self::Latency => "a histogram of durations",
-            Self::Threads => "one u64 argument, from two threads on two CPUs (ns of CPU time)",
+            Self::Threads => "one u64 argument, from two threads on two CPUs",
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::kernel::Records;
 /// Records in one batch, at most.
 const BATCH: usize = 4096;
 /// How long the thread sleeps after a batch, and at most while nothing arrives. The buffer must hold
-/// everything that arrives during a sleep, and a burst can begin during the longest one. With small rings, the
-/// sleep after a batch is shorter. An event is shown within the longest time.
+/// everything that arrives during a sleep, and a burst can begin during the longest one: with small rings, both
+/// are shorter. An event is shown within the longest time.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(4);
 
@@ -137,7 +137,9 @@ impl Drop for Drain {
 
 fn run(mut records: Records, mut reader: Box<dyn RecordReader>, shared: &Shared) {
     let patience = &shared.patience;
-    let shortest = SHORTEST_SLEEP.min(records.half_full_after() / 2);
+    let half_full = records.half_full_after();
+    let (shortest, longest) =
+        (SHORTEST_SLEEP.min(half_full / 2), half_full.clamp(SHORTEST_SLEEP, LONGEST_SLEEP));
     let mut sleep = shortest;
     loop {
         // Read the flag first, so that everything written before the order to finish is still drained.
@@ -154,7 +156,7 @@ fn run(mut records: Records, mut reader: Box<dyn RecordReader>, shared: &Shared)
         } else if finish {
             return;
         } else {
-            sleep = (sleep * 2).min(LONGEST_SLEEP);
+            sleep = (sleep * 2).min(longest);
         }
         if !finish {
             thread::park_timeout(sleep);

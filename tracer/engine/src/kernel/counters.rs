@@ -179,7 +179,16 @@ pub(super) fn counters_len(cpus: usize, columns: u32, column: u32) -> Result<u32
 
 /// Number of CPUs that can ever come online: the programs index by the id of the CPU they run on.
 pub(super) fn cpus() -> Result<usize, KernelError> {
-    let text = fs::read_to_string("/sys/devices/system/cpu/possible")
+    one_more_than_highest("possible")
+}
+
+/// One more than the highest id of a CPU that is online now. One that comes online later may have a higher id.
+pub(super) fn highest_online() -> Result<usize, KernelError> {
+    one_more_than_highest("online")
+}
+
+fn one_more_than_highest(list: &str) -> Result<usize, KernelError> {
+    let text = fs::read_to_string(format!("/sys/devices/system/cpu/{list}"))
         .map_err(map_error("size", "COUNTERS"))?;
     highest_cpu(&text)
         .map(NonZeroUsize::get)

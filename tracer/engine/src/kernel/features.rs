@@ -22,15 +22,15 @@ pub struct Features {
     pub pid_filter: bool,
     /// A program may sleep, and so can fault in the page of an argument (6.0).
     pub sleepable: bool,
-    /// Where in the kernel's `task_struct` the name of a task is, in bytes; 0 if that has not been looked up.
-    /// Programs then ask a helper for the name.
-    pub task_name_at: u64,
+    /// Where in the kernel's `task_struct` the name of a task is, in bytes; `None` if that has not been looked
+    /// up, or if the kernel does not say. Programs then ask a helper for the name.
+    pub task_name_at: Option<u64>,
 }
 
 impl Features {
     /// Every feature.
     pub const ALL: Self =
-        Self { multi_links: true, pid_filter: true, sleepable: true, task_name_at: 0 };
+        Self { multi_links: true, pid_filter: true, sleepable: true, task_name_at: None };
 
     /// Asks the kernel: a few system calls, less than a millisecond.
     ///
@@ -44,7 +44,7 @@ impl Features {
             multi_links: multi(UProbeMultiFeature::LinkCreation)?,
             pid_filter: multi(UProbeMultiFeature::ProcessScopedPidFilter)?,
             sleepable: sys::loads_sleepable().map_err(error)?,
-            task_name_at: 0,
+            task_name_at: None,
         };
         let assumed = env::var(ASSUME).unwrap_or_default();
         let assumed = assumed.split(',').map(str::trim).filter(|word| !word.is_empty());
@@ -194,8 +194,12 @@ mod tests {
         assert_eq!(no_filter.notes(true, false).len(), 1);
         let no_multi = Features { multi_links: false, ..Features::ALL };
         assert_eq!((no_multi.notes(true, false).len(), no_multi.notes(true, true).len()), (2, 1));
-        let none =
-            Features { multi_links: false, pid_filter: false, sleepable: false, task_name_at: 0 };
+        let none = Features {
+            multi_links: false,
+            pid_filter: false,
+            sleepable: false,
+            task_name_at: None,
+        };
         assert_eq!(none.notes(true, true).len(), 2);
     }
 }

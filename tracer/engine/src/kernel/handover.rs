@@ -13,11 +13,13 @@
 use std::{
     env,
     io::{self, Read as _, Write as _},
+    mem::MaybeUninit,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::process::CommandExt as _,
     },
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    ptr,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -92,9 +94,15 @@ impl Links {
                     return Err(io::Error::last_os_error());
                 }
             }
+            // A holder handles no signals, and its child would not either.
+            let mut none = MaybeUninit::uninit();
+            // SAFETY: the call fills the set, and is async-signal-safe.
+            unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+            // SAFETY: the set is filled; the call is async-signal-safe.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) };
             Ok(())
         };
-        // SAFETY: between fork and exec only fcntl is called; nothing is allocated.
+        // SAFETY: between fork and exec only such calls are made; nothing is allocated.
         unsafe { command.pre_exec(inherit) };
         let mut child = command.spawn()?;
         let hold = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;

@@ -21,7 +21,7 @@ use std::{
 
 use super::{
     DetachReport, Links, Progress,
-    links::{Link, LinkKind},
+    links::{Link, LinkKind, MULTI_AT_ONCE},
 };
 
 /// Links per thread, until the maximum number of threads is reached: this many are released one after
@@ -97,7 +97,7 @@ impl Drop for Ticket {
         self.all_links.fetch_sub(self.links, Ordering::Relaxed);
         if !self.used {
             let (done, _) = mpsc::channel();
-            let _ = self.orders.send(Order::Release { keys: vec![self.key], done });
+            let _ = self.orders.send(Order::Release { keys: vec![self.key], at_once: 1, done });
         }
     }
 }
@@ -105,7 +105,7 @@ impl Drop for Ticket {
 #[derive(Debug)]
 enum Order {
     Hold { key: u64, links: Vec<(RawFd, usize, LinkKind)>, done: mpsc::Sender<io::Result<()>> },
-    Release { keys: Vec<u64>, done: mpsc::Sender<DetachReport> },
+    Release { keys: Vec<u64>, at_once: usize, done: mpsc::Sender<DetachReport> },
     HandOver { keys: Vec<u64>, done: mpsc::Sender<DetachReport> },
 }
 
@@ -233,6 +233,8 @@ impl LinkHolders {
     ) -> Releasing {
         let (tell, done) = mpsc::channel();
         let mut parts = 0;
+        // All holders together.
+        let at_once = (MULTI_AT_ONCE / by_holder.len().max(1)).clamp(1, LINKS_A_HOLDER);
         for (id, keys) in by_holder {
             let Some(holder) = self.all.get(&id) else { continue };
             holder.busy.store(true, Ordering::Release);
@@ -240,7 +242,7 @@ impl LinkHolders {
             let order = if hand_over {
                 Order::HandOver { keys, done }
             } else {
-                Order::Release { keys, done }
+                Order::Release { keys, at_once, done }
             };
             parts += usize::from(holder.orders.send(order).is_ok());
         }
@@ -386,8 +388,8 @@ impl Holder {
 /// Starts a thread that handles no signals, nor does any that it starts.
 ///
 /// A signal for the process is handled by any thread that looks for signals first, which a new one does when it
-/// starts. Whoever waits for the signal is woken through a pipe, and in a table of its own, a holder does not have
-/// that descriptor: a SIGTERM that a holder has handled was lost, and the daemon went on.
+/// starts. A waiter is woken through a pipe that a holder's own table lacks: a SIGTERM that a holder handled was
+/// lost, and the daemon kept running.
 fn without_signals<T>(start: impl FnOnce() -> T) -> T {
     let mut all = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
@@ -435,9 +437,9 @@ fn hold(orders: &mpsc::Receiver<Order>, process: RawFd, busy: &AtomicBool) {
                 let result = taken.map(|links| drop(held.insert(key, Links::new(links))));
                 let _ = done.send(result);
             }
-            Order::Release { keys, done } => {
+            Order::Release { keys, at_once, done } => {
                 let all = keys.iter().filter_map(|key| held.remove(key));
-                let report = Links::join(all).detach_few_at_once(LINKS_A_HOLDER);
+                let report = Links::join(all).detach_few_at_once(at_once);
                 busy.store(false, Ordering::Release);
                 let _ = done.send(report);
             }

@@ -14,7 +14,7 @@ use faultline_resolve::Pid;
 
 /// How many multi links to create or release at once. Each release waits for a grace period of the kernel,
 /// and releases that wait at the same time share one. The threads do nothing but wait.
-const MULTI_AT_ONCE: usize = 64;
+pub(super) const MULTI_AT_ONCE: usize = 64;
 /// The same for single-breakpoint links. The kernel releases them one after another: it holds a lock that
 /// all trace events share (`event_mutex`) while it waits for the grace period. Everyone else who needs that
 /// lock queues behind all of our releases.
@@ -156,8 +156,11 @@ impl Links {
         Self::detach_all([self], progress)
     }
 
-    /// The same, with no more than so many waiting for the kernel at once.
+    /// The same, with at most `most` closing at once, or one if each holds a single breakpoint: other holders
+    /// close some at the same time.
     pub(super) fn detach_few_at_once(mut self, most: usize) -> DetachReport {
+        let most =
+            if self.links.iter().any(|link| link.kind == LinkKind::Single) { 1 } else { most };
         release(mem::take(&mut self.links), most, &Progress::default())
     }
 

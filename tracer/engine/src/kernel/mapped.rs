@@ -19,7 +19,7 @@ pub(super) struct MappedArray<T> {
 }
 
 // SAFETY: the mapping is shared memory that is not tied to any thread; all access goes through volatile
-// writes or atomics.
+// writes, atomics, or the addresses of elements, whose users see to it.
 unsafe impl<T> Send for MappedArray<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for MappedArray<T> {}

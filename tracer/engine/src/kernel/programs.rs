@@ -17,13 +17,13 @@ use tracer_common::{
     exchange::Marks,
     histogram::SHARDS,
     program::ProbeProgram,
-    ring::Shape,
+    ring::{LEAST_BYTES, Shape},
 };
 
 use super::{
     Calls, Counters, Deaths, Diagnostics, Faults, Features, KernelError, Latencies, Records,
     children::Children,
-    counters::{CountersShape, column_len, counters_len, cpus, online_cpus},
+    counters::{CountersShape, column_len, counters_len, cpus, highest_online},
     descriptors,
     exchange::{ControlWords, Gates, MAX_MARKED_TASKS, MAX_RETIRED, Numbered},
     features::UprobePrograms,
@@ -78,7 +78,7 @@ impl LoadOptions {
     pub fn new(action: Action, features: Features) -> Self {
         Self {
             action,
-            buffer_bytes: 256 * 1024,
+            buffer_bytes: LEAST_BYTES as u32,
             pids: Vec::new(),
             more_pids: 0,
             follow: false,
@@ -148,9 +148,10 @@ impl Programs {
         let column = column_len(probes);
         let counters = counters_len(cpus()?, columns, column)?;
         let histograms = if needs.histograms { probes * SHARDS } else { 1 };
-        let ring = match needs.records {
-            true => Shape::of(online_cpus() as u32, u64::from(options.buffer_bytes)),
-            false => Shape { rings: 1, segments: 1 },
+        let ring = if needs.records {
+            Shape::of(highest_online()? as u32, u64::from(options.buffer_bytes))
+        } else {
+            Shape { rings: 1, segments: 1 }
         };
         let exchanges = options.exchanges && options.features.batches();
         let filter_pids = u8::from(!options.pids.is_empty() || options.more_pids != 0);
@@ -173,7 +174,7 @@ impl Programs {
             .override_global("ONLY_PID", &only_pid, true)
             .override_global("FOLLOW", &u8::from(children.follows()), true)
             .override_global("TASK_TGID", &children.layout().tgid, true)
-            .override_global("TASK_COMM", &options.features.task_name_at, true)
+            .override_global("TASK_COMM", &options.features.task_name_at.unwrap_or(0), true)
             .override_global("TASK_SIGNAL", &children.layout().signal, true)
             .override_global("SIGNAL_LIVE", &children.layout().live, true)
             .override_global("ACTION", &(options.action as u8), true)

@@ -1,6 +1,11 @@
 //! The reading end of the ring buffer: [`tracer_common::ring`].
 
 use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, binary_heap::PeekMut},
+    hint,
+    mem::offset_of,
+    slice,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -12,12 +17,15 @@ use tracer_common::{
 
 use super::{clock::monotonic_ns, counters::online_cpus, mapped::MappedArray};
 
-/// What part of a ring may be consumed before its programs are told. They read that number at every hit, so it
-/// is not written for every record.
-const RELEASED_AT_ONCE: u64 = 16;
-
+/// How often a ring's programs are told per round what has been consumed. They read that number at every hit, so
+/// it is not written for every record.
+const RELEASES_A_ROUND: u64 = 16;
 /// How long a program that does nothing but write records takes for one, at least.
 const FASTEST_HIT: Duration = Duration::from_nanos(100);
+/// How often to look for a commit that is due any moment.
+const LOOKS: u32 = 100;
+/// How long records of other CPUs wait for one whose program was preempted between claim and commit.
+const ORDER_PATIENCE_NS: u64 = 20_000_000;
 
 /// Bytes of the ring buffer if the user does not say: enough for some milliseconds of a CPU that does nothing
 /// but write records, on hosts of up to 128 CPUs.
@@ -26,13 +34,16 @@ pub fn default_buffer_bytes() -> u32 {
     (online_cpus() as u32).clamp(16, 128).next_power_of_two() << 20
 }
 
-/// Records in the order of their times, as far as they are there: one whose hit has waited, for a page or for
-/// the CPU, comes later. Those of one thread are in the order of its hits.
+/// Records in the order of their times, as far as they are there: one whose hit has waited for a page comes
+/// later. Those of one thread are in the order of its hits, unless a program was preempted for 20 ms between
+/// claim and commit on a CPU that the thread has left.
 pub struct Records {
     ends: MappedArray<Ends>,
     segments: MappedArray<Segment>,
     shape: Shape,
     rings: Vec<Ring>,
+    /// The rings whose next record is ready, by its time. Empty between two drains.
+    ready: BinaryHeap<Reverse<Ready>>,
 }
 
 /// How far a ring is read.
@@ -42,12 +53,15 @@ struct Ring {
     position: u64,
     /// The tail that its programs know.
     released: u64,
+    /// When it was last seen without a claim that is not committed.
+    clear_ns: u64,
 }
 
-/// A record that is ready.
-#[derive(Debug, Clone, Copy)]
+/// A ring's next record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Ready {
     time_ns: u64,
+    ring: usize,
     slots: u64,
 }
 
@@ -57,42 +71,71 @@ impl Records {
         segments: MappedArray<Segment>,
         shape: Shape,
     ) -> Self {
-        let rings = vec![Ring::default(); shape.rings as usize];
-        Self { ends, segments, shape, rings }
+        let now_ns = monotonic_ns();
+        let rings = vec![Ring { clear_ns: now_ns, ..Ring::default() }; shape.rings as usize];
+        Self { ends, segments, shape, rings, ready: BinaryHeap::new() }
     }
 
     /// How long it takes at least until half of an empty ring is full of records of registers.
     #[must_use]
     pub fn half_full_after(&self) -> Duration {
-        FASTEST_HIT * u32::try_from(self.shape.capacity() / 2).unwrap_or(u32::MAX)
+        let cpus_a_ring = (online_cpus() as u64).div_ceil(u64::from(self.shape.rings));
+        FASTEST_HIT * u32::try_from(self.shape.capacity() / 2 / cpus_a_ring).unwrap_or(u32::MAX)
     }
 
     /// Hands each record that is ready to `take`, up to `most` of them; returns how many there were.
-    pub fn drain(&mut self, most: usize, take: impl FnMut(&[u8])) -> usize {
-        self.drain_until(monotonic_ns(), most, take)
-    }
-
-    /// The same for hits up to a time. What is committed meanwhile on a CPU is left for the next time, so that
-    /// it does not come before what another CPU has just missed to hand on.
-    fn drain_until(&mut self, until_ns: u64, most: usize, mut take: impl FnMut(&[u8])) -> usize {
-        let mut ready: Vec<Option<Ready>> =
-            (0..self.rings.len()).map(|ring| self.next(ring, until_ns)).collect();
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let until_ns = self.until_ns();
+        for ring in 0..self.rings.len() {
+            let ready = self.next(ring, until_ns);
+            self.ready.extend(ready.map(Reverse));
+        }
         let mut taken = 0;
-        while taken < most {
-            let Some((ring, limit_ns)) = earliest(&ready) else { break };
-            // One ring is read as long as its records are the earliest.
-            while let Some(Ready { time_ns, slots }) = ready[ring] {
-                if time_ns > limit_ns || taken == most {
-                    break;
+        while taken < most
+            && let Some(&Reverse(Ready { ring, slots, .. })) = self.ready.peek()
+        {
+            take(self.record(ring, slots));
+            taken += 1;
+            self.consume(ring, slots);
+            let next = self.next(ring, until_ns);
+            if let Some(mut first) = self.ready.peek_mut() {
+                match next {
+                    Some(next) => *first = Reverse(next),
+                    None => drop(PeekMut::pop(first)),
                 }
-                take(self.record(ring, slots));
-                taken += 1;
-                self.consume(ring, slots);
-                ready[ring] = self.next(ring, until_ns);
             }
         }
+        self.ready.clear();
         (0..self.rings.len()).for_each(|ring| self.release(ring));
         taken
+    }
+
+    /// The time up to which hits are handed on now. What is committed meanwhile on a CPU is left for the next
+    /// drain, so that it does not come before what another CPU has just missed to hand on. So is what may be
+    /// later than a record behind a claim that is not committed.
+    fn until_ns(&mut self) -> u64 {
+        let now_ns = monotonic_ns();
+        let mut until_ns = now_ns;
+        for ring in 0..self.rings.len() {
+            if self.is_clear(ring) {
+                self.rings[ring].clear_ns = now_ns;
+            } else if now_ns.saturating_sub(self.rings[ring].clear_ns) < ORDER_PATIENCE_NS {
+                until_ns = until_ns.min(self.rings[ring].clear_ns);
+            }
+        }
+        until_ns
+    }
+
+    /// Whether the next record of a ring is committed, or nothing is claimed.
+    fn is_clear(&self, ring: usize) -> bool {
+        let position = self.rings[ring].position;
+        (0..LOOKS).any(|look| {
+            if look > 0 {
+                hint::spin_loop();
+            }
+            Commit::at(position, self.commit_word(ring, position)).is_some()
+                || self.head(ring) == position
+        })
     }
 
     /// The next record of a ring, if it is ready and not later than a time.
@@ -104,10 +147,9 @@ impl Records {
                 self.consume(ring, commit.slots);
                 continue;
             }
-            let time =
-                &self.record(ring, commit.slots)[std::mem::offset_of!(RecordHeader, time_ns)..];
+            let time = &self.record(ring, commit.slots)[offset_of!(RecordHeader, time_ns)..];
             let time_ns = time.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-            return (time_ns <= until_ns).then_some(Ready { time_ns, slots: commit.slots });
+            return (time_ns <= until_ns).then_some(Ready { time_ns, ring, slots: commit.slots });
         }
     }
 
@@ -115,7 +157,7 @@ impl Records {
         let capacity = self.shape.capacity();
         let own = &mut self.rings[ring];
         own.position += slots;
-        if own.position - own.released > capacity / RELEASED_AT_ONCE {
+        if own.position - own.released > capacity / RELEASES_A_ROUND {
             self.release(ring);
         }
     }
@@ -134,6 +176,14 @@ impl Records {
         tail.store(own.released, Ordering::Release);
     }
 
+    fn head(&self, ring: usize) -> u64 {
+        // SAFETY: the element lives as long as the mapping, which lives as long as `self`.
+        let head = unsafe { &raw mut (*self.ends.element(ring)).head };
+        // SAFETY: as above, and aligned; all access is atomic.
+        let head = unsafe { AtomicU64::from_ptr(head) };
+        head.load(Ordering::Acquire)
+    }
+
     fn commit_word(&self, ring: usize, position: u64) -> u64 {
         let (segment, slot) = self.place(ring, position);
         // SAFETY: the element lives as long as the mapping, which lives as long as `self`.
@@ -147,10 +197,13 @@ impl Records {
     fn record(&self, ring: usize, slots: u64) -> &[u8] {
         const { assert!(HEADER_BYTES <= SLOT_ROOM) };
         let (segment, slot) = self.place(ring, self.rings[ring].position);
-        let bytes = slot * SLOT_ROOM..(slot + slots as usize) * SLOT_ROOM;
-        // SAFETY: the element lives as long as the mapping, which lives as long as `self`. The record is
-        // committed: no program writes to it before it is released, and that needs `&mut self`.
-        unsafe { &(&*segment).records[bytes] }
+        // SAFETY: the element lives as long as the mapping, which lives as long as `self`.
+        let records = unsafe { &raw const (*segment).records };
+        // SAFETY: as above, and `place` gives a slot of the segment.
+        let first = unsafe { records.cast::<u8>().add(slot * SLOT_ROOM) };
+        // SAFETY: `Commit::at` has checked that the slots lie within the segment. They are committed: no program
+        // writes to them before they are released, and that needs `&mut self`.
+        unsafe { slice::from_raw_parts(first, slots as usize * SLOT_ROOM) }
     }
 
     fn place(&self, ring: usize, position: u64) -> (*mut Segment, usize) {
@@ -160,46 +213,8 @@ impl Records {
     }
 }
 
-/// The ring whose next record is the earliest, and until when it is.
-fn earliest(ready: &[Option<Ready>]) -> Option<(usize, u64)> {
-    let mut first: Option<(usize, u64)> = None;
-    let mut limit_ns = u64::MAX;
-    for (ring, time_ns) in
-        ready.iter().enumerate().filter_map(|(ring, ready)| Some((ring, ready.as_ref()?.time_ns)))
-    {
-        match first {
-            Some((_, earliest_ns)) if time_ns >= earliest_ns => limit_ns = limit_ns.min(time_ns),
-            _ => {
-                limit_ns = first.map_or(u64::MAX, |(_, earliest_ns)| earliest_ns);
-                first = Some((ring, time_ns));
-            }
-        }
-    }
-    first.map(|(ring, _)| (ring, limit_ns))
-}
-
 impl std::fmt::Debug for Records {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Records").field("shape", &self.shape).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Check that the earliest record comes first, and until when the same ring is read.
-    #[test]
-    fn earliest_ring() {
-        let ready = |times: &[u64]| -> Vec<Option<Ready>> {
-            let ready = |&time_ns: &u64| (time_ns != 0).then_some(Ready { time_ns, slots: 1 });
-            times.iter().map(ready).collect()
-        };
-        assert_eq!(earliest(&ready(&[])), None);
-        assert_eq!(earliest(&ready(&[0, 0])), None);
-        assert_eq!(earliest(&ready(&[0, 7])), Some((1, u64::MAX)));
-        assert_eq!(earliest(&ready(&[5, 7, 6])), Some((0, 6)));
-        assert_eq!(earliest(&ready(&[9, 7, 6])), Some((2, 7)));
-        assert_eq!(earliest(&ready(&[9, 9])), Some((0, 9)));
     }
 }

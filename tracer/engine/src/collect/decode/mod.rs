@@ -119,7 +119,7 @@ pub enum DecodeError {
     },
 }
 
-/// Reads one record. Bytes after its values are ignored, because records come in size classes.
+/// Reads one record. Bytes after its values are ignored, because a record fills whole slots of the ring.
 ///
 /// # Errors
 ///

@@ -17,7 +17,7 @@ use super::{
     code::{self, Function, INSTRUCTIONS, Instruction},
     cpu::pin_to,
 };
-use crate::kernel::{Links, Progress};
+use crate::kernel::{Links, Progress, default_buffer_bytes};
 use faultline_plan::{PlannedProbe, PlannedValue};
 use faultline_spec::{ValueType, types::Str};
 
@@ -181,7 +181,6 @@ const FIRST_CALLS: u32 = 64;
 const BATCH: Duration = Duration::from_micros(300);
 /// Maximum calls in a batch: their records must fit into the ring buffer.
 const MOST_CALLS: u32 = 4096;
-const BUFFER_BYTES: u32 = 8 << 20;
 
 /// A case, being measured.
 struct Case {
@@ -229,7 +228,12 @@ impl Bench {
                 }
                 _ => match work.action() {
                     Some(action) => {
-                        owns.push(Own::attach(&plan, action, self.features, BUFFER_BYTES)?);
+                        owns.push(Own::attach(
+                            &plan,
+                            action,
+                            self.features,
+                            default_buffer_bytes(),
+                        )?);
                         Some(owns.len() - 1)
                     }
                     None => None,

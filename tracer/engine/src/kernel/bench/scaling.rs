@@ -13,7 +13,7 @@ use super::{
     callers::Window,
     code::{self, FAST, Function},
 };
-use crate::kernel::{Links, Progress};
+use crate::kernel::{Links, Progress, online_cpus};
 
 /// What happens at a hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,9 +142,9 @@ const WINDOW: std::ops::RangeInclusive<Duration> =
 const THREADS_WITHOUT_BATCHES: usize = 8;
 /// Calls made first, to see that an empty program runs.
 const FIRST_CALLS: u32 = 64;
-/// Bytes of the ring buffer for each thread: it is emptied between windows.
+/// Bytes of the ring buffer for each CPU: it is emptied between windows.
 const BUFFER_BYTES: u32 = 16 << 20;
-const MOST_BUFFER_BYTES: u32 = 512 << 20;
+const MOST_BUFFER_BYTES: u32 = 1 << 30;
 
 /// What is attached, and which part of it each load calls.
 struct Field {
@@ -244,7 +244,7 @@ impl Bench {
             let plan = code::plan(functions, |probe| shape.shape(probe))?;
             Own::attach(&plan, action, self.features, bytes)
         };
-        let bytes = BUFFER_BYTES.saturating_mul(threads.next_power_of_two() as u32);
+        let bytes = BUFFER_BYTES.saturating_mul(online_cpus().next_power_of_two() as u32);
         let event = Work::Event { args: 1 };
         Ok(Field {
             counting: [
