@@ -9,6 +9,7 @@ use std::{
             net::{SocketAddr, UnixDatagram},
         },
     },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +18,8 @@ use std::{
 pub(super) struct Notify {
     to: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
+    /// It was told that the daemon stops. A reload that ends afterwards does not make it ready again.
+    stopping: Mutex<bool>,
 }
 
 impl Notify {
@@ -33,7 +36,7 @@ impl Notify {
                 }
             }
         });
-        Self { to, watchdog: watchdog() }
+        Self { to, watchdog: watchdog(), stopping: Mutex::new(false) }
     }
 
     /// How often systemd expects a sign of life.
@@ -43,16 +46,18 @@ impl Notify {
 
     /// Ready.
     pub(super) fn ready(&self, status: &str) {
-        self.send(&format!("READY=1\nSTATUS={}", line(status)));
+        self.send_unless_stopping(&format!("READY=1\nSTATUS={}", line(status)));
     }
 
     /// The configuration is being reloaded; [`ready`](Self::ready) must follow.
     pub(super) fn reloading(&self) {
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
+        self.send_unless_stopping(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
     }
 
     /// About to stop.
     pub(super) fn stopping(&self) {
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        *stopping = true;
         self.send("STOPPING=1\nSTATUS=Releasing the probes");
     }
 
@@ -64,6 +69,13 @@ impl Notify {
     /// Alive.
     pub(super) fn alive(&self) {
         self.send("WATCHDOG=1");
+    }
+
+    fn send_unless_stopping(&self, message: &str) {
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*stopping {
+            self.send(message);
+        }
     }
 
     fn send(&self, message: &str) {
@@ -102,4 +114,34 @@ fn monotonic_us() -> u64 {
     // SAFETY: `now` is valid for writes; the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Check that nothing that ends during the stop makes the daemon ready again.
+    #[test]
+    fn stopping_is_final() {
+        let name = format!("faultline-notify-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let systemd = UnixDatagram::bind_addr(&address).unwrap();
+        systemd.set_nonblocking(true).unwrap();
+        let to = Some((UnixDatagram::unbound().unwrap(), address));
+        let notify = Notify { to, watchdog: None, stopping: Mutex::new(false) };
+        notify.ready("a");
+        notify.stopping();
+        notify.reloading();
+        notify.ready("b");
+        notify.alive();
+        let mut buffer = [0; 256];
+        let told = std::iter::from_fn(|| {
+            let length = systemd.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        });
+        let told: Vec<_> = told.collect();
+        let expected =
+            ["READY=1\nSTATUS=a", "STOPPING=1\nSTATUS=Releasing the probes", "WATCHDOG=1"];
+        assert_eq!(told, expected);
+    }
 }
