@@ -307,9 +307,13 @@ mod tests {
         fn ends(&self) -> (&AtomicU64, &AtomicU64) {
             let ends = self.programs.ends.element(self.number);
             // SAFETY: the element lives as long as the mapping.
-            let (head, tail) = unsafe { (&raw mut (*ends).head, &raw mut (*ends).tail) };
+            let head = unsafe { &raw mut (*ends).head };
+            // SAFETY: as above.
+            let tail = unsafe { &raw mut (*ends).tail };
             // SAFETY: as above, and aligned.
-            unsafe { (AtomicU64::from_ptr(head), AtomicU64::from_ptr(tail)) }
+            let head = unsafe { AtomicU64::from_ptr(head) };
+            // SAFETY: as above, and aligned.
+            (head, unsafe { AtomicU64::from_ptr(tail) })
         }
 
         /// Claims room for a record; `None` if the ring is full.
@@ -320,11 +324,12 @@ mod tests {
         /// Writes a record of two numbers, of which the first is its time, and commits it.
         fn write(&self, position: u64, claimed: u64, used: u64, numbers: [u64; 2]) {
             let slot = (position % SEGMENT_SLOTS) as usize * SLOT_ROOM;
-            // SAFETY: the slots are claimed, and lie within the segment.
-            let record =
-                unsafe { (&raw mut (*self.segment(position)).records).cast::<u8>().add(slot) };
-            // SAFETY: as above, and aligned.
-            unsafe { record.cast::<[u64; 2]>().write(numbers) };
+            // SAFETY: the element lives as long as the mapping.
+            let records = unsafe { &raw mut (*self.segment(position)).records };
+            // SAFETY: the slots lie within the segment.
+            let record = unsafe { records.cast::<u8>().add(slot) };
+            // SAFETY: they are claimed.
+            unsafe { record.cast::<[u64; 2]>().write_unaligned(numbers) };
             let slots = trim(self, position, claimed, used);
             self.commit(position, Commit { slots, is_gap: false }.word(position));
         }
