@@ -23,6 +23,9 @@ const BATCH: usize = 4096;
 /// are shorter. An event is shown within the longest time.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(4);
+/// How often to look whether a reader makes progress before it may be given up. A machine that was stopped for a
+/// while, as virtual ones are, shows that time at once, though its reader had none of it.
+const LEAST_LOOKS: u32 = 100;
 
 /// Reads the records.
 pub trait RecordReader: Send {
@@ -109,18 +112,19 @@ impl Drain {
         self.shared.finish.store(true, Ordering::Release);
         self.thread.thread().unpark();
         let mut progress = 0;
-        let mut since = Instant::now();
+        let (mut since, mut looks) = (Instant::now(), 0);
         while !self.thread.is_finished() {
             thread::sleep(Duration::from_millis(2));
+            looks += 1;
             let now = self.shared.patience.progress.load(Ordering::Relaxed);
             if now != progress {
                 progress = now;
-                since = Instant::now();
-            } else if since.elapsed() > 2 * patience {
+                (since, looks) = (Instant::now(), 0);
+            } else if since.elapsed() > 2 * patience && looks > 2 * LEAST_LOOKS {
                 // A write may block inside the kernel, for example to a file on a dead network mount. Its
                 // records are not counted as delivered.
                 return false;
-            } else if since.elapsed() > patience {
+            } else if since.elapsed() > patience && looks > LEAST_LOOKS {
                 self.shared.patience.give_up();
             }
         }
