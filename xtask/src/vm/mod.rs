@@ -119,7 +119,7 @@ impl Args {
 /// Tests of a program that are run once more if they fail in a guest. An emulated CPU is ten times slower
 /// than a real one and shared with everything else that this machine does, so what the tracer bounds in real
 /// time, such as its patience with a reader, may run out there. More failures than these have another cause.
-const MOST_SECOND_TRIES: usize = 3;
+const MOST_SECOND_TRIES: usize = 10;
 
 /// The test program that asks more of a system than a guest has: see `tracer/tests/daemon/main.rs`.
 /// `vm --systemd` tests the daemon in a whole system.
