@@ -42,21 +42,28 @@ pub(crate) fn mask<const MASK: u64>(value: u64) -> u64 {
     bounded
 }
 
+/// The number, or the constant if that is smaller, in instructions that the verifier follows.
+macro_rules! bounded {
+    ($number:expr, $max:expr) => {{
+        let mut bounded: u64 = $number;
+        // SAFETY: the instructions only change their own operand.
+        unsafe {
+            asm!(
+                "if {0} <= {1} goto +1",
+                "{0} = {1}",
+                inout(reg) bounded,
+                const $max,
+                options(pure, nomem, nostack),
+            );
+        }
+        bounded
+    }};
+}
+
 /// `value`, or `MAX` if it is larger: for arrays whose length is not a power of two.
 #[inline(always)]
 pub(crate) fn at_most<const MAX: u64>(value: u64) -> u64 {
-    let mut bounded = value;
-    // SAFETY: the instructions only change their own operand.
-    unsafe {
-        asm!(
-            "if {0} <= {1} goto +1",
-            "{0} = {1}",
-            inout(reg) bounded,
-            const MAX,
-            options(pure, nomem, nostack),
-        );
-    }
-    bounded
+    bounded!(value, MAX)
 }
 
 /// `offset`, or the last one that a record of the class `C` has room at. It was compared with that before,
@@ -64,36 +71,14 @@ pub(crate) fn at_most<const MAX: u64>(value: u64) -> u64 {
 /// between mem pointer and register with unbounded min value".
 #[inline(always)]
 pub(crate) fn in_class<const C: usize>(offset: u64) -> u64 {
-    let mut bounded = offset;
-    // SAFETY: the instructions only change their own operand.
-    unsafe {
-        asm!(
-            "if {0} <= {1} goto +1",
-            "{0} = {1}",
-            inout(reg) bounded,
-            const CLASSES[C].max_offset() as u64,
-            options(pure, nomem, nostack),
-        );
-    }
-    bounded
+    bounded!(offset, CLASSES[C].max_offset() as u64)
 }
 
 /// `slot`, or the last slot that leaves room for `SLOTS` in its segment. A claim lies within its segment, which
 /// the verifier does not know.
 #[inline(always)]
 pub(crate) fn slot_with_room<const SLOTS: u64>(slot: u64) -> u64 {
-    let mut bounded = slot;
-    // SAFETY: the instructions only change their own operand.
-    unsafe {
-        asm!(
-            "if {0} <= {1} goto +1",
-            "{0} = {1}",
-            inout(reg) bounded,
-            const SEGMENT_SLOTS - SLOTS,
-            options(pure, nomem, nostack),
-        );
-    }
-    bounded
+    bounded!(slot, SEGMENT_SLOTS - SLOTS)
 }
 
 /// The lowest bit of what a callback of `bpf_loop` returns: "At callback return the register R0 has
